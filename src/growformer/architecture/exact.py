@@ -1,0 +1,204 @@
+"""Exact numbers: square roots of rationals, and size expressions over config fields.
+
+Every factor of function-preserving growth is a square root of a rational (sqrt(h/h'), sqrt(k'/k), 1/m).
+Kept exact, factors of composed growth steps multiply without rounding, and each tensor is rounded once.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from growformer.errors import ArchitectureError, did_you_mean
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """The exact number ``sqrt(square)`` for a non-negative rational ``square``."""
+
+    square: Fraction
+
+    @staticmethod
+    def of(value: int | Fraction | Root) -> Root:
+        """Return ``value`` itself (not its square root) as a ``Root``."""
+        if isinstance(value, Root):
+            return value
+        if value < 0:
+            raise ValueError(f"a factor must not be negative, got {value}")
+        return Root(Fraction(value) ** 2)
+
+    @staticmethod
+    def sqrt(value: int | Fraction | Root) -> Root:
+        """Return the square root of a rational."""
+        return Root(Root.of(value).rational())
+
+    @staticmethod
+    def parse(text: str) -> Root:
+        """Read what ``str`` wrote: ``"3/2"`` or ``"sqrt(3/4)"``.
+
+        Raises:
+            ValueError: the text is neither.
+        """
+        if text.startswith("sqrt(") and text.endswith(")"):
+            square = Fraction(text[5:-1])
+            if square < 0:
+                raise ValueError(f"negative square in {text!r}")
+            return Root(square)
+        return Root.of(Fraction(text))
+
+    def __mul__(self, other: Root | Fraction | int) -> Root:
+        return Root(self.square * Root.of(other).square)
+
+    def __truediv__(self, other: Root | Fraction | int) -> Root:
+        return Root(self.square / Root.of(other).square)
+
+    def __float__(self) -> float:
+        # math.sqrt of a correctly rounded quotient: within one unit in the last place of float64.
+        exact = self._exact()
+        return float(exact) if exact is not None else math.sqrt(self.square)
+
+    def __str__(self) -> str:
+        exact = self._exact()
+        return str(exact) if exact is not None else f"sqrt({self.square})"
+
+    def rational(self) -> Fraction:
+        """Return the number as a fraction.
+
+        Raises:
+            ValueError: it is irrational.
+        """
+        exact = self._exact()
+        if exact is None:
+            raise ValueError(f"{self} is irrational")
+        return exact
+
+    def is_one(self) -> bool:
+        """Tell whether the factor changes nothing."""
+        return self.square == 1
+
+    def _exact(self) -> Fraction | None:
+        top, bottom = math.isqrt(self.square.numerator), math.isqrt(self.square.denominator)
+        exact = Fraction(top, bottom)
+        return exact if exact**2 == self.square else None
+
+
+ONE = Root(Fraction(1))
+
+
+def evaluate(expression: str, names: Mapping[str, Any], index: Mapping[str, int] | None = None) -> Root:
+    """Evaluate a size or scale expression exactly.
+
+    The language: numbers, names, ``+ - * /``, ``sqrt(x)``, ``name[layer]`` and ``name[layer][head]``,
+    ``a or b`` (``b`` where ``a`` is None, false or 0) and ``a if flag else b``. An index is a name as well.
+
+    Args:
+        expression: such as ``"num_attention_heads / num_key_value_heads"`` or ``"1 / sqrt(key)"``.
+        names: values of the names: numbers, or (nested) lists for indexed ones.
+        index: values of the index axes that may stand in brackets.
+
+    Raises:
+        ArchitectureError: a name is unknown, or the expression is outside the language.
+    """
+    index = index or {}
+    names = {**names, **index}
+
+    def fail(what: str) -> ArchitectureError:
+        return ArchitectureError(f"in the expression {expression!r}: {what}")
+
+    def number(value: Any, what: str) -> Fraction:
+        if isinstance(value, bool) or not isinstance(value, (int, float, Fraction)):
+            raise fail(f"{what} must be a number, found {value!r}")
+        return Fraction(value)
+
+    def look_up(node: ast.expr) -> Any:
+        if isinstance(node, ast.Name):
+            if node.id not in names:
+                raise fail(f"unknown name {node.id!r}{did_you_mean(node.id, names)}")
+            return names[node.id]
+        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Name):
+            if node.slice.id not in index:
+                raise fail(f"no value for the index {node.slice.id!r}")
+            values, position = look_up(node.value), index[node.slice.id]
+            if not isinstance(values, (list, tuple)) or not 0 <= position < len(values):
+                raise fail(f"no entry {position} for the index {node.slice.id!r} in {values!r}")
+            return values[position]
+        raise fail(f"{ast.unparse(node)!r} is not allowed here")
+
+    def truth(node: ast.expr) -> bool:
+        return bool(look_up(node))
+
+    def value(node: ast.expr) -> Root | Fraction:
+        if isinstance(node, ast.Constant):
+            return number(node.value, "a literal")
+        if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or):
+            for operand in node.values[:-1]:
+                if truth(operand):
+                    return value(operand)
+            return value(node.values[-1])
+        if isinstance(node, ast.IfExp):
+            return value(node.body if truth(node.test) else node.orelse)
+        if isinstance(node, (ast.Name, ast.Subscript)):
+            return number(look_up(node), ast.unparse(node))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "sqrt":
+            if len(node.args) != 1:
+                raise fail("sqrt takes one argument")
+            return Root.sqrt(value(node.args[0]))
+        if isinstance(node, ast.BinOp):
+            left, right = value(node.left), value(node.right)
+            if isinstance(node.op, ast.Div):
+                if (right.square if isinstance(right, Root) else right) == 0:
+                    raise fail("division by zero")
+                return Root.of(left) / right if isinstance(left, Root) or isinstance(right, Root) else left / right
+            if isinstance(node.op, ast.Mult):
+                return Root.of(left) * right if isinstance(left, Root) or isinstance(right, Root) else left * right
+            if isinstance(left, Root) or isinstance(right, Root):
+                raise fail("a square root can be multiplied and divided only")
+            if isinstance(node.op, ast.Add):
+                return left + right
+            if isinstance(node.op, ast.Sub):
+                return left - right
+        raise fail(f"{ast.unparse(node)!r} is not allowed")
+
+    try:
+        tree = ast.parse(expression, mode="eval")
+    except SyntaxError as error:
+        raise fail(f"not an expression ({error.msg})") from None
+    return Root.of(value(tree.body))
+
+
+def names_in(expression: str) -> list[str]:
+    """Return the names that an expression mentions, without the indices in brackets, in order of appearance."""
+    tree = ast.parse(expression, mode="eval")
+    inside = {id(n.slice) for n in ast.walk(tree) if isinstance(n, ast.Subscript)}
+    found = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and id(n) not in inside and n.id != "sqrt"]
+    return list(dict.fromkeys(found))
+
+
+def indices_in(expression: str) -> tuple[str, ...]:
+    """Return the index names in brackets: ``("layer", "head")`` for ``"key[layer][head]"``."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(expression, mode="eval")):
+        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Name) and node.slice.id not in found:
+            found.insert(0, node.slice.id)
+    return tuple(found)
+
+
+def evaluate_size(expression: str, names: Mapping[str, Any], index: Mapping[str, int] | None = None) -> int:
+    """Evaluate a size: a positive integer (0 is allowed for counts).
+
+    Raises:
+        ArchitectureError: the result is not a whole number.
+    """
+    result = evaluate(expression, names, index)
+    try:
+        exact = result.rational()
+    except ValueError:
+        exact = Fraction(1, 2)
+    if exact.denominator != 1:
+        used = ", ".join(f"{k} = {names[k]}" for k in names if k in expression)
+        raise ArchitectureError(f"the size {expression!r} is not a whole number ({result}) with {used}")
+    return int(exact)

@@ -1,0 +1,100 @@
+"""Llama and the families that share its layout: RMSNorm before each branch, rotary GQA, gated MLP."""
+
+from growformer.architecture.declaration import (
+    Architecture,
+    Attention,
+    Rotary,
+    embedding,
+    linear,
+    rms_norm,
+)
+
+LLAMA = Architecture(
+    name="llama",
+    model_types=("llama",),
+    sizes={
+        "layer": "num_hidden_layers",
+        "vocab": "vocab_size",
+        "stream": "hidden_size",
+        "mlp": "intermediate_size",
+        "kv_heads": "num_key_value_heads",
+        "group": "num_attention_heads / num_key_value_heads",
+        "pair": "2",
+        "freq": "head_dim / 2",
+        "value": "head_dim",
+    },
+    arrows={
+        "embed_tokens": embedding("vocab -> stream"),
+        "layers.{layer}.input_layernorm": rms_norm("stream -> normed", eps="rms_norm_eps"),
+        "layers.{layer}.self_attn.q_proj": linear("normed -> q:(kv_heads group pair freq)", bias="attention_bias"),
+        "layers.{layer}.self_attn.k_proj": linear("normed -> k:(kv_heads pair freq)", bias="attention_bias"),
+        "layers.{layer}.self_attn.v_proj": linear("normed -> v:(kv_heads value)", bias="attention_bias"),
+        "layers.{layer}.self_attn.o_proj": linear(
+            "attended:(kv_heads group value) -> stream", bias="attention_bias"
+        ),
+        "layers.{layer}.post_attention_layernorm": rms_norm("stream -> mlp_normed", eps="rms_norm_eps"),
+        "layers.{layer}.mlp.gate_proj": linear("mlp_normed -> mlp", bias="mlp_bias"),
+        "layers.{layer}.mlp.up_proj": linear("mlp_normed -> mlp", bias="mlp_bias"),
+        "layers.{layer}.mlp.down_proj": linear("mlp -> stream", bias="mlp_bias"),
+        "norm": rms_norm("stream -> final", eps="rms_norm_eps"),
+        "lm_head": linear("final -> vocab", optional=True),
+    },
+    attention=(
+        Attention(query="q", key="k", value="v", output="attended", over=("pair", "freq"), scale="1 / sqrt(head_dim)"),
+    ),
+    rotary=(Rotary(frequency="freq"),),
+    ties={"lm_head.weight": "embed_tokens.weight"},
+    tie_field="tie_word_embeddings",
+    defaults={
+        "num_key_value_heads": "num_attention_heads",
+        "head_dim": "hidden_size / num_attention_heads",
+        "rms_norm_eps": 1e-6,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": False,
+        "initializer_range": 0.02,
+    },
+    fixed={
+        "vocab": "a larger vocabulary changes the output distribution; use resize_token_embeddings",
+        "pair": "a rotary plane has two coordinates",
+    },
+    layer_lists=("layer_types",),
+    roles={
+        "hidden": "hidden_size",
+        "mlp": "intermediate_size",
+        "heads": "num_attention_heads",
+        "kv_heads": "num_key_value_heads",
+        "key": "head_dim",
+        "value": "head_dim",
+        "layers": "num_hidden_layers",
+    },
+    prefix="model",
+    heads=("lm_head",),
+    ignored={r"(.*\.)?rotary_emb\.inv_freq": "a buffer of older versions, computed from the config today"},
+)
+
+MISTRAL = LLAMA.extend("mistral", model_types=("mistral",), defaults={"num_key_value_heads": 8})
+
+QWEN2 = LLAMA.extend(
+    "qwen2",
+    model_types=("qwen2",),
+    arrows={
+        "layers.{layer}.self_attn.q_proj": linear("normed -> q:(kv_heads group pair freq)", bias=True),
+        "layers.{layer}.self_attn.k_proj": linear("normed -> k:(kv_heads pair freq)", bias=True),
+        "layers.{layer}.self_attn.v_proj": linear("normed -> v:(kv_heads value)", bias=True),
+        "layers.{layer}.self_attn.o_proj": linear("attended:(kv_heads group value) -> stream"),
+    },
+    defaults={"num_key_value_heads": 32},
+)
+
+QWEN3 = LLAMA.extend(
+    "qwen3",
+    model_types=("qwen3",),
+    arrows={
+        "layers.{layer}.self_attn.q_proj": linear("normed -> q_raw:(kv_heads group pair freq)", bias="attention_bias"),
+        "layers.{layer}.self_attn.k_proj": linear("normed -> k_raw:(kv_heads pair freq)", bias="attention_bias"),
+        "layers.{layer}.self_attn.q_norm": rms_norm("q_raw -> q", over="(pair freq)", eps="rms_norm_eps"),
+        "layers.{layer}.self_attn.k_norm": rms_norm("k_raw -> k", over="(pair freq)", eps="rms_norm_eps"),
+    },
+    defaults={"head_dim": 128, "num_key_value_heads": 32},
+)

@@ -1,0 +1,55 @@
+"""Finds every declared family by looking into ``families/``; nothing is registered by hand."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import lru_cache
+from typing import Any
+
+from growformer.architecture import families
+from growformer.architecture.declaration import Architecture
+from growformer.errors import ArchitectureError, UnknownArchitectureError, did_you_mean
+
+
+@lru_cache(maxsize=1)
+def architectures() -> dict[str, Architecture]:
+    """Return every declared family by name, in alphabetical order."""
+    found: dict[str, Architecture] = {}
+    for module in pkgutil.iter_modules(families.__path__):
+        for value in vars(importlib.import_module(f"{families.__name__}.{module.name}")).values():
+            if isinstance(value, Architecture) and found.setdefault(value.name, value) is not value:
+                raise ArchitectureError(f"two families are called {value.name!r}")
+    return dict(sorted(found.items()))
+
+
+@lru_cache(maxsize=1)
+def _by_model_type() -> dict[str, Architecture]:
+    found: dict[str, Architecture] = {}
+    for architecture in architectures().values():
+        for model_type in architecture.model_types:
+            if model_type in found:
+                raise ArchitectureError(f"both {found[model_type].name} and {architecture.name} claim {model_type!r}")
+            found[model_type] = architecture
+    return found
+
+
+def for_config(config: dict[str, Any]) -> Architecture:
+    """Return the family of a config by its ``model_type``.
+
+    Raises:
+        UnknownArchitectureError: no family describes it.
+    """
+    model_type = config.get("model_type")
+    known = _by_model_type()
+    if not isinstance(model_type, str):
+        raise UnknownArchitectureError(
+            f"the config names no model_type (found {model_type!r}); pass architecture=..., see docs/architectures.md"
+        )
+    if model_type not in known:
+        raise UnknownArchitectureError(
+            f"no architecture describes model_type {model_type!r}{did_you_mean(model_type, known)} Known: "
+            f"{', '.join(sorted(known))}. To bring your own, declare its tensors as in docs/architectures.md and pass "
+            "architecture=..."
+        )
+    return known[model_type]

@@ -1,0 +1,112 @@
+"""Turns a tensor's planned blocks into numbers: the one interpreter that every executor shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from growformer.plan.blocks import Affine, Constant, Fill, Index1D, Mean, Noise, Region, Sum, TensorPlan, Value
+from growformer.plan.initialisation import Initialisation
+
+Read = Callable[[str], torch.Tensor]
+"""Canonical name in the source -> its tensor."""
+
+
+def materialise(
+    tensor: TensorPlan, init: Initialisation, read: Read, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """Return one tensor of the target.
+
+    Copies are bitwise where the dtype stays; rescaled and averaged values are computed in float64 and rounded once.
+
+    Args:
+        tensor: its plan.
+        init: how free blocks are filled.
+        read: gives source tensors.
+        dtype: of the result.
+        device: of the result; source tensors must lie there.
+    """
+    out = torch.empty(tensor.shape, dtype=dtype, device=device)
+    for block in tensor.blocks:
+        values = evaluate(block.value, init, read, dtype, device)
+        if isinstance(values, float):
+            values = torch.tensor(values, dtype=dtype, device=device)
+        _assign(out, block.region, values)
+    return out
+
+
+def evaluate(
+    value: Value, init: Initialisation, read: Read, dtype: torch.dtype, device: torch.device | str
+) -> torch.Tensor | float:
+    """Return a block's values, rounded to ``dtype``."""
+    if isinstance(value, Constant):
+        return value.value
+    if isinstance(value, Affine):
+        return _affine(value, read, dtype)
+    if isinstance(value, Mean):
+        mean = _select(read(value.tensor), value.region).double().mean(dim=value.dim, keepdim=True)
+        return (mean * float(value.scale)).to(dtype)
+    if isinstance(value, Fill):
+        if value.template is not None and init.copies():
+            name, region = value.template
+            copied = _select(read(name), region).double()
+            return (copied + torch.from_numpy(init.copy_noise(value)).to(device)).to(dtype)
+        return torch.from_numpy(init.values(value)).to(device=device, dtype=dtype)
+    assert isinstance(value, Sum)
+    total: torch.Tensor | None = None
+    for part in value.parts:
+        if isinstance(part, Noise):
+            term = torch.from_numpy(init.cancelling(part)).to(device).double()
+        else:
+            term = _affine(part, read, torch.float64)
+        total = term if total is None else total + term
+    assert total is not None
+    return total.to(dtype)
+
+
+def _affine(value: Affine, read: Read, dtype: torch.dtype) -> torch.Tensor:
+    selected = _select(read(value.tensor), value.region)
+    if value.is_copy:
+        return selected.to(dtype)
+    shift = -float(value.shift) if value.negative_shift else float(value.shift)
+    return (selected.double() * float(value.scale) + shift).to(dtype)
+
+
+def _select(tensor: torch.Tensor, region: Region) -> torch.Tensor:
+    for dim, index in enumerate(region):
+        if isinstance(index, slice):
+            tensor = tensor.narrow(dim, index.start, index.stop - index.start)
+        else:
+            tensor = tensor.index_select(dim, torch.from_numpy(index).to(tensor.device))
+    return tensor
+
+
+def _assign(out: torch.Tensor, region: Region, values: torch.Tensor) -> None:
+    """Write values (broadcast over the region) into a region that may be scattered along several dimensions."""
+    view, scattered = out, []
+    for dim, index in enumerate(region):
+        if isinstance(index, slice):
+            view = view.narrow(dim, index.start, index.stop - index.start)
+        else:
+            scattered.append((dim, index))
+    if not scattered:
+        view.copy_(values.expand_as(view) if values.ndim else values)
+        return
+    shape = list(view.shape)
+    for dim, index in scattered:
+        shape[dim] = index.size
+    values = values.expand(shape) if values.ndim else values.expand(shape)
+    indices: list[Index1D | torch.Tensor] = [slice(None)] * view.ndim
+    if len(scattered) == 1:
+        dim, index = scattered[0]
+        view.index_copy_(dim, torch.from_numpy(index).to(view.device), values.contiguous())
+        return
+    for dim, index in scattered:
+        expand = tuple(-1 if d == dim else 1 for d in range(view.ndim))
+        indices[dim] = torch.from_numpy(index).to(view.device).reshape(expand)
+    for dim in range(view.ndim):
+        if isinstance(indices[dim], slice):
+            expand = tuple(-1 if d == dim else 1 for d in range(view.ndim))
+            indices[dim] = torch.arange(view.shape[dim], device=view.device).reshape(expand)
+    view[tuple(indices)] = values

@@ -1,0 +1,137 @@
+"""Fresh values for free blocks: any value preserves the function, these choose which.
+
+A value depends on the seed, the canonical name of its tensor and its coordinates, and on nothing else: not on
+shards, threads, the order of work or the size of the tensor. Each is one hash (the finaliser of SplitMix64, a
+counter-based generator) turned into a normal number by a table of 65,536 quantiles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from growformer.errors import RequestError, did_you_mean
+from growformer.plan.blocks import Fill, Noise, positions
+
+Floats = npt.NDArray[np.float32]
+NAMES = ("normal", "copy", "orthogonal", "noise", "zero")
+Custom = Callable[[Fill, Floats], Floats]
+
+COPY_NOISE = 0.1
+"""Standard deviation of the noise on copies, as a share of a fresh weight's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Initialisation:
+    """How free blocks are filled.
+
+    Attributes:
+        name: ``normal``: weights from N(0, std), biases 0, gains 1. ``copy``: the coordinate that a new one stands
+            for, with noise. ``orthogonal``: orthonormal rows or columns of the block, at the size of ``normal``.
+            ``noise``: as normal, gains and biases random too (for tests: nothing hides behind an identity).
+            ``zero``: all weights zero, which saddles what they meet; only for comparisons.
+        seed: any integer.
+        std: standard deviation of fresh weights.
+        custom: the user's own function of the block and standard normal numbers of its shape; not serialisable.
+    """
+
+    name: str = "normal"
+    seed: int = 0
+    std: float = 0.02
+    custom: Custom | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown name."""
+        if self.custom is None and self.name not in NAMES:
+            raise RequestError(
+                f"unknown initialisation {self.name!r}: expected one of {', '.join(NAMES)}"
+                f"{did_you_mean(self.name, NAMES)}"
+            )
+
+    def values(self, fill: Fill) -> Floats:
+        """Return fresh values for a block without a template (float32, shape of the block)."""
+        normal = standard_normal(self.seed, fill.tensor, fill.coordinates)
+        if self.custom is not None:
+            return np.ascontiguousarray(self.custom(fill, normal), dtype=np.float32)
+        if self.name == "noise":
+            spread = np.float32(0.25) if fill.kind != "weight" else np.float32(self.std)
+            return spread * normal + np.float32(1 - fill.offset if fill.kind == "gain" else 0)
+        if fill.kind == "gain":
+            return np.full(normal.shape, 1 - fill.offset, dtype=np.float32)
+        if fill.kind == "bias" or self.name == "zero":
+            return np.zeros(normal.shape, dtype=np.float32)
+        if self.name == "orthogonal" and normal.ndim == 2:
+            return self._orthogonal(normal)
+        return np.float32(self.std) * normal
+
+    def copies(self) -> bool:
+        """Whether a block with a template starts from it."""
+        return self.name == "copy" and self.custom is None
+
+    def copy_noise(self, fill: Fill) -> Floats:
+        """Return what is added to a copied block."""
+        normal = standard_normal(self.seed, fill.tensor, fill.coordinates)
+        return np.float32(COPY_NOISE * self.std if fill.kind == "weight" else 0) * normal
+
+    def cancelling(self, noise: Noise) -> Floats:
+        """Return noise for one copy; the sum over all copies of a source coordinate is zero."""
+        following = (noise.copy + 1) % noise.copies
+        first = standard_normal(self.seed, f"{noise.tensor}#{noise.copy}", noise.coordinates)
+        second = standard_normal(self.seed, f"{noise.tensor}#{following}", noise.coordinates)
+        return np.float32(COPY_NOISE * self.std) * (first - second)
+
+    def _orthogonal(self, normal: Floats) -> Floats:
+        tall = normal if normal.shape[0] >= normal.shape[1] else normal.T
+        q, r = np.linalg.qr(tall.astype(np.float64))
+        q = q * np.sign(np.diag(r))
+        scaled = q * self.std * np.sqrt(tall.shape[0])
+        return np.ascontiguousarray(scaled if tall is normal else scaled.T, dtype=np.float32)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data.
+
+        Raises:
+            RequestError: a function cannot be written down.
+        """
+        if self.custom is not None:
+            raise RequestError("a plan with the user's own initialisation cannot be serialised; name one instead")
+        return {"name": self.name, "seed": self.seed, "std": self.std}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Initialisation:
+        """Read what ``to_json`` wrote."""
+        return Initialisation(data["name"], data["seed"], data["std"])
+
+
+def standard_normal(seed: int, name: str, coordinates: tuple[slice | npt.NDArray[np.int64], ...]) -> Floats:
+    """Return standard normal numbers for coordinates of a named tensor (float32, the block's shape)."""
+    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
+    state = np.full((1,) * len(coordinates), np.frombuffer(digest, dtype=np.uint64)[0], dtype=np.uint64)
+    for dim, index in enumerate(coordinates):
+        along = positions(index).astype(np.uint64).reshape(tuple(-1 if d == dim else 1 for d in range(len(coordinates))))
+        state = _mix(state + (along + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
+    return _quantiles()[(state >> np.uint64(48)).astype(np.int64)]
+
+
+def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+@lru_cache(maxsize=1)
+def _quantiles() -> Floats:
+    # 32,768 positive quantiles mirrored, scaled to unit variance.
+    half = np.array([NormalDist().inv_cdf((i + 0.5) / 65536) for i in range(32768)])
+    table = np.concatenate([half, -half[::-1]])
+    return (table / np.sqrt(np.mean(table**2))).astype(np.float32)
+
+
+__all__ = ["COPY_NOISE", "NAMES", "Initialisation", "standard_normal"]

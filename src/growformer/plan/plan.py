@@ -1,0 +1,271 @@
+"""The plan: an immutable, serialisable value that says what every target tensor is made of. No tensor is touched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from math import prod
+from typing import Any
+
+from growformer.architecture.declaration import Architecture, Arrow, TensorSpec
+from growformer.architecture.exact import ONE, Root
+from growformer.architecture.language import Term, leaves
+from growformer.architecture.serialise import architecture_from_json, architecture_to_json
+from growformer.architecture.source import SourceInfo
+from growformer.errors import PlanError
+from growformer.plan.axis_map import NEW, AxisMap
+from growformer.plan.blocks import TensorPlan
+from growformer.plan.initialisation import Initialisation
+from growformer.plan.rules import tensor_plan
+from growformer.plan.spaces import SpaceState
+
+FORMAT = 1
+Index = Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What becomes of a source model.
+
+    Attributes:
+        architecture: the declaration that the plan was made from.
+        source: the source's config, and names, shapes and dtypes of its tensors.
+        target_config: the config of the grown model, as config.json holds it.
+        axis_maps: axis -> instance (values of the index axes that its size depends on) -> where coordinates come from.
+        templates: index axis -> instance of the axes around it -> for every target position the source position it
+            comes from or, where it is new, copies; -1 where it is new and random.
+        spaces: what growth does to each space.
+        rho: factors on the epsilons that are config fields.
+        init: how free blocks are filled.
+        notes: what the resolver decided and the user should know.
+    """
+
+    architecture: Architecture
+    source: SourceInfo
+    target_config: Mapping[str, Any]
+    axis_maps: Mapping[str, Mapping[tuple[int, ...], AxisMap]]
+    templates: Mapping[str, Mapping[tuple[int, ...], tuple[int, ...]]]
+    spaces: Mapping[str, SpaceState]
+    rho: Mapping[str, Fraction]
+    init: Initialisation
+    notes: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def source_sizes(self) -> dict[str, Any]:
+        """The source's config with defaults filled in."""
+        return self.architecture.resolve_config(self.source.config)
+
+    @cached_property
+    def target_sizes(self) -> dict[str, Any]:
+        """The target's config with defaults filled in."""
+        return self.architecture.resolve_config(self.target_config)
+
+    # Where instances come from.
+
+    def axis_map(self, axis: str, index: Index) -> AxisMap:
+        """Return the map of an axis in one target instance."""
+        key = tuple(index[name] for name in self.architecture.size_index(axis))
+        return self.axis_maps[axis][key]
+
+    def index_map(self, axis: str, index: Index) -> AxisMap:
+        """Return the map of an index axis (which layers are new) inside the instance around it."""
+        return self.axis_map(axis, index)
+
+    def is_new(self, index: Index) -> bool:
+        """Tell whether a target instance is new along any of its index axes."""
+        return self.outermost_new(index) is not None
+
+    def outermost_new(self, index: Index) -> str | None:
+        """Return the first index axis along which a target instance is new."""
+        for axis in self.architecture.sizes:
+            if axis in index and self.index_map(axis, index).array()[index[axis]] == NEW:
+                return axis
+        return None
+
+    def origin(self, index: Index) -> dict[str, int] | None:
+        """Return the source instance that a target instance comes from or copies; None if it is new and random."""
+        found: dict[str, int] = {}
+        for axis in self.architecture.sizes:
+            if axis in index:
+                key = tuple(index[name] for name in self.architecture.size_index(axis))
+                at = self.templates[axis][key][index[axis]]
+                if at == NEW:
+                    return None
+                found[axis] = at
+        return found
+
+    # What rules need.
+
+    def term_size(self, term: Term, index: Index) -> int:
+        """Return the flattened size of a term in the target."""
+        return leaves(term, lambda axis: self.axis_map(axis, index).target_size)[0]
+
+    def space_scale(self, space: str, index: Index) -> Root:
+        """Return the factor on a space's source coordinates."""
+        key = tuple(index[name] for name in self.architecture.spaces[space].index if name in index)
+        return self.spaces[space].scale(key) if space in self.spaces else ONE
+
+    def norm_rho(self, owner: str, index: Index) -> Fraction:
+        """Return the factor on the mean square (and epsilon) that a norm sees: the ratio of the two epsilons."""
+        eps = self.architecture.arrows[owner].eps
+        return self.rho.get(eps, Fraction(1)) if isinstance(eps, str) else Fraction(1)
+
+    def epsilon(self, arrow: Arrow) -> Fraction:
+        """Return a norm's epsilon in the target."""
+        if not isinstance(arrow.eps, str):
+            return Fraction(arrow.eps)
+        return Fraction(self.source_sizes[arrow.eps]) * self.rho.get(arrow.eps, Fraction(1))
+
+    def norm_chain(self, arrow: Arrow) -> list[tuple[str, tuple[tuple[str, int], ...]]]:
+        """Return every norm on the same residual path in order of execution, as (module, instance)."""
+        names = [
+            name
+            for name, other in self.architecture.arrows.items()
+            if other.kind == "norm" and (other.source, other.target) == (arrow.source, arrow.target)
+        ]
+        chain: list[tuple[str, tuple[tuple[str, int], ...]]] = []
+        while names:
+            index = self.architecture.tensors[f"{names[0]}.weight"].index
+            together = [n for n in names if self.architecture.tensors[f"{n}.weight"].index == index]
+            for instance in self.architecture.instances(index, self.target_sizes):
+                chain += [(name, tuple(instance.items())) for name in together]
+            names = [n for n in names if n not in together]
+        return chain
+
+    @cached_property
+    def tied_templates(self) -> frozenset[str]:
+        """Templates of tensors that share storage in this source, on either side of the tie."""
+        if not self.source.tied:
+            return frozenset()
+        return frozenset({*self.architecture.ties, *self.architecture.ties.values()})
+
+    # The tensors of the target.
+
+    def specs(self) -> Iterator[tuple[TensorSpec, dict[str, int]]]:
+        """Yield every tensor instance of the target, in order of execution layer by layer."""
+        present = self.source.templates
+        specs = [s for s in self.architecture.tensors.values() if s.template in present]
+        while specs:
+            index = specs[0].index
+            # Templates that follow each other with the same index belong to one layer: keep its tensors together.
+            together = []
+            for spec in specs:
+                if spec.index[:1] != index[:1]:
+                    break
+                together.append(spec)
+            if index:
+                for outer in self.architecture.instances(index[:1], self.target_sizes):
+                    for spec in together:
+                        for instance in self.architecture.instances(spec.index, self.target_sizes):
+                            if instance[index[0]] == outer[index[0]]:
+                                yield spec, instance
+            else:
+                for spec in together:
+                    yield spec, {}
+            specs = specs[len(together) :]
+
+    def tensors(self) -> Iterator[TensorPlan]:
+        """Yield the plan of every tensor of the target, lazily."""
+        for spec, index in self.specs():
+            yield tensor_plan(self, spec, index)
+
+    def tensor(self, name: str) -> TensorPlan:
+        """Return the plan of one tensor by its canonical name in the target.
+
+        Raises:
+            PlanError: the target has no such tensor.
+        """
+        for spec, index in self.specs():
+            if spec.name(index) == name:
+                return tensor_plan(self, spec, index)
+        raise PlanError(f"the target has no tensor {name!r}")
+
+    def target_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Yield canonical name and shape of every tensor of the target."""
+        for spec, index in self.specs():
+            yield spec.name(index), tuple(self.term_size(dim.term, index) for dim in spec.dims)
+
+    def num_parameters(self) -> tuple[int, int]:
+        """Return the numbers of parameters of source and target (a tied tensor counts once)."""
+        return (
+            sum(prod(t.shape) for t in self.source.tensors.values()),
+            sum(prod(shape) for _, shape in self.target_shapes()),
+        )
+
+    # Serialisation.
+
+    def to_json(self) -> str:
+        """Return the plan as JSON text that ``Plan.from_json`` reads back to an equal plan."""
+        return json.dumps(
+            {
+                "format": FORMAT,
+                "architecture": architecture_to_json(self.architecture),
+                "source": self.source.to_json(),
+                "target_config": dict(self.target_config),
+                "axis_maps": {
+                    axis: [
+                        {"index": list(key), "source_size": m.source_size, "runs": [list(run) for run in m.runs]}
+                        for key, m in maps.items()
+                    ]
+                    for axis, maps in self.axis_maps.items()
+                },
+                "templates": {
+                    axis: [{"index": list(key), "source": list(found)} for key, found in maps.items()]
+                    for axis, maps in self.templates.items()
+                },
+                "spaces": {
+                    name: {
+                        "new": dict(state.new),
+                        "scales": [{"index": list(key), "scale": str(s)} for key, s in state.scales.items()],
+                    }
+                    for name, state in self.spaces.items()
+                },
+                "epsilon_factors": {name: str(factor) for name, factor in self.rho.items()},
+                "init": self.init.to_json(),
+                "notes": list(self.notes),
+            },
+            indent=1,
+        )
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        """Read a plan.
+
+        Raises:
+            PlanError: the text is not a plan of this format.
+        """
+        try:
+            data = json.loads(text)
+            if data["format"] != FORMAT:
+                raise PlanError(f"a plan of format {data['format']}; this version reads format {FORMAT}")
+            return Plan(
+                architecture=architecture_from_json(data["architecture"]),
+                source=SourceInfo.from_json(data["source"]),
+                target_config=data["target_config"],
+                axis_maps={
+                    axis: {
+                        tuple(m["index"]): AxisMap(m["source_size"], tuple((a, b) for a, b in m["runs"])) for m in maps
+                    }
+                    for axis, maps in data["axis_maps"].items()
+                },
+                templates={
+                    axis: {tuple(m["index"]): tuple(m["source"]) for m in maps}
+                    for axis, maps in data["templates"].items()
+                },
+                spaces={
+                    name: SpaceState(
+                        state["new"], {tuple(s["index"]): Root.parse(s["scale"]) for s in state["scales"]}
+                    )
+                    for name, state in data["spaces"].items()
+                },
+                rho={name: Fraction(factor) for name, factor in data["epsilon_factors"].items()},
+                init=Initialisation.from_json(data["init"]),
+                notes=tuple(data["notes"]),
+            )
+        except PlanError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise PlanError(f"not a growformer plan: {type(error).__name__}: {error}") from error

@@ -1,0 +1,205 @@
+"""Makes plans: resolves a request, solves what every space must carry, and finishes the target config."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from growformer.architecture.declaration import Architecture
+from growformer.architecture.source import SourceInfo
+from growformer.errors import PlanError, RequestError
+from growformer.plan.axis_map import NEW, AxisMap
+from growformer.plan.initialisation import Custom, Initialisation
+from growformer.plan.plan import Plan
+from growformer.plan.resolve import NewLayersAt, Resolved, resolve, with_templates
+from growformer.plan.spaces import New, Sizes, place, solve_new, solve_scales
+
+NEW_LAYERS = ("copy", "random")
+
+
+def make_plan(
+    architecture: Architecture,
+    source: SourceInfo,
+    request: Mapping[str, Any],
+    *,
+    new_layers_at: NewLayersAt = "interleave",
+    new_layers: str = "copy",
+    init: str | Custom = "normal",
+    seed: int = 0,
+    set_fields: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Plan the growth of a source to requested sizes.
+
+    Args:
+        architecture: its declaration.
+        source: the source, described.
+        request: config field -> size.
+        new_layers_at: where new layers go: ``end``, ``interleave``, or their positions in the target.
+        new_layers: ``copy``: start from a neighbour; ``random``: from fresh values. Their last weights are zero.
+        init: how free blocks are filled (see ``Initialisation``), or a function.
+        seed: of all fresh values.
+        set_fields: config fields to change besides.
+
+    Raises:
+        RequestError: the request cannot be met as it is.
+        NotPreservableError: no weights of these sizes compute the same function.
+    """
+    resolved = resolve(architecture, source.config, request, new_layers_at, set_fields)
+    return plan_resolved(architecture, source, resolved, new_layers=new_layers, init=init, seed=seed)
+
+
+def plan_resolved(
+    architecture: Architecture,
+    source: SourceInfo,
+    resolved: Resolved,
+    *,
+    new_layers: str = "copy",
+    init: str | Custom = "normal",
+    seed: int = 0,
+) -> Plan:
+    """Plan a complete request; see ``make_plan``."""
+    if new_layers not in NEW_LAYERS:
+        raise RequestError(f"new_layers must be one of {', '.join(NEW_LAYERS)}, got {new_layers!r}")
+    source_sizes = architecture.resolve_config(source.config)
+    target_sizes = architecture.resolve_config(resolved.target)
+    index_maps: dict[str, dict[tuple[int, ...], AxisMap]] = {}
+    templates: dict[str, dict[tuple[int, ...], tuple[int, ...]]] = {}
+    for axis, maps in resolved.layers.items():
+        index_maps[axis], templates[axis] = {}, {}
+        for key, positions in maps.items():
+            size = max(positions, default=-1) + 1
+            index_maps[axis][key] = AxisMap.from_array(size, _as_array(positions))
+            found = with_templates(positions)
+            templates[axis][key] = tuple(NEW if new and new_layers == "random" else at for at, new in found)
+
+    def origin(index: Mapping[str, int]) -> dict[str, int] | None:
+        found: dict[str, int] = {}
+        for axis in architecture.sizes:
+            if axis in index:
+                key = tuple(index[name] for name in architecture.size_index(axis))
+                at = templates[axis][key][index[axis]]
+                if at == NEW:
+                    return None
+                found[axis] = at
+        return found
+
+    sizes = Sizes(architecture=architecture, source=source_sizes, target=target_sizes, origin=origin)
+    new = solve_new(sizes)
+    states, rho = solve_scales(sizes, new, source.tied)
+    target = finish_config(architecture, source, sizes, dict(resolved.target), rho)
+    axis_maps: dict[str, dict[tuple[int, ...], AxisMap]] = {}
+    for axis in architecture.sizes:
+        if axis in index_maps:
+            axis_maps[axis] = index_maps[axis]
+            continue
+        kinds: set[New] = {state.new[axis] for state in states.values() if axis in state.new}
+        axis_maps[axis] = {
+            tuple(index.values()): place(kinds, *sizes.pair(axis, index))
+            for index in sizes.instances(architecture.size_index(axis))
+        }
+    std = source_sizes.get(architecture.std)
+    std = float(std) if isinstance(std, (int, float)) and std else 0.02
+    initialisation = (
+        Initialisation(init, seed, std) if isinstance(init, str) else Initialisation("custom", seed, std, custom=init)
+    )
+    plan = Plan(
+        architecture=architecture,
+        source=source,
+        target_config=target,
+        axis_maps=axis_maps,
+        templates=templates,
+        spaces=states,
+        rho=rho,
+        init=initialisation,
+        notes=resolved.notes,
+    )
+    _refuse_impossible_positions(plan)
+    return plan
+
+
+def finish_config(
+    architecture: Architecture, source: SourceInfo, sizes: Sizes, target: dict[str, Any], rho: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the target config with epsilons, rotary bases and their legacy spellings in place."""
+    target = copy.deepcopy(target)
+    for name, factor in rho.items():
+        target[name] = float(sizes.source[name] * factor)
+    for rotary in architecture.rotary:
+        before, after = sizes.pair(rotary.frequency, {})
+        if before != after:
+            _grow_rotary(target, rotary.parameters, after / before)
+    return target
+
+
+def _grow_rotary(target: dict[str, Any], field: str, ratio: float) -> None:
+    """Set theta' = theta^(d'/d), so that every source frequency keeps its angle (MATHEMATICS: rotary)."""
+    parameters = target.get(field)
+    legacy = target.get("rope_scaling")
+    kind = (parameters or legacy or {}).get("rope_type", (legacy or {}).get("type", "default"))
+    if kind not in ("default", "linear", "llama3", "yarn"):
+        raise RequestError(
+            f"cannot grow head_dim: rotary scaling of type {kind!r} computes its frequencies from the head size; "
+            "grow other sizes, or use a model with default, linear, llama3 or yarn scaling"
+        )
+    theta = float((parameters or {}).get("rope_theta", target.get("rope_theta", 10000.0)))
+    grown = theta**ratio
+    if parameters is not None:
+        parameters["rope_theta"] = grown
+    if parameters is None or "rope_theta" in target:
+        target["rope_theta"] = grown
+
+
+def _as_array(positions: tuple[int, ...]) -> Any:
+    import numpy as np
+
+    return np.array(positions, dtype=np.int64)
+
+
+def _refuse_impossible_positions(plan: Plan) -> None:
+    """Refuse a new post-norm layer in front of everything, where no norm can hand over its affine."""
+    for name, arrow in plan.architecture.arrows.items():
+        if arrow.kind != "norm" or not arrow.target:
+            continue
+        from growformer.plan.rules import arrow_is_on_the_residual_path
+
+        if not arrow_is_on_the_residual_path(plan, arrow):
+            continue
+        chain = plan.norm_chain(arrow)
+        if chain and plan.is_new(dict(chain[0][1])):
+            raise RequestError(f"a new layer cannot stand in front of {name}: no norm before it hands over its gain")
+
+
+def compose(first: Plan, second: Plan) -> Plan:
+    """Return one plan that leads from the first plan's source to the second's target.
+
+    Source coordinates land where the two steps put them, with the product of their exact factors. Free blocks are
+    filled once, by the second plan's initialisation.
+
+    Raises:
+        PlanError: the second plan does not start where the first ends.
+    """
+    if first.target_sizes != second.source_sizes or first.architecture != second.architecture:
+        raise PlanError("cannot compose plans: the second does not start from the first one's target config")
+    layers: dict[str, dict[tuple[int, ...], tuple[int, ...]]] = {}
+    for axis in first.architecture.index_axes:
+        layers[axis] = {}
+        for key, later in second.axis_maps[axis].items():
+            outer = first.architecture.size_index(axis)
+            origin = second.origin(dict(zip(outer, key, strict=True)))
+            earlier = first.axis_maps[axis][tuple(origin.values())] if origin is not None else None
+            composed = later.after(earlier) if earlier is not None else later
+            layers[axis][key] = tuple(composed.array().tolist())
+    new_layers = "random" if any(NEW in t for p in (first, second) for m in p.templates.values() for t in m.values()) else "copy"
+    resolved = Resolved(dict(second.target_config), layers, (*first.notes, *second.notes))
+    for name in (*first.rho, *second.rho):
+        resolved.target[name] = first.source_sizes[name]
+    for rotary in first.architecture.rotary:
+        if rotary.parameters in first.source.config:
+            resolved.target[rotary.parameters] = first.source.config[rotary.parameters]
+        if "rope_theta" in first.source.config:
+            resolved.target["rope_theta"] = first.source.config["rope_theta"]
+    init = second.init.custom or second.init.name
+    return plan_resolved(
+        first.architecture, first.source, resolved, new_layers=new_layers, init=init, seed=second.init.seed
+    )

@@ -1,0 +1,314 @@
+"""From a request in config fields to a complete target config: every derived size is decided here and noted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from growformer.architecture.declaration import Architecture
+from growformer.architecture.exact import evaluate, names_in
+from growformer.errors import ArchitectureError, RequestError, did_you_mean
+
+NewLayersAt = str | Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A complete request.
+
+    Attributes:
+        target: config with the target's sizes, written as config.json holds them.
+        layers: index axis -> instance around it -> for every target position its source position, or -1.
+        notes: decisions that the user did not spell out.
+    """
+
+    target: dict[str, Any]
+    layers: dict[str, dict[tuple[int, ...], tuple[int, ...]]]
+    notes: tuple[str, ...] = field(default=())
+
+
+def resolve(
+    architecture: Architecture,
+    config: Mapping[str, Any],
+    request: Mapping[str, Any],
+    new_layers_at: NewLayersAt = "interleave",
+    set_fields: Mapping[str, Any] | None = None,
+) -> Resolved:
+    """Complete a request.
+
+    Args:
+        architecture: the declaration.
+        config: the source's config.
+        request: config field (or a common alias of it) -> size; a list where the family's field is one.
+        new_layers_at: ``end``, ``interleave``, or the positions that new layers have in the target.
+        set_fields: other config fields to change.
+
+    Raises:
+        RequestError: an unknown field, a smaller or indivisible size, or sizes that cannot vary alone; the message
+            names the nearest values that work.
+    """
+    source = architecture.resolve_config(config)
+    fields = architecture.size_fields()
+    asked = _by_field(architecture, request, fields)
+    pinned = {name: source[name] for name in fields if name in source}
+    target = {**source, **(set_fields or {}), **pinned, **asked}
+    notes: list[str] = []
+    _check_numbers(architecture, source, asked)
+    layers = _place_indices(architecture, source, target, asked, new_layers_at)
+    _complete(architecture, source, target, asked, notes)
+    _check_sizes(architecture, source, target, asked, layers)
+    written = {**config, **(set_fields or {})}
+    for name in dict.fromkeys([*fields, *architecture.layer_lists]):
+        if name not in target:
+            continue
+        implied = architecture.resolve_config({k: v for k, v in target.items() if k != name})
+        if name in config or implied.get(name) != target[name]:
+            written[name] = target[name]
+    return Resolved(written, layers, tuple(notes))
+
+
+def _by_field(architecture: Architecture, request: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
+    asked: dict[str, Any] = {}
+    known = [*fields, *(a for a, f in architecture.aliases.items() if f in fields)]
+    for name, value in request.items():
+        own = architecture.aliases.get(name, name)
+        if own in fields:
+            if own in asked and asked[own] != value:
+                raise RequestError(f"{own} is asked for twice: {asked[own]} and {value}")
+            asked[own] = value
+            continue
+        fixed = next((r for a, r in architecture.fixed.items() if own in names_in(architecture.sizes[a])), None)
+        if fixed:
+            raise RequestError(f"cannot grow {name} of {architecture.name}: {fixed}")
+        because = next((c.because for c in architecture.coupled if name in (c.keeps, "head_dim")), None)
+        hint = f" ({because})" if because else did_you_mean(name, known)
+        raise RequestError(
+            f"{architecture.name} has no size {name!r}{hint}; sizes that can grow: {', '.join(known)}"
+        )
+    return asked
+
+
+def _check_numbers(architecture: Architecture, source: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    for name, value in asked.items():
+        before = source.get(name)
+        if isinstance(value, (list, tuple)):
+            continue
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise RequestError(f"{name} must be a whole number, got {value!r}")
+        if isinstance(before, int) and value < before:
+            raise RequestError(
+                f"cannot grow {name} {before} -> {value}: smaller than the source; growth never removes anything. "
+                f"Nearest: {before}"
+            )
+
+
+def _place_indices(
+    architecture: Architecture,
+    source: Mapping[str, Any],
+    target: dict[str, Any],
+    asked: Mapping[str, Any],
+    new_layers_at: NewLayersAt,
+) -> dict[str, dict[tuple[int, ...], tuple[int, ...]]]:
+    """Place new layers (and other numbered parts), and let every per-layer list follow its layer."""
+    found: dict[str, dict[tuple[int, ...], tuple[int, ...]]] = {}
+    for axis in architecture.index_axes:
+        outer = architecture.size_index(axis)
+        found[axis] = {}
+        if not outer:
+            before, after = architecture.size(axis, source), architecture.size(axis, target)
+            if after < before:
+                raise RequestError(f"cannot grow {architecture.sizes[axis]} {before} -> {after}: smaller")
+            found[axis][()] = place_layers(before, after, new_layers_at)
+            origins = [o for o, _ in with_templates(found[axis][()])]
+            lists = {n for e in architecture.sizes.values() if f"[{axis}]" in e for n in names_in(e)}
+            for name in sorted(lists | set(architecture.layer_lists)):
+                values = target.get(name)
+                if name not in asked and isinstance(values, list) and len(values) == before:
+                    target[name] = [values[origin] for origin in origins]
+                elif isinstance(values, list) and len(values) != after:
+                    raise RequestError(f"{name} lists {len(values)} layers; the target has {after}")
+            continue
+        for instance in architecture.instances(outer, target):
+            origin = {a: with_templates(found[a][()])[instance[a]][0] for a in outer}
+            before = architecture.size(axis, source, origin)
+            after = architecture.size(axis, target, instance)
+            if after < before:
+                raise RequestError(
+                    f"cannot grow {architecture.sizes[axis]} {before} -> {after} at {instance}: smaller"
+                )
+            key = tuple(instance.values())
+            found[axis][key] = (*range(before), *(-1 for _ in range(after - before)))
+    return found
+
+
+def place_layers(before: int, after: int, at: NewLayersAt) -> tuple[int, ...]:
+    """Return for every target layer its source layer, or -1 where it is new.
+
+    Raises:
+        RequestError: positions that do not fit.
+    """
+    count = after - before
+    if isinstance(at, str):
+        if at == "end":
+            new = set(range(before, after))
+        elif at == "interleave":
+            # New layer i comes after source layer ceil((i + 1) * before / count) - 1: evenly spread, last one at the end.
+            new = {-(-(i + 1) * before // count) + i for i in range(count)} if count else set()
+        else:
+            raise RequestError(f"new_layers_at must be 'end', 'interleave' or a list of positions, got {at!r}")
+    else:
+        new = set(at)
+        bad = sorted(p for p in new if not isinstance(p, int) or not 0 <= p < after)
+        if bad or len(new) != len(at) or len(new) != count:
+            raise RequestError(
+                f"new_layers_at = {list(at)}: expected {count} different positions from 0 to {after - 1}, "
+                f"as the model grows from {before} to {after} layers"
+            )
+    positions, following = [], 0
+    for position in range(after):
+        if position in new:
+            positions.append(-1)
+        else:
+            positions.append(following)
+            following += 1
+    return tuple(positions)
+
+
+def with_templates(positions: tuple[int, ...]) -> list[tuple[int, bool]]:
+    """Return for every target layer the source layer it comes from or, where new, copies: ``(source, is new)``.
+
+    A run of new layers after source layer j repeats the run of source layers that ends with j, in order; new
+    layers in front of the first repeat it.
+    """
+    found: list[tuple[int, bool]] = []
+    start = 0
+    while start < len(positions):
+        if positions[start] != -1:
+            found.append((positions[start], False))
+            start += 1
+            continue
+        end = start
+        while end < len(positions) and positions[end] == -1:
+            end += 1
+        before = positions[start - 1] if start else -1
+        run = end - start
+        for i in range(run):
+            found.append((max(before - run + 1 + i, 0) if before >= 0 else 0, True))
+        start = end
+    return found
+
+
+def _complete(
+    architecture: Architecture,
+    source: Mapping[str, Any],
+    target: dict[str, Any],
+    asked: Mapping[str, Any],
+    notes: list[str],
+) -> None:
+    """Decide fields that must follow others."""
+    heads, kv_heads = architecture.roles.get("heads"), architecture.roles.get("kv_heads")
+    if heads in asked and kv_heads and kv_heads not in asked and source[kv_heads] == source[heads]:
+        target[kv_heads] = target[heads]
+        notes.append(f"{kv_heads} follows {heads} = {target[heads]}: the source has as many of both")
+    for coupling in architecture.coupled:
+        keep = architecture.size(coupling.keeps, source)
+        if coupling.field in asked:
+            continue
+        value = evaluate(coupling.formula, {**target, "keep": keep}).rational()
+        if value.denominator == 1 and value >= source[coupling.field]:
+            if value != source[coupling.field]:
+                target[coupling.field] = int(value)
+                notes.append(
+                    f"{coupling.field} follows: {source[coupling.field]} -> {int(value)} keeps {coupling.keeps} = {keep}"
+                )
+            continue
+        growing = [n for n in asked if n in names_in(coupling.formula)]
+        name = growing[0] if growing else coupling.field
+        raise RequestError(
+            f"cannot grow {name} {source.get(name)} -> {target.get(name)} alone: {coupling.because}, and "
+            f"{coupling.keeps} = {keep} does not divide it. "
+            + _completions(architecture, coupling.field, coupling.keeps, name, source, target)
+        )
+
+
+def _completions(
+    architecture: Architecture, field_name: str, axis: str, name: str, source: Mapping[str, Any], target: dict[str, Any]
+) -> str:
+    keep = architecture.size(axis, source)
+    options = []
+    for heads in range(source[field_name], source[field_name] * 4 + 1):
+        try:
+            size = architecture.size(axis, {**target, field_name: heads})
+        except ArchitectureError:
+            continue
+        if size >= keep:
+            options.append(f"{field_name}={heads} ({axis} {size})")
+    below = target[name] // keep * keep
+    nearest = [v for v in (below, below + keep) if v >= source[name]]
+    found = f"Complete the request with {' or '.join(options[:4])}; or nearest" if options else "Nearest"
+    return f"{found} {name}: {', '.join(map(str, nearest))}"
+
+
+def _check_sizes(
+    architecture: Architecture,
+    source: Mapping[str, Any],
+    target: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    layers: Mapping[str, Mapping[tuple[int, ...], tuple[int, ...]]],
+) -> None:
+    def origin(instance: Mapping[str, int]) -> dict[str, int] | None:
+        found: dict[str, int] = {}
+        for axis in architecture.sizes:
+            if axis in instance:
+                key = tuple(instance[a] for a in architecture.size_index(axis))
+                at = layers[axis][key][instance[axis]]
+                if at < 0:
+                    return None
+                found[axis] = at
+        return found
+
+    for axis, expression in architecture.sizes.items():
+        if axis in architecture.index_axes:
+            continue
+        for instance in architecture.instances(architecture.size_index(axis), target):
+            before_at = origin(instance)
+            if before_at is None:
+                continue
+            before = architecture.size(axis, source, before_at)
+            try:
+                after = architecture.size(axis, target, instance)
+            except ArchitectureError:
+                after = None
+            if after is not None and after >= before:
+                continue
+            used = names_in(expression)
+            name = next((n for n in used if n in asked), next((n for n in used if target[n] != source[n]), used[0]))
+            rest = ", ".join(f"{n} = {target[n]}" for n in used if n != name)
+            if after is None:
+                why = f"{axis} = {expression} is not a whole number with {rest or expression}"
+            else:
+                why = f"{axis} = {expression} would shrink from {before} to {after}" + (f" with {rest}" if rest else "")
+            at = f" at {dict(instance)}" if instance else ""
+            nearest = _nearest(architecture, axis, name, source, target, before)
+            raise RequestError(f"cannot grow {name} {source[name]} -> {target[name]}{at}: {why}{nearest}")
+
+
+def _nearest(
+    architecture: Architecture, axis: str, name: str, source: Mapping[str, Any], target: Mapping[str, Any], least: int
+) -> str:
+    wanted = target[name]
+    if not isinstance(wanted, int):
+        return ""
+    found: list[int] = []
+    for value in range(source[name], 4 * max(wanted, source[name]) + 1):
+        size = evaluate(architecture.sizes[axis], {**target, name: value}).square
+        if size >= Fraction(least) ** 2 and evaluate(architecture.sizes[axis], {**target, name: value})._exact():
+            whole = evaluate(architecture.sizes[axis], {**target, name: value}).rational()
+            if whole.denominator == 1:
+                found.append(value)
+    below = [v for v in found if v < wanted]
+    above = [v for v in found if v > wanted]
+    nearest = [*below[-1:], *above[:1]]
+    return f"; nearest: {', '.join(map(str, nearest))}" if nearest else ""
