@@ -214,6 +214,7 @@ class Architecture:
         tie_field: the config field that says so.
         defaults: config field -> its value where the config leaves it out: an expression as a string, or a literal.
         constants: config fields that must have this value, with the reason otherwise.
+        inferred: fields that no config holds (a classifier's number of labels), read off the tensors' shapes.
         coupled: fields that the class does not let vary alone.
         fixed: axes that cannot grow, with the reason.
         layer_lists: config fields with one entry per layer that follow their layer.
@@ -238,6 +239,7 @@ class Architecture:
     tie_field: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     constants: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
+    inferred: tuple[str, ...] = ()
     coupled: tuple[Coupling, ...] = ()
     fixed: Mapping[str, str] = field(default_factory=dict)
     layer_lists: tuple[str, ...] = ()
@@ -378,7 +380,7 @@ class Architecture:
 
     def resolve_config(self, config: Config) -> dict[str, Any]:
         """Return the config with declared defaults filled in, as the model's class would."""
-        resolved = dict(config)
+        resolved = {**dict.fromkeys(self.inferred, 1), **config}
         for name, default in self.defaults.items():
             if resolved.get(name) is None:
                 if isinstance(default, str):
@@ -416,7 +418,7 @@ class Architecture:
         pending = [n for axis, e in self.sizes.items() if axis not in self.fixed for n in names_in(e)]
         while pending:
             name = pending.pop(0)
-            if name in fields:
+            if name in fields or name in self.inferred:
                 continue
             fields.append(name)
             default = self.defaults.get(name)

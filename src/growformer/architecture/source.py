@@ -46,6 +46,7 @@ class SourceInfo:
         prefix: what stands in front of the base model's names in this source: ``"model."`` or nothing.
         tied: whether the architecture's ties hold.
         location: where it came from, for messages.
+        inferred: sizes that the config does not hold, read off shapes.
     """
 
     config: Mapping[str, Any]
@@ -55,6 +56,12 @@ class SourceInfo:
     prefix: str = ""
     tied: bool = False
     location: str = ""
+    inferred: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The config with what was read off shapes."""
+        return {**self.config, **self.inferred}
 
     @cached_property
     def digest(self) -> str:
@@ -74,6 +81,7 @@ class SourceInfo:
             "prefix": self.prefix,
             "tied": self.tied,
             "location": self.location,
+            "inferred": dict(self.inferred),
         }
 
     @staticmethod
@@ -87,6 +95,7 @@ class SourceInfo:
             prefix=data["prefix"],
             tied=data["tied"],
             location=data["location"],
+            inferred=data["inferred"],
         )
 
 
@@ -133,6 +142,7 @@ def describe(
     templates: set[str] = set()
     dropped = {name: f"the same storage as {other}" for name, other in aliases.items()}
     problems: list[str] = []
+    inferred: dict[str, int] = {}
     for stored, (shape, dtype) in tensors.items():
         if stored in aliases:
             continue
@@ -152,6 +162,10 @@ def describe(
                 problems.append(f"unexpected {stored} {list(shape)}{did_you_mean(stored, known)}")
             continue
         spec, groups = match
+        for dim, size in zip(spec.dims, shape, strict=False):
+            field_name = architecture.sizes.get(str(dim.term).split(":")[-1], "")
+            if field_name in architecture.inferred:
+                inferred[field_name] = resolved[field_name] = size
         index = dict(zip(spec.index, map(int, groups.groups()), strict=True))
         try:
             expected = tuple(
@@ -184,7 +198,7 @@ def describe(
     )
     return SourceInfo(
         config=json.loads(json.dumps(dict(config))), tensors=found, templates=frozenset(templates), dropped=dropped, prefix=prefix, tied=tied,
-        location=location,
+        location=location, inferred=inferred,
     )  # fmt: skip
 
 

@@ -56,12 +56,12 @@ class Plan:
     @cached_property
     def source_sizes(self) -> dict[str, Any]:
         """The source's config with defaults filled in."""
-        return self.architecture.resolve_config(self.source.config)
+        return self.architecture.resolve_config(self.source.sizes)
 
     @cached_property
     def target_sizes(self) -> dict[str, Any]:
         """The target's config with defaults filled in."""
-        return self.architecture.resolve_config(self.target_config)
+        return self.architecture.resolve_config({**self.target_config, **self.source.inferred})
 
     # Where instances come from.
 

@@ -45,7 +45,7 @@ def make_plan(
         RequestError: the request cannot be met as it is.
         NotPreservableError: no weights of these sizes compute the same function.
     """
-    resolved = resolve(architecture, source.config, request, new_layers_at, set_fields)
+    resolved = resolve(architecture, source.sizes, request, new_layers_at, set_fields)
     return plan_resolved(architecture, source, resolved, new_layers=new_layers, init=init, seed=seed)
 
 
@@ -61,8 +61,8 @@ def plan_resolved(
     """Plan a complete request; see ``make_plan``."""
     if new_layers not in NEW_LAYERS:
         raise RequestError(f"new_layers must be one of {', '.join(NEW_LAYERS)}, got {new_layers!r}")
-    source_sizes = architecture.resolve_config(source.config)
-    target_sizes = architecture.resolve_config(resolved.target)
+    source_sizes = architecture.resolve_config(source.sizes)
+    target_sizes = architecture.resolve_config({**resolved.target, **source.inferred})
     index_maps: dict[str, dict[tuple[int, ...], AxisMap]] = {}
     templates: dict[str, dict[tuple[int, ...], tuple[int, ...]]] = {}
     for axis, maps in resolved.layers.items():
@@ -122,7 +122,7 @@ def finish_config(
     architecture: Architecture, source: SourceInfo, sizes: Sizes, target: dict[str, Any], rho: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the target config with epsilons, rotary bases and their legacy spellings in place."""
-    target = copy.deepcopy(target)
+    target = {name: value for name, value in copy.deepcopy(target).items() if name not in source.inferred}
     for name, factor in rho.items():
         target[name] = float(sizes.source[name] * factor)
     for rotary in architecture.rotary:

@@ -64,7 +64,7 @@ def resolve(
         if name not in target:
             continue
         implied = architecture.resolve_config({k: v for k, v in target.items() if k != name})
-        if name in config or implied.get(name) != target[name]:
+        if config.get(name) is not None or implied.get(name) != target[name]:
             written[name] = target[name]
     return Resolved(written, layers, tuple(notes))
 

@@ -295,7 +295,7 @@ def _value(
         return Fill(name, tuple(s.target for s in segments), kind, template)
     if reads in ("live", "mean") or write.status == "silent":
         return Constant(0.0)
-    dim = segments.index(write)
+    dim = 0 if segments[0] is write else 1
     whole = slice(0, tables[dim].source_size)
     return Mean(source, tuple(whole if d == dim else r for d, r in enumerate(known)), dim, scale)
 
