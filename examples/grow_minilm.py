@@ -93,6 +93,7 @@ def main() -> int:
     after = {}
     for name, sizes in GROWTHS.items():
         target = GROWN / name
+        GROWN.mkdir(exist_ok=True)
         shutil.rmtree(target, ignore_errors=True)  # growformer never writes over a folder that is there
         start = time.perf_counter()
         growformer.grow_checkpoint(folder, target, **sizes)

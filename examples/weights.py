@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -78,7 +77,6 @@ def minilm() -> Path:
 
 
 def _write_smollm2(target: Path) -> None:
-    os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is first imported
     import torch
     import transformers
 

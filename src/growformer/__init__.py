@@ -1,0 +1,108 @@
+"""Make transformers larger without changing what they compute.
+
+>>> import growformer
+>>> grown = growformer.grow(model, hidden_size=1024, num_hidden_layers=24)      # doctest: +SKIP
+>>> growformer.grow_checkpoint("SmolLM2-135M", "SmolLM2-269M", hidden_size=768)  # doctest: +SKIP
+
+Public names are loaded when they are first used, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from growformer.api import Inspection, grow, grow_checkpoint, inspect, plan, verify
+    from growformer.architecture.declaration import Architecture
+    from growformer.errors import (
+        ArchitectureError,
+        GrowformerError,
+        NotPreservableError,
+        OutputError,
+        PlanError,
+        RequestError,
+        SourceError,
+        UnknownArchitectureError,
+        VerificationError,
+    )
+    from growformer.execute.provenance import Provenance, load_provenance
+    from growformer.plan.plan import Plan
+    from growformer.plan.transformations import (
+        AttentionExpansion,
+        HeadAddition,
+        HeadsExpansion,
+        HiddenDimensionExpansion,
+        LayerAddition,
+        MLPExpansion,
+    )
+
+_WHERE = {
+    "growformer.api": ("Inspection", "grow", "grow_checkpoint", "inspect", "plan", "verify"),
+    "growformer.architecture.declaration": ("Architecture",),
+    "growformer.errors": (
+        "ArchitectureError",
+        "GrowformerError",
+        "NotPreservableError",
+        "OutputError",
+        "PlanError",
+        "RequestError",
+        "SourceError",
+        "UnknownArchitectureError",
+        "VerificationError",
+    ),
+    "growformer.execute.provenance": ("Provenance", "load_provenance"),
+    "growformer.plan.plan": ("Plan",),
+    "growformer.plan.transformations": (
+        "AttentionExpansion",
+        "HeadAddition",
+        "HeadsExpansion",
+        "HiddenDimensionExpansion",
+        "LayerAddition",
+        "MLPExpansion",
+    ),
+}
+_MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
+
+__all__ = [
+    "Architecture",
+    "ArchitectureError",
+    "AttentionExpansion",
+    "GrowformerError",
+    "HeadAddition",
+    "HeadsExpansion",
+    "HiddenDimensionExpansion",
+    "Inspection",
+    "LayerAddition",
+    "MLPExpansion",
+    "NotPreservableError",
+    "OutputError",
+    "Plan",
+    "PlanError",
+    "Provenance",
+    "RequestError",
+    "SourceError",
+    "UnknownArchitectureError",
+    "VerificationError",
+    "__version__",
+    "grow",
+    "grow_checkpoint",
+    "inspect",
+    "load_provenance",
+    "plan",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("growformer")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'growformer' has no attribute {name!r}")
+    return getattr(import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

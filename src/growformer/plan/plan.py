@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 from growformer.architecture.declaration import Architecture, Arrow, TensorSpec
 from growformer.architecture.exact import ONE, Root
@@ -17,7 +17,7 @@ from growformer.architecture.serialise import architecture_from_json, architectu
 from growformer.architecture.source import SourceInfo
 from growformer.errors import PlanError
 from growformer.plan.axis_map import NEW, AxisMap
-from growformer.plan.blocks import TensorPlan
+from growformer.plan.blocks import Affine, TensorPlan
 from growformer.plan.initialisation import Initialisation
 from growformer.plan.rules import tensor_plan
 from growformer.plan.spaces import SpaceState
@@ -188,12 +188,31 @@ class Plan:
         for spec, index in self.specs():
             yield spec.name(index), tuple(self.term_size(dim.term, index) for dim in spec.dims)
 
+    def source_dtype(self, spec: TensorSpec, index: Index) -> str:
+        """Return the dtype of the source tensor that an instance comes from."""
+        origin = self.origin(index)
+        return self.source.tensors[spec.name(origin if origin is not None else dict.fromkeys(spec.index, 0))].dtype
+
+    def status(self, tensor: TensorPlan) -> Literal["grown", "carried", "new"]:
+        """Return whether a tensor is taken over bit by bit, made larger (or rescaled), or stands in a new layer."""
+        if self.is_new(dict(tensor.index)):
+            return "new"
+        value = tensor.blocks[0].value
+        whole = len(tensor.blocks) == 1 and isinstance(value, Affine) and value.is_copy
+        return "carried" if whole and tensor.shape == self.source.tensors[tensor.source].shape else "grown"
+
     def num_parameters(self) -> tuple[int, int]:
         """Return the numbers of parameters of source and target (a tied tensor counts once)."""
         return (
             sum(prod(t.shape) for t in self.source.tensors.values()),
             sum(prod(shape) for _, shape in self.target_shapes()),
         )
+
+    def explain(self) -> str:
+        """Return the plan in words, for a terminal."""
+        from growformer.plan.explain import explain
+
+        return explain(self)
 
     # Serialisation.
 

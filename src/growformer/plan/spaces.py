@@ -300,11 +300,16 @@ def _epsilon_factors(
 def place(axis_new: set[New], source: int, target: int) -> AxisMap:
     """Return where new coordinates of an axis go: repeated when its spaces are copied, otherwise after the source's.
 
+    A head or layer that is new may be smaller than the one it starts from, and then takes its first coordinates; that
+    nothing shrinks in instances that have a source, the resolver has made sure.
+
     Raises:
-        PlanError: an axis would shrink.
+        PlanError: an axis whose spaces are copied would shrink.
     """
-    if target < source:
-        raise PlanError(f"an axis cannot shrink from {source} to {target}")
     if "copy" in axis_new and source:
+        if target < source:
+            raise PlanError(f"an axis cannot shrink from {source} to {target}")
         return AxisMap.tile(source, target)
+    if target < source:
+        return AxisMap(source, ((0, target),))
     return AxisMap.append(source, target)

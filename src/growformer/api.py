@@ -1,0 +1,236 @@
+"""The public functions: what the package's front door offers, put together from the parts behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from growformer.architecture.declaration import Architecture
+from growformer.architecture.registry import for_config
+from growformer.architecture.source import SourceInfo, describe, from_config
+from growformer.errors import RequestError, SourceError
+from growformer.plan.initialisation import Custom
+from growformer.plan.plan import Plan
+from growformer.plan.planner import make_plan
+from growformer.plan.resolve import NewLayersAt
+from growformer.plan.transformations import Transformation, merge
+from growformer.storage.folder import ModelFolder, open_folder, read_json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from growformer.execute.checkpoint import GrownCheckpoint, Progress
+    from growformer.execute.module import Build
+    from growformer.verify.verification import Verification
+
+Source = Any
+"""A model folder or hub id, a config (a dictionary, or the path of a config.json), or a live model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a source is, before anything is decided.
+
+    Attributes:
+        source: its description.
+        architecture: its declaration.
+        sizes: size field -> (value, axes that it sets).
+        num_parameters: how many parameters it has; tied ones count once.
+        fixed: sizes that cannot grow -> why.
+    """
+
+    source: SourceInfo
+    architecture: Architecture
+    sizes: Mapping[str, tuple[Any, tuple[str, ...]]]
+    num_parameters: int
+    fixed: Mapping[str, str] = field(default_factory=dict)
+
+
+def plan(
+    source: Source,
+    *transformations: Transformation,
+    like: Mapping[str, Any] | str | Path | None = None,
+    new_layers_at: NewLayersAt | None = None,
+    new_layers: str | None = None,
+    init: str | Custom = "normal",
+    seed: int = 0,
+    set_fields: Mapping[str, Any] | None = None,
+    architecture: Architecture | None = None,
+    config: Mapping[str, Any] | None = None,
+    revision: str | None = None,
+    **sizes: Any,
+) -> Plan:
+    """Plan a growth that leaves every output as it is; reads config and headers, and touches no tensor.
+
+    Args:
+        source: a model folder or hub id, a config, or a live model.
+        transformations: any of the six, in any order.
+        like: a target config (a dictionary, or a path) whose sizes are the request.
+        new_layers_at: ``interleave`` (default), ``end``, or positions in the target.
+        new_layers: ``copy`` (default) or ``random``.
+        init: how free blocks are filled: ``normal``, ``copy``, ``orthogonal``, or a function.
+        seed: of all fresh values.
+        set_fields: other config fields to change.
+        architecture: the declaration of an own model.
+        config: the config of a live model that has none.
+        revision: of a hub model.
+        sizes: the request in the model's own config names: ``hidden_size=1024``.
+
+    Returns:
+        The plan: ``print(plan.explain())``, ``plan.check()``, ``plan.to_json()``.
+
+    Raises:
+        SourceError: the source cannot be read, or its tensors do not fit its config.
+        RequestError: the request cannot be met; the message names the nearest that can.
+        NotPreservableError: no weights of these sizes compute the same function.
+        UnknownArchitectureError: no declaration describes the model.
+    """
+    architecture, info = _describe(source, architecture, config, revision)
+    if like is not None:
+        sizes = {**_sizes_like(architecture, info, like), **sizes}
+    options: dict[str, Any] = {}
+    if transformations:
+        request, options = merge(transformations, architecture, info.sizes)
+        twice = sorted(set(request) & set(sizes))
+        if twice:
+            raise RequestError(f"{', '.join(twice)}: asked for by a transformation and by keyword; leave one out")
+        sizes = {**request, **sizes}
+    if new_layers_at is not None:
+        options["new_layers_at"] = new_layers_at
+    if new_layers is not None:
+        options["new_layers"] = new_layers
+    return make_plan(architecture, info, sizes, init=init, seed=seed, set_fields=set_fields, **options)
+
+
+def grow(
+    model: nn.Module,
+    *transformations: Transformation,
+    plan: Plan | None = None,
+    build: Build | None = None,
+    architecture: Architecture | None = None,
+    config: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Return a larger model of the same class that computes the same outputs. The source is not changed.
+
+    Args:
+        model: a ``transformers`` model, or any module with an ``architecture`` declaration.
+        transformations: any of the six, in any order.
+        plan: a plan made for this model, instead of a request.
+        build: makes a model from a config dictionary; by default the model's own class.
+        architecture: the declaration of an own model.
+        config: its config, where ``model.config.to_dict()`` does not give one.
+        options: as for ``growformer.plan``: sizes, ``init``, ``seed``, ``new_layers_at``, …
+
+    Raises:
+        As ``growformer.plan``.
+    """
+    from growformer.execute.module import grow_module
+
+    made = plan or globals()["plan"](model, *transformations, architecture=architecture, config=config, **options)
+    return grow_module(made, model, build)
+
+
+def grow_checkpoint(
+    source: str | Path,
+    out: str | Path,
+    *transformations: Transformation,
+    plan: Plan | None = None,
+    dtype: str | None = None,
+    max_shard_bytes: int = 5_000_000_000,
+    progress: Progress | None = None,
+    revision: str | None = None,
+    **options: Any,
+) -> GrownCheckpoint:
+    """Write a grown checkpoint that stock classes load, tensor by tensor; it appears whole or not at all.
+
+    Args:
+        source: a model folder or hub id.
+        out: a folder that does not exist yet.
+        transformations: any of the six, in any order.
+        plan: a plan made for this source, instead of a request.
+        dtype: of the result; by default each tensor keeps its own.
+        max_shard_bytes: the largest shard.
+        progress: called with bytes written, bytes in all, tensor name.
+        revision: of a hub model.
+        options: as for ``growformer.plan``.
+
+    Raises:
+        As ``growformer.plan``, and OutputError where ``out`` exists or cannot be written.
+    """
+    from growformer.execute.checkpoint import grow_folder
+
+    folder = open_folder(source, revision)
+    made = plan or globals()["plan"](folder, *transformations, **options)
+    return grow_folder(made, folder, out, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=progress)
+
+
+def verify(source: Source, grown: Source, *, checks: Sequence[str] = ("constraints", "outputs"), **options: Any) -> Verification:
+    """Check that a grown model computes what its source computes.
+
+    Args:
+        source: a folder, or a live model.
+        grown: likewise.
+        checks: ``constraints`` (block by block, no forward pass; folders), ``outputs`` (both models on the same
+            inputs), ``gradients`` (which new parameters learn in two steps).
+        options: see ``growformer.verify.verification.verify``.
+    """
+    from growformer.verify.verification import verify as run
+
+    return run(source, grown, checks=checks, **options)
+
+
+def inspect(source: Source, *, architecture: Architecture | None = None, revision: str | None = None) -> Inspection:
+    """Return what a source is: its sizes, what can grow, and what cannot and why."""
+    from math import prod
+
+    architecture, info = _describe(source, architecture, None, revision)
+    resolved = architecture.resolve_config(info.sizes)
+    from growformer.architecture.exact import names_in
+
+    sizes = {
+        name: (resolved[name], tuple(a for a, e in architecture.sizes.items() if name in names_in(e)))
+        for name in architecture.size_fields()
+        if name in resolved
+    }
+    return Inspection(info, architecture, sizes, sum(prod(t.shape) for t in info.tensors.values()), architecture.fixed)
+
+
+def _describe(
+    source: Source, architecture: Architecture | None, config: Mapping[str, Any] | None, revision: str | None
+) -> tuple[Architecture, SourceInfo]:
+    if isinstance(source, Mapping):
+        found = architecture or for_config(dict(source))
+        return found, from_config(found, source)
+    if isinstance(source, (str, Path)) and str(source).endswith(".json"):
+        return _describe(read_json(Path(source), "expected a config.json"), architecture, None, None)
+    if isinstance(source, (str, Path, ModelFolder)):
+        folder = source if isinstance(source, ModelFolder) else open_folder(source, revision)
+        found = architecture or for_config(folder.config)
+        return found, describe(found, folder.config, folder.shapes(), location=str(folder.path))
+    if hasattr(source, "state_dict"):
+        from growformer.execute.module import config_of, describe_module
+
+        found = architecture or for_config(dict(config) if config is not None else config_of(source))
+        return found, describe_module(found, source, config)
+    raise SourceError(f"expected a model folder, a hub id, a config or a live model, got {type(source).__name__}")
+
+
+def _sizes_like(architecture: Architecture, info: SourceInfo, like: Mapping[str, Any] | str | Path) -> dict[str, Any]:
+    """Return the sizes of a target config that differ from the source's.
+
+    Raises:
+        RequestError: the target is of another model type.
+    """
+    target = like if isinstance(like, Mapping) else read_json(Path(like), "expected the target's config.json")
+    wanted, present = target.get("model_type"), info.config.get("model_type")
+    if wanted != present:
+        raise RequestError(f"the target config is of model_type {wanted!r}, the source of {present!r}")
+    resolved, source = architecture.resolve_config(target), architecture.resolve_config(info.sizes)
+    return {
+        name: resolved[name]
+        for name in architecture.size_fields()
+        if name in resolved and resolved[name] != source.get(name)
+    }

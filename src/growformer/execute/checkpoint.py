@@ -1,0 +1,336 @@
+"""The checkpoint executor: a safetensors folder in, a stock safetensors folder out, tensor by tensor.
+
+The output appears whole, by one rename, or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from growformer.architecture.source import describe, stored_name
+from growformer.errors import OutputError, PlanError, RequestError, SourceError
+from growformer.execute.provenance import FILE, new_region_groups
+from growformer.plan.plan import Plan
+from growformer.storage.folder import INDEX, WEIGHT_SUFFIXES, ModelFolder
+from growformer.storage.safetensors_file import DTYPES, ShardWriter
+
+Progress = Callable[[int, int, str], None]
+"""Called with bytes written, bytes in all, and the tensor at hand."""
+
+_WIDTH = {name: width for name, width in DTYPES.values()}
+
+
+@dataclass(frozen=True, slots=True)
+class GrownCheckpoint:
+    """What was written.
+
+    Attributes:
+        path: the folder.
+        plan: what it was made by.
+        tensors: stored name in the target -> ``grown``, ``carried`` (bit by bit) or ``new``.
+        dropped: stored name in the source, or file -> why it did not go on.
+        files: file beside the weights -> ``carried`` or ``updated: …``.
+        num_bytes: size of the weights.
+    """
+
+    path: Path
+    plan: Plan
+    tensors: dict[str, str]
+    dropped: dict[str, str]
+    files: dict[str, str]
+    num_bytes: int
+
+
+@dataclass(slots=True)
+class _Layout:
+    """Which tensors go to which shard."""
+
+    shards: list[dict[str, tuple[tuple[int, ...], str]]] = field(default_factory=list)
+    num_bytes: int = 0
+
+
+def grow_folder(
+    plan: Plan,
+    source: ModelFolder,
+    out: str | Path,
+    *,
+    dtype: str | None = None,
+    max_shard_bytes: int = 5_000_000_000,
+    progress: Progress | None = None,
+) -> GrownCheckpoint:
+    """Write the grown checkpoint of a source folder.
+
+    Args:
+        plan: made for this source.
+        source: the folder.
+        out: a folder that does not exist yet.
+        dtype: of all floating-point tensors; by default each keeps its own.
+        max_shard_bytes: no shard is larger, unless one tensor is.
+        progress: called after every tensor.
+
+    Raises:
+        PlanError: the source is not the one that the plan was made for.
+        RequestError: the model's class refuses the target config, or an unknown dtype.
+        OutputError: the output exists, or cannot be written.
+    """
+    out = Path(out)
+    _check_same_source(plan, source)
+    if dtype is not None and (dtype not in _WIDTH or not dtype.startswith(("float", "bfloat"))):
+        raise RequestError(f"unknown dtype {dtype!r}: expected bfloat16, float16, float32 or float64")
+    config = dict(plan.target_config)
+    if dtype is not None:
+        config["torch_dtype" if "torch_dtype" in config and "dtype" not in config else "dtype"] = dtype
+    side_files, dropped_files = _side_files(plan, source)
+    layout = _layout(plan, dtype, max_shard_bytes)
+    _check_output(out, layout.num_bytes)
+    check_with_class(plan, config)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+    try:
+        partial.chmod(0o755 & ~_umask())
+        tensors, digests = _write_shards(plan, source, partial, layout, progress)
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        files = _write_side_files(source, partial, side_files)
+        grown = GrownCheckpoint(
+            out, plan, tensors, {**plan.source.dropped, **dropped_files}, files, layout.num_bytes
+        )
+        _write_provenance(grown, source, partial, digests)
+        _sync(partial)
+        try:
+            partial.rename(out)
+        except OSError as error:
+            raise OutputError(f"{out}: appeared while it was being written ({error})") from None
+        _sync(out.parent)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return grown
+
+
+def check_with_class(plan: Plan, config: dict[str, Any]) -> None:
+    """Ask the model's own class whether it takes the target config and has exactly the planned tensors.
+
+    Architectures that transformers does not know are left to their owner.
+
+    Raises:
+        RequestError: the class refuses, or builds other shapes.
+    """
+    import torch
+    import transformers
+    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    model_type = config.get("model_type")
+    if model_type not in CONFIG_MAPPING_NAMES:
+        return
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        heads = config.get("architectures") or []
+        values = {k: v for k, v in config.items() if k not in ("model_type", "transformers_version")}
+        made = AutoConfig.for_model(model_type, **values)
+        model_class = getattr(transformers, heads[0], None) if heads else None
+        with torch.device("meta"):
+            model = model_class(made) if model_class else transformers.AutoModel.from_config(made)
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise RequestError(
+            f"the class of {model_type} refuses the target config: {str(cause).strip().splitlines()[-1]}. Change the "
+            "sizes, or leave out the one it names"
+        ) from None
+    finally:
+        transformers.logging.set_verbosity(level)
+    expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    prefix = plan.source.prefix
+    base = f"{plan.architecture.prefix}."
+    if not prefix and any(name.startswith(base) for name in expected):
+        prefix = base
+    elif prefix and not any(name.startswith(base) for name in expected):
+        prefix = ""
+    for name, shape in plan.target_shapes():
+        stored = stored_name(plan.architecture, prefix, name)
+        if stored in expected and expected[stored] != shape:
+            raise RequestError(
+                f"the class of {model_type} builds {stored} with shape {list(expected[stored])} from the target config, "
+                f"the plan has {list(shape)}; this config cannot express the requested sizes"
+            )
+
+
+def _check_same_source(plan: Plan, source: ModelFolder) -> None:
+    try:
+        info = describe(plan.architecture, source.config, source.shapes(), location=str(source.path))
+    except SourceError as error:
+        raise PlanError(f"the plan does not fit this source: {error}") from None
+    if info.digest != plan.source.digest:
+        raise PlanError(
+            f"{source.path}: config or tensors differ from the source that the plan was made for "
+            f"({plan.source.location}): digest {info.digest[:19]}…, expected {plan.source.digest[:19]}…; plan again"
+        )
+
+
+def _check_output(out: Path, num_bytes: int) -> None:
+    if out.exists() or out.is_symlink():
+        raise OutputError(f"{out}: exists already; growformer never overwrites. Choose another name, or remove it first")
+    parent = out.parent
+    if not parent.is_dir():
+        raise OutputError(f"{out}: its parent folder {parent} does not exist; create it first")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{out}: no permission to write in {parent}")
+    free = shutil.disk_usage(parent).free
+    if free < num_bytes:
+        raise OutputError(f"{out}: needs {num_bytes:,} bytes, {free:,} are free on that disk")
+
+
+def _layout(plan: Plan, dtype: str | None, max_shard_bytes: int) -> _Layout:
+    layout = _Layout()
+    room = 0
+    for spec, index in plan.specs():
+        canonical = spec.name(index)
+        name = stored_name(plan.architecture, plan.source.prefix, canonical)
+        shape = tuple(plan.term_size(dim.term, index) for dim in spec.dims)
+        kind = dtype or plan.source_dtype(spec, index)
+        size = prod(shape) * _WIDTH[kind]
+        if not layout.shards or size > room:
+            layout.shards.append({})
+            room = max_shard_bytes
+        layout.shards[-1][name] = (shape, kind)
+        room -= size
+        layout.num_bytes += size
+    return layout
+
+
+def _write_shards(
+    plan: Plan, source: ModelFolder, folder: Path, layout: _Layout, progress: Progress | None
+) -> tuple[dict[str, str], dict[str, str]]:
+    import torch
+
+    from growformer.execute.values import materialise
+
+    count = len(layout.shards)
+    names = [
+        "model.safetensors" if count == 1 else f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)
+    ]
+    tensors: dict[str, str] = {}
+    digests: dict[str, str] = {}
+    planned = plan.tensors()
+    done = 0
+    with source.reader() as read_stored:
+
+        def read(canonical: str) -> torch.Tensor:
+            return read_stored(plan.source.tensors[canonical].stored)
+
+        for file, contents in zip(names, layout.shards, strict=True):
+            writer = ShardWriter(folder / file, contents)
+            try:
+                for name, (_, kind) in contents.items():
+                    tensor = next(planned)
+                    cache: dict[str, torch.Tensor] = {}
+
+                    def read_once(canonical: str, cache: dict[str, torch.Tensor] = cache) -> torch.Tensor:
+                        if canonical not in cache:
+                            cache[canonical] = read(canonical)
+                        return cache[canonical]
+
+                    value = materialise(tensor, plan.init, read_once, getattr(torch, kind))
+                    writer.add(name, value)
+                    tensors[name] = plan.status(tensor)
+                    done += value.numel() * value.element_size()
+                    if progress is not None:
+                        progress(done, layout.num_bytes, name)
+                digests[file] = writer.close()
+            finally:
+                writer.abort()
+    if count > 1:
+        weight_map = {name: file for file, contents in zip(names, layout.shards, strict=True) for name in contents}
+        index = {"metadata": {"total_size": layout.num_bytes}, "weight_map": weight_map}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return tensors, digests
+
+
+def _side_files(plan: Plan, source: ModelFolder) -> tuple[dict[Path, dict[str, Any] | None], dict[str, str]]:
+    """Return the files to carry (None) or to write anew (their content), and those to drop with the reason."""
+    found: dict[Path, dict[str, Any] | None] = {}
+    dropped: dict[str, str] = {}
+    field_name = plan.architecture.roles.get("hidden", "hidden_size")
+    before, after = plan.source_sizes.get(field_name), plan.target_sizes.get(field_name)
+    for path in source.other_files():
+        nested_weights = len(path.parts) > 1 and path.suffix in WEIGHT_SUFFIXES
+        if path.name == FILE:
+            dropped[str(path)] = "the record of an earlier growth; its digest is kept in the new one"
+        elif path.suffix == ".py":
+            dropped[str(path)] = "code; a stock class loads the result"
+        elif path.name in ("training_args.bin", "scheduler.pt", "trainer_state.json") or path.name.startswith("rng_"):
+            found[path] = None
+        elif path.suffix in WEIGHT_SUFFIXES or path.name.endswith(".index.json"):
+            if nested_weights and path.parts[0] not in ("onnx", "openvino"):
+                if before != after:
+                    raise RequestError(
+                        f"{source.path / path}: a part with weights of its own stands behind the model and reads its "
+                        f"{before} outputs; it cannot follow to {after}. Grow other sizes, or remove that part"
+                    )
+                found[path] = None
+            else:
+                dropped[str(path)] = "weights in another format, of the source's sizes"
+        else:
+            found[path] = None
+            if path.suffix == ".json" and len(path.parts) > 1 and before != after:
+                content = json.loads((source.path / path).read_text(encoding="utf-8"))
+                if isinstance(content, dict) and content.get("word_embedding_dimension") == before:
+                    found[path] = {**content, "word_embedding_dimension": after}
+    return found, dropped
+
+
+def _write_side_files(source: ModelFolder, folder: Path, files: dict[Path, dict[str, Any] | None]) -> dict[str, str]:
+    written: dict[str, str] = {}
+    for path, content in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        if content is None:
+            shutil.copyfile(source.path / path, folder / path)
+            written[str(path)] = "carried"
+        else:
+            (folder / path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            written[str(path)] = f"updated: word_embedding_dimension = {content['word_embedding_dimension']}"
+    return written
+
+
+def _write_provenance(grown: GrownCheckpoint, source: ModelFolder, folder: Path, digests: dict[str, str]) -> None:
+    earlier = source.path / FILE
+    record = {
+        "format": 1,
+        "growformer": version("growformer"),
+        "source": {
+            "location": grown.plan.source.location,
+            "revision": source.revision,
+            "digest": grown.plan.source.digest,
+            "grown_before": json.loads(earlier.read_text(encoding="utf-8")).get("source") if earlier.is_file() else None,
+        },
+        "files": {"weights": digests, "others": grown.files},
+        "tensors": grown.tensors,
+        "dropped": grown.dropped,
+        "new_regions": new_region_groups(grown.plan),
+        "plan": json.loads(grown.plan.to_json()),
+    }
+    (folder / FILE).write_text(json.dumps(record) + "\n", encoding="utf-8")
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

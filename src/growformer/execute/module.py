@@ -1,0 +1,157 @@
+"""The module executor: a live model in, a new model of the same class out. The source is not changed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from growformer.architecture.declaration import Architecture
+from growformer.architecture.source import SourceInfo, describe
+from growformer.errors import PlanError, RequestError, SourceError
+from growformer.execute.state_dict import grow_state_dict
+from growformer.plan.plan import Plan
+
+Build = Callable[[dict[str, Any]], nn.Module]
+"""Makes an ungrown model of the right sizes from a config dictionary; its values are overwritten."""
+
+
+def describe_module(
+    architecture: Architecture, model: nn.Module, config: Mapping[str, Any] | None = None
+) -> SourceInfo:
+    """Describe a live model: its config, and its parameters; tied ones count once.
+
+    Raises:
+        SourceError: the model has no config, lies on the meta device, is quantised, or does not fit the declaration.
+    """
+    config = config_of(model) if config is None else dict(config)
+    owners: dict[tuple[int, int], str] = {}
+    tensors: dict[str, tuple[tuple[int, ...], str]] = {}
+    aliases: dict[str, str] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if tensor.device.type == "meta":
+            raise SourceError(f"{name} lies on the meta device: the model has no weights to grow")
+        tensors[name] = (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        owner = owners.setdefault((tensor.data_ptr(), tensor.numel()), name) if tensor.numel() else name
+        if owner != name:
+            aliases[name] = owner
+    aliases = _towards_declared(architecture, aliases)
+    config = {"architectures": [type(model).__name__], **config} if not config.get("architectures") else config
+    return describe(architecture, config, tensors, aliases=aliases, location=type(model).__name__)
+
+
+def config_of(model: nn.Module) -> dict[str, Any]:
+    """Return a live model's config as a dictionary, with ``architectures`` naming its class.
+
+    Raises:
+        SourceError: the model has no ``config`` with ``to_dict``.
+    """
+    config = getattr(model, "config", None)
+    if not hasattr(config, "to_dict"):
+        raise SourceError(
+            f"{type(model).__name__} has no config with to_dict(); pass config=... (a dictionary of its sizes)"
+        )
+    assert config is not None
+    found = dict(config.to_dict())
+    if hasattr(model, "base_model_prefix"):
+        found["architectures"] = [type(model).__name__]
+    return found
+
+
+def grow_module(plan: Plan, model: nn.Module, build: Build | None = None) -> nn.Module:
+    """Return a grown model of the same class, with the source's dtype, device, mode and ties.
+
+    Args:
+        plan: made for this model.
+        model: the source; not changed, no storage is shared.
+        build: makes a model from the target config; by default the model's own class does.
+
+    Raises:
+        PlanError: the grown tensors do not fit the class.
+        RequestError: the class refuses the target config.
+    """
+    grown = (build or _own_class(model))(dict(plan.target_config))
+    state = grow_state_dict(plan, model.state_dict())
+    try:
+        result = grown.load_state_dict(state, strict=False, assign=True)
+    except RuntimeError as error:
+        raise PlanError(f"the grown tensors do not fit {type(grown).__name__}: {error}") from None
+    left = set(result.missing_keys) - set(plan.source.dropped) - _tied_names(plan)
+    if left or result.unexpected_keys:
+        raise PlanError(
+            f"{type(grown).__name__} built from the target config has other tensors: missing {sorted(left)[:3]}, "
+            f"unexpected {sorted(result.unexpected_keys)[:3]}"
+        )
+    _restore_ties(plan, model, grown)
+    _match(model, grown)
+    return grown
+
+
+def _tied_names(plan: Plan) -> set[str]:
+    return {name for tie in plan.architecture.ties for name in (tie, f"{plan.source.prefix}{tie}")}
+
+
+def _towards_declared(architecture: Architecture, aliases: Mapping[str, str]) -> dict[str, str]:
+    """Keep the owner of a tie (the embedding) and drop the other name (the head), whichever came first."""
+    found: dict[str, str] = {}
+    for name, owner in aliases.items():
+        turned = any(owner.endswith(head) for head in architecture.ties)
+        found[owner if turned else name] = name if turned else owner
+    return found
+
+
+def _own_class(model: nn.Module) -> Build:
+    config = model.config
+
+    def build(target: dict[str, Any]) -> nn.Module:
+        try:
+            values = {k: v for k, v in target.items() if k not in ("model_type", "transformers_version")}
+            if hasattr(model, "base_model_prefix"):
+                from transformers.initialization import no_init_weights
+
+                made = type(config)(**values)  # type: ignore[operator, misc]
+                made._attn_implementation = config._attn_implementation  # type: ignore[union-attr]
+                with no_init_weights():
+                    grown = type(model)(made)
+            else:
+                made = type(config).from_dict(target)  # type: ignore[union-attr]
+                grown = type(model)(made)
+        except (ValueError, TypeError) as error:
+            cause = error.__cause__ or error
+            raise RequestError(
+                f"{type(model).__name__} refuses the target config: {str(cause).strip().splitlines()[-1]}"
+            ) from None
+        return grown
+
+    return build
+
+
+def _restore_ties(plan: Plan, model: nn.Module, grown: nn.Module) -> None:
+    if hasattr(grown, "tie_weights"):
+        grown.tie_weights()
+    for alias, reason in plan.source.dropped.items():
+        if not reason.startswith("the same storage as "):
+            continue
+        owner = reason.removeprefix("the same storage as ")
+        if grown.get_parameter(alias) is not grown.get_parameter(owner):
+            parent, _, leaf = alias.rpartition(".")
+            setattr(grown.get_submodule(parent), leaf, grown.get_parameter(owner))
+
+
+def _match(model: nn.Module, grown: nn.Module) -> None:
+    """Give the grown model the source's mode, buffers' dtypes and devices, frozen state and generation settings."""
+    buffers = dict(model.named_buffers())
+    for name, buffer in list(grown.named_buffers()):
+        if name in buffers:
+            parent, _, leaf = name.rpartition(".")
+            moved = buffer.to(dtype=buffers[name].dtype, device=buffers[name].device)
+            grown.get_submodule(parent)._buffers[leaf] = moved
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    for name, p in grown.named_parameters():
+        p.requires_grad_(name not in frozen)
+    grown.train(model.training)
+    if getattr(model, "generation_config", None) is not None:
+        grown.generation_config = copy.deepcopy(model.generation_config)

@@ -1,0 +1,94 @@
+"""``growformer.json``: what a grown checkpoint was made from, and which region of every parameter is new."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from growformer.architecture.source import stored_name
+from growformer.errors import SourceError
+from growformer.plan.blocks import Affine, Index1D, Sum, TensorPlan, positions
+from growformer.plan.plan import Plan
+
+FILE = "growformer.json"
+Ranges = list[list[int]]
+Regions = list[list[Ranges]]
+"""Disjoint regions; each is a product over the dimensions of unions of ``[start, stop)`` ranges."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """The record of one growth.
+
+    Attributes:
+        source: location, revision and digest of the source.
+        tensors: stored name -> ``grown``, ``carried`` or ``new``.
+        dropped: what did not go on, and why.
+        new_regions: stored name -> the regions that no source value fills.
+        plan: the plan.
+        files: digests of the shards, and what became of other files.
+    """
+
+    source: dict[str, Any]
+    tensors: dict[str, str]
+    dropped: dict[str, str]
+    new_regions: dict[str, Regions]
+    plan: Plan
+    files: dict[str, Any]
+
+
+def load_provenance(path: str | Path) -> Provenance:
+    """Read the record of a grown checkpoint: a folder, or its growformer.json.
+
+    Raises:
+        SourceError: there is none, or it cannot be read.
+    """
+    path = Path(path)
+    file = path / FILE if path.is_dir() else path
+    if not file.is_file():
+        raise SourceError(f"{file}: missing; only a checkpoint written by growformer has one")
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        regions = {name: group["regions"] for group in data["new_regions"] for name in group["tensors"]}
+        return Provenance(
+            source=data["source"],
+            tensors=data["tensors"],
+            dropped=data["dropped"],
+            new_regions={name: regions.get(name, []) for name in data["tensors"]},
+            plan=Plan.from_json(json.dumps(data["plan"])),
+            files=data["files"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise SourceError(f"{file}: not a record of growformer: {type(error).__name__}: {error}") from None
+
+
+def new_regions(tensor: TensorPlan) -> Regions:
+    """Return the regions of a tensor that no source value fills: zero, mean and free blocks."""
+    return [
+        [_ranges(index) for index in block.region]
+        for block in tensor.blocks
+        if not isinstance(block.value, (Affine, Sum))
+    ]
+
+
+def new_region_groups(plan: Plan) -> list[dict[str, Any]]:
+    """Return new regions, tensors with the same ones together."""
+    groups: dict[str, dict[str, Any]] = {}
+    for tensor in plan.tensors():
+        regions = new_regions(tensor)
+        if regions:
+            group = groups.setdefault(json.dumps(regions), {"tensors": [], "regions": regions})
+            group["tensors"].append(stored_name(plan.architecture, plan.source.prefix, tensor.name))
+    return list(groups.values())
+
+
+def _ranges(index: Index1D) -> Ranges:
+    found: Ranges = []
+    for position in positions(index).tolist():
+        if found and position == found[-1][1]:
+            found[-1][1] += 1
+        else:
+            found.append([position, position + 1])
+    return found

@@ -1,0 +1,1 @@
+"""Checkpoints on disk: safetensors headers, reading, writing. Knows nothing of growth."""

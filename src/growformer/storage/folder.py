@@ -1,0 +1,167 @@
+"""A model folder as a source: its config, its tensors, and the files beside them. Nothing in it is executed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from growformer.errors import SourceError
+from growformer.storage.safetensors_file import Entry, read_header, read_tensor
+
+if TYPE_CHECKING:
+    import torch
+
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".ot")
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A model folder whose config and headers have been read and checked.
+
+    Attributes:
+        path: the folder.
+        config: config.json.
+        entries: stored name -> where its bytes are.
+        revision: the commit of a hub model.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    entries: dict[str, Entry]
+    revision: str | None = None
+
+    def shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Return stored name -> (shape, dtype name)."""
+        return {name: (entry.shape, entry.dtype) for name, entry in self.entries.items()}
+
+    @contextmanager
+    def reader(self) -> Iterator[Callable[[str], torch.Tensor]]:
+        """Yield a function that reads one tensor by its stored name; files stay open until the end."""
+        with ExitStack() as stack:
+            files: dict[Path, BinaryIO] = {}
+
+            def read(name: str) -> torch.Tensor:
+                entry = self.entries[name]
+                if entry.file not in files:
+                    files[entry.file] = stack.enter_context(entry.file.open("rb"))
+                return read_tensor(entry, files[entry.file])
+
+            yield read
+
+    def other_files(self) -> list[Path]:
+        """Return relative paths of the files beside config and weights, in order."""
+        found = []
+        for root, folders, files in os.walk(self.path):
+            folders[:] = sorted(f for f in folders if not f.startswith("."))
+            for name in sorted(files):
+                relative = (Path(root) / name).relative_to(self.path)
+                if str(relative) not in ("config.json", INDEX) and not name.startswith("."):
+                    found.append(relative)
+        return [p for p in found if not (p.suffix == ".safetensors" and len(p.parts) == 1)]
+
+
+def open_folder(model: str | Path, revision: str | None = None) -> ModelFolder:
+    """Read config and headers of a model folder, or of a hub id, which is downloaded.
+
+    Raises:
+        SourceError: there is no such model, or it is one that cannot be read safely; the message says what to do.
+    """
+    path = Path(model)
+    if not path.exists():
+        path, revision = _download(str(model), revision)
+    if not path.is_dir():
+        raise SourceError(f"{path}: expected a model folder with config.json, found a file")
+    config = read_json(path / "config.json", "every model folder has one")
+    _refuse_unsuitable(path, config)
+    entries: dict[str, Entry] = {}
+    for file, names in _shards(path).items():
+        header = read_header(file)
+        if names is not None and names - set(header):
+            raise SourceError(f"{file}: {INDEX} says that it holds {sorted(names - set(header))[0]!r}, but it does not")
+        for name, entry in header.items():
+            if name in entries:
+                raise SourceError(f"{file}: {name!r} is in {entries[name].file.name} as well")
+            entries[name] = entry
+    return ModelFolder(path, config, entries, revision)
+
+
+def read_json(path: Path, why: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        SourceError: the file is missing or is not a JSON object.
+    """
+    if not path.is_file():
+        raise SourceError(f"{path}: missing; {why}")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SourceError(f"{path}: not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise SourceError(f"{path}: expected a JSON object, found {type(data).__name__}")
+    return data
+
+
+def _shards(path: Path) -> dict[Path, set[str] | None]:
+    index = path / INDEX
+    single = path / "model.safetensors"
+    if index.is_file():
+        weight_map = read_json(index, "").get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise SourceError(f"{index}: has no weight_map")
+        shards: dict[Path, set[str] | None] = {}
+        for name, file in weight_map.items():
+            if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+                raise SourceError(f"{index}: {name!r} points to {file!r}, which is not a safetensors file in the folder")
+            names = shards.setdefault(path / file, set())
+            if names is not None:
+                names.add(name)
+        missing = [file.name for file in shards if not file.is_file()]
+        if missing:
+            raise SourceError(f"{path}: {len(missing)} shards of {INDEX} are missing: {', '.join(missing[:3])}")
+        return shards
+    if single.is_file():
+        return {single: None}
+    pickles = sorted(p.name for p in path.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+    if pickles:
+        raise SourceError(
+            f"{path}: the weights are a pickle ({pickles[0]}), which can run code when it is opened. Convert once where "
+            "you trust it: python -c \"from transformers import AutoModel; AutoModel.from_pretrained('SRC', "
+            "weights_only=True).save_pretrained('DST')\" (with the model's own class instead of AutoModel)"
+        )
+    raise SourceError(f"{path}: no model.safetensors and no {INDEX}; growformer reads safetensors checkpoints")
+
+
+def _refuse_unsuitable(path: Path, config: dict[str, Any]) -> None:
+    quantisation = config.get("quantization_config")
+    if quantisation:
+        method = quantisation.get("quant_method", "unknown") if isinstance(quantisation, dict) else quantisation
+        raise SourceError(
+            f"{path}: quantised weights ({method}) cannot be grown: rescaled and averaged blocks have no place on their "
+            "grid. Dequantise first: AutoModelForCausalLM.from_pretrained(SRC).dequantize().save_pretrained(DST), or "
+            "take the checkpoint that it was quantised from"
+        )
+    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+        raise SourceError(f"{path}: an adapter; merge it into its base model first (merge_and_unload)")
+
+
+def _download(model: str, revision: str | None) -> tuple[Path, str]:
+    if model.count("/") != 1 or model.startswith((".", "/", "~")):
+        raise SourceError(f"{model}: no such folder (a hub id has the form owner/name)")
+    try:
+        from huggingface_hub import HfApi, snapshot_download
+
+        commit = HfApi().model_info(model, revision=revision).sha
+        allowed = ["*.json", "*.safetensors", "*.txt", "*.model", "*.md", "*.jinja", "LICENSE*", "*/config.json"]
+        return Path(snapshot_download(model, revision=commit, allow_patterns=allowed)), str(commit)
+    except Exception as error:
+        raise SourceError(
+            f"{model}: no such folder, and it could not be fetched from the hub: {type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'no reason given'}"
+        ) from None

@@ -1,0 +1,184 @@
+"""The outputs check: both models on the same inputs, judged against the source's own rounding.
+
+Let y be what the source computes in float64. The figure is ``|grown in dtype D - y| / |source in dtype D - y|``:
+near 1, growth added nothing to the rounding that D has anyway. Where the source's error is zero, both must be equal.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from growformer.errors import SourceError
+
+RATIO_LIMIT = {"float64": 4.0, "float32": 2.0, "bfloat16": 3.0, "float16": 3.0}
+"""How much further from float64 than the source the grown model may be, per dtype."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputComparison:
+    """Both models in one dtype.
+
+    Attributes:
+        dtype: of weights and arithmetic.
+        source_error, grown_error: Frobenius norm of the difference from the reference, relative to its norm.
+        ratio: grown_error / source_error.
+        largest: largest difference between the two models, relative to the largest output.
+        greedy_equal: share of positions where both predict the same next token.
+        limit: the largest ratio that counts as preserved.
+    """
+
+    dtype: str
+    source_error: float
+    grown_error: float
+    ratio: float
+    largest: float
+    greedy_equal: float
+    limit: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the ratio is within its limit."""
+        return self.ratio <= self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class OutputsReport:
+    """The outputs check.
+
+    Attributes:
+        comparisons: one per dtype.
+        cache_equal: whether the grown model with a KV cache continues with the same tokens; None for encoders.
+        num_tokens: how many positions were compared.
+        notes: what was not checked, and why.
+    """
+
+    comparisons: tuple[OutputComparison, ...]
+    cache_equal: bool | None
+    num_tokens: int
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def ok(self) -> bool:
+        """Whether every comparison is within its limit and generation agrees."""
+        return all(c.ok for c in self.comparisons) and self.cache_equal is not False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "ok": self.ok,
+            "tokens": self.num_tokens,
+            "cache_equal": self.cache_equal,
+            "comparisons": [
+                {name: getattr(c, name) for name in OutputComparison.__slots__} | {"ok": c.ok}
+                for c in self.comparisons
+            ],
+            "notes": list(self.notes),
+        }
+
+
+def compare_outputs(
+    source: nn.Module,
+    grown: nn.Module,
+    inputs: dict[str, torch.Tensor],
+    dtypes: Sequence[str] = ("float32",),
+    *,
+    generate: int = 0,
+    frequencies: bool = False,
+) -> OutputsReport:
+    """Compare two models on the same inputs, at every position.
+
+    Args:
+        source: the source; a copy is converted, it is not changed.
+        grown: the grown model; likewise.
+        inputs: keyword arguments of both.
+        dtypes: in which to compare.
+        generate: how many tokens to continue greedily with a KV cache.
+        frequencies: give the grown model the source's rotary frequencies, where a base that is not a power of the
+            source's has moved them by a float32 rounding (MATHEMATICS: rotary).
+
+    Raises:
+        SourceError: the models' outputs cannot be compared.
+    """
+    reference = _run(source, inputs, "float64")
+    comparisons = []
+    for dtype in dtypes:
+        own = _run(source, inputs, dtype)
+        other = _run(grown, inputs, dtype, frequencies_of=source if frequencies else None)
+        if other.shape[-1] < own.shape[-1] or other.shape[:-1] != own.shape[:-1]:
+            raise SourceError(f"outputs of shape {list(other.shape)} and {list(own.shape)} cannot be compared")
+        other = other[..., : own.shape[-1]]
+        norm = float(reference.norm()) or 1.0
+        source_error = float((own - reference).norm()) / norm
+        grown_error = float((other - reference).norm()) / norm
+        # Where the source computes its float64 result exactly, any deviation within 1e-12 is the order of a sum.
+        ratio = grown_error / max(source_error, 1e-13)
+        largest = float((other - own).abs().max()) / (float(own.abs().max()) or 1.0)
+        same = float((own.argmax(-1) == other.argmax(-1)).double().mean())
+        comparisons.append(
+            OutputComparison(dtype, source_error, grown_error, ratio, largest, same, RATIO_LIMIT[dtype])
+        )
+    cache_equal = _generations_agree(source, grown, inputs, generate) if generate else None
+    num_tokens = next(iter(inputs.values())).shape[:2].numel()
+    return OutputsReport(tuple(comparisons), cache_equal, num_tokens)
+
+
+def _run(
+    model: nn.Module, inputs: dict[str, torch.Tensor], dtype: str, frequencies_of: nn.Module | None = None
+) -> torch.Tensor:
+    converted = convert(model, getattr(torch, dtype))
+    if frequencies_of is not None:
+        put_frequencies(frequencies_of, converted)
+    with torch.inference_mode():
+        output = converted(**inputs)
+    for name in ("logits", "prediction_logits", "last_hidden_state"):
+        found = getattr(output, name, None)
+        if isinstance(found, torch.Tensor):
+            return found.double()
+    if isinstance(output, torch.Tensor):
+        return output.double()
+    raise SourceError(f"{type(model).__name__} returns neither logits nor last_hidden_state")
+
+
+def convert(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return a copy in evaluation mode with weights in a dtype; integer and rotary buffers stay as they are."""
+    converted = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        for parameter in converted.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtype)
+    if hasattr(converted, "tie_weights"):
+        converted.tie_weights()
+    return converted
+
+
+def put_frequencies(source: nn.Module, grown: nn.Module) -> None:
+    """Overwrite the first rotary frequencies of a grown model with the source's, in place."""
+    originals = dict(source.named_buffers())
+    for name, buffer in grown.named_buffers():
+        if name.endswith("inv_freq") and name in originals:
+            buffer[: originals[name].numel()] = originals[name]
+
+
+def _generations_agree(source: nn.Module, grown: nn.Module, inputs: dict[str, torch.Tensor], count: int) -> bool:
+    texts = []
+    for model in (source, grown):
+        converted = convert(model, torch.float32)
+        with torch.inference_mode():
+            texts.append(
+                converted.generate(  # type: ignore[operator]
+                    inputs["input_ids"][:1],
+                    attention_mask=torch.ones_like(inputs["input_ids"][:1]),
+                    max_new_tokens=count,
+                    min_new_tokens=count,
+                    do_sample=False,
+                    use_cache=True,
+                    pad_token_id=0,
+                )
+            )
+    return bool(torch.equal(*texts))
