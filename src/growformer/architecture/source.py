@@ -190,12 +190,11 @@ def describe(
         more = f"\n  and {len(problems) - 12} more" if len(problems) > 12 else ""
         raise SourceError(f"{where}the tensors do not fit the config ({architecture.name}):\n  {shown}{more}")
     heads = config.get("architectures") or [""]
-    tied = bool(
-        architecture.tie_field
-        and resolved.get(architecture.tie_field)
-        and architecture.ties
-        and not str(heads[0]).endswith("Model")
-    )
+    tied = bool(architecture.ties) and not str(heads[0]).endswith("Model")
+    if architecture.tie_field is not None:
+        tied = tied and bool(resolved.get(architecture.tie_field))
+    else:
+        tied = tied and not any(head in found for head in architecture.ties)
     return SourceInfo(
         config=json.loads(json.dumps(dict(config))), tensors=found, templates=frozenset(templates), dropped=dropped, prefix=prefix, tied=tied,
         location=location, inferred=inferred,

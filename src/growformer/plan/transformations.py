@@ -389,7 +389,7 @@ class Draft:
                 entries[layer] = [*heads, *(heads[start] if own is None else own for start, _ in starts)]
 
     def _by_target_layer(self, entries: list[Any], found: Mapping[str, Any]) -> list[Any]:
-        layers = self.architecture.roles.get("layers")
+        layers = self.architecture.roles.get("layers", "")
         if layers not in found or len(entries) != self.num_layers:
             return entries
         positions = place_layers(self.num_layers, found[layers], self.options["new_layers_at"])

@@ -16,7 +16,7 @@ from torch import nn
 
 from growformer.errors import SourceError
 
-RATIO_LIMIT = {"float64": 4.0, "float32": 2.0, "bfloat16": 3.0, "float16": 3.0}
+RATIO_LIMIT = {"float32": 2.0, "bfloat16": 3.0, "float16": 3.0}
 """How much further from float64 than the source the grown model may be, per dtype."""
 
 

@@ -195,7 +195,7 @@ class Experiments:
                 if self.architecture.arrows[place.spec.owner].kind == "embedding" and place.reads:
                     complete = complete and axis in self.lookups
                     inputs[self.lookups.get(axis, "")] = partial(_take, np.argsort(order))
-                elif not index and len(place.leaf.axes) == 1:
+                if not index and len(place.leaf.axes) == 1:
                     outputs[size] = partial(torch.index_select, dim=-1, index=torch.from_numpy(order))
                 if place.is_first and not self._is_without_effect(place):
                     yield Experiment(
@@ -267,7 +267,8 @@ class Experiments:
         same to all scores of a query unless positions rotate it."""
         if place.spec.template in self.unused:
             return True
-        keys = {c.key for c in self.attention if not self._rotary_role({(c.key, axis) for axis in c.over})[0]}
+        turned = {r.frequency for r in self.architecture.rotary}
+        keys = {c.key for c in self.attention if not turned & set(c.over)}
         is_norm = self.architecture.arrows[place.spec.owner].kind == "norm"
         return place.spec.part == "bias" and place.space in keys and not is_norm
 

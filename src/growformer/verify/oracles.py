@@ -1,0 +1,370 @@
+"""Two oracles that test a declaration against the model's own class. They use no growth code.
+
+``shapes`` builds the class without storage at sizes that differ in one config field: the arrows must predict every
+shape, and which tensors exist, share storage, change and stay. ``equivariance`` runs the class with random weights and
+changes coordinates (see ``symmetries``), because shapes can see neither memory order nor which of two spaces of one
+size a weight reads.
+
+What neither can see, as no weight carries it: the scale of the attention scores, the value of an epsilon that is a
+constant of the class, and facts that concern training alone (``std``). Outputs of grown models show the first two.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from growformer.architecture.declaration import Architecture, Config
+from growformer.architecture.exact import names_in
+from growformer.architecture.source import SourceInfo, describe, stored_name
+from growformer.errors import ArchitectureError, SourceError
+from growformer.verify.symmetries import Change, Experiment, Experiments
+
+MakeModel = Callable[[dict[str, Any]], torch.nn.Module]
+"""Config -> the model in eval mode; called on the meta device as well."""
+MakeInputs = Callable[[Config], Mapping[str, torch.Tensor]]
+"""Config -> keyword arguments of the model's forward."""
+
+TOLERANCE = 1e-4
+"""Largest change, relative to the largest output, that still counts as none.
+
+The model runs in float64, but norms, softmax and rotary angles are computed in float32 by most classes; summing in
+another order moves them by 1e-7 to 1e-6. What a wrong declaration changes is of the order of the output.
+"""
+
+_FREQUENCIES = re.compile(r"(.*\.)?(original_)?inv_freq")
+
+
+def check_declaration(
+    architecture: Architecture,
+    config: Config,
+    make_model: MakeModel,
+    make_inputs: MakeInputs,
+    **options: Any,
+) -> list[str]:
+    """Return everything in which a declaration disagrees with the model's class; an empty list means none.
+
+    Equivariance is tested once the shapes agree.
+
+    Args:
+        architecture: the declaration.
+        config: a small config. Sizes pairwise different, several heads and layers, every optional bias present and
+            epsilons of about 0.1, so that nothing is tested in vain.
+        make_model: config -> model.
+        make_inputs: config -> keyword arguments of its forward.
+        options: of ``check_equivariance``.
+    """
+    return list(iterate_problems(architecture, config, make_model, make_inputs, **options))
+
+
+def iterate_problems(
+    architecture: Architecture, config: Config, make_model: MakeModel, make_inputs: MakeInputs, **options: Any
+) -> Iterator[str]:
+    """Yield what ``check_declaration`` returns, as it is found."""
+    wrong_shapes = False
+    for problem in _shape_problems(architecture, config, make_model):
+        wrong_shapes = True
+        yield problem
+    if not wrong_shapes:
+        yield from _equivariance_problems(architecture, config, make_model, make_inputs, **options)
+
+
+def check_shapes(architecture: Architecture, config: Config, make_model: MakeModel) -> list[str]:
+    """Return in which shapes, names and ties a declaration disagrees with the model's class.
+
+    The class is built on the meta device under the config, and once more for every size field, with a larger value in
+    that field alone; also with every flag turned around that decides over a bias, a tensor or ties.
+    """
+    return list(_shape_problems(architecture, config, make_model))
+
+
+def check_equivariance(
+    architecture: Architecture,
+    config: Config,
+    make_model: MakeModel,
+    make_inputs: MakeInputs,
+    *,
+    lookups: Mapping[str, str] | None = None,
+    unused: Collection[str] = (),
+    seed: int = 0,
+) -> list[str]:
+    """Return the changes of coordinates that the model's outputs do not follow as the declaration promises.
+
+    All parameters are random. The model runs in float64; see ``TOLERANCE``.
+
+    Args:
+        architecture: the declaration.
+        config: a small config.
+        make_model: config -> model; its weights do not matter, and are not changed.
+        make_inputs: config -> keyword arguments of its forward.
+        lookups: axis of an embedding's rows -> the input that selects them; ``vocab`` and ``input_ids`` if left out.
+            Rows that no input selects are not permuted.
+        unused: templates of parameters that the class has and does not use.
+        seed: of weights and permutations.
+    """
+    return list(
+        _equivariance_problems(
+            architecture, config, make_model, make_inputs, lookups=lookups, unused=unused, seed=seed
+        )
+    )
+
+
+# Shapes
+
+
+def _shape_problems(architecture: Architecture, config: Config, make_model: MakeModel) -> Iterator[str]:
+    try:
+        base = _build(make_model, config)
+        resolved = architecture.resolve_config(config)
+        found = list(_disagreements(architecture, config, base))
+    except ArchitectureError as error:
+        yield f"shapes: {error}"
+        return
+    yield from (f"shapes: {problem}" for problem in found)
+    if found:
+        return
+    for name in _fields(architecture):
+        yield from _vary(architecture, config, make_model, base, name, resolved.get(name))
+    for name in _flags(architecture):
+        changed = {**config, name: not resolved.get(name)}
+        for problem in _disagreements(architecture, changed, _build(make_model, changed)):
+            yield f"shapes with {name} = {changed[name]}: {problem}"
+
+
+def _vary(
+    architecture: Architecture, config: Config, make_model: MakeModel, base: torch.nn.Module, name: str, value: Any
+) -> Iterator[str]:
+    if isinstance(value, bool) or not isinstance(value, int):
+        yield f"shapes: the size field {name} is {value!r}, not a number"
+        return
+    reason = "none was tried"
+    for other in range(value + 1, 2 * value + 2):
+        changed = {**config, name: other}
+        try:
+            _check_sizes(architecture, changed)
+            model = _build(make_model, changed)
+        except Exception as error:  # a class may refuse a size in any way it likes
+            reason = str(error)
+            continue
+        problems = list(_disagreements(architecture, changed, model))
+        if not problems and _shapes(base) == _shapes(model):
+            problems = ["no tensor changes"]
+        yield from (f"shapes with {name} = {other} instead of {value}: {problem}" for problem in problems)
+        return
+    yield f"shapes: {name} = {value} cannot be varied alone up to {2 * value + 1}: {reason}"
+
+
+def _disagreements(architecture: Architecture, config: Config, model: torch.nn.Module) -> Iterator[str]:
+    try:
+        describe(architecture, config, _shapes(model), aliases=_aliases(architecture, model))
+    except (SourceError, ArchitectureError) as error:
+        yield str(error)
+        return
+    names = {id(tensor): set[str]() for tensor in model.state_dict(keep_vars=True).values()}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        names[id(tensor)].add(name)
+    shared = {frozenset(group) for group in names.values() if len(group) > 1}
+    resolved = architecture.resolve_config(config)
+    declared = set()
+    if architecture.tie_field is None or resolved.get(architecture.tie_field):
+        declared = {frozenset(pair) for pair in _declared_ties(architecture, model)}
+    for group in sorted(map(sorted, shared - declared)):
+        yield f"{' and '.join(group)} share their storage, which is not declared"
+    for group in sorted(map(sorted, declared - shared)):
+        yield f"{' and '.join(group)} do not share their storage, as the declaration says"
+
+
+def _declared_ties(architecture: Architecture, model: torch.nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield the stored names of both ends of every declared tie of which the model has both."""
+    names = set(model.state_dict())
+    base = f"{architecture.prefix}."
+    prefix = base if architecture.prefix and any(name.startswith(base) for name in names) else ""
+    for head, table in architecture.ties.items():
+        pair = stored_name(architecture, prefix, head), stored_name(architecture, prefix, table)
+        if names.issuperset(pair):
+            yield pair
+
+
+def _aliases(architecture: Architecture, model: torch.nn.Module) -> dict[str, str]:
+    """Return the declared ties that hold in a model, by stored names."""
+    tensors = model.state_dict(keep_vars=True)
+    return {a: b for a, b in _declared_ties(architecture, model) if tensors[a] is tensors[b]}
+
+
+def _build(make_model: MakeModel, config: Config) -> torch.nn.Module:
+    with torch.device("meta"):
+        return make_model(dict(config))
+
+
+def _shapes(model: torch.nn.Module) -> dict[str, tuple[tuple[int, ...], str]]:
+    return {name: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in model.state_dict().items()}
+
+
+def _check_sizes(architecture: Architecture, config: Config) -> None:
+    resolved = architecture.resolve_config(config)
+    for axis in architecture.sizes:
+        index = architecture.size_index(axis)
+        for values in architecture.instances(index, resolved):
+            architecture.size(axis, resolved, values)
+
+
+def _fields(architecture: Architecture) -> list[str]:
+    """Return every config field that sizes are computed from, those that growth cannot change included."""
+    fixed = [name for axis in architecture.fixed for name in names_in(architecture.sizes[axis])]
+    named = [*architecture.size_fields(), *fixed]
+    return [name for name in dict.fromkeys(named) if name not in architecture.inferred]
+
+
+def _flags(architecture: Architecture) -> list[str]:
+    arrows = architecture.arrows.values()
+    named = [a.bias for a in arrows if isinstance(a.bias, str)] + [a.when for a in arrows if a.when]
+    if architecture.tie_field:
+        named.append(architecture.tie_field)
+    return list(dict.fromkeys(named))
+
+
+# Equivariance
+
+
+def _equivariance_problems(
+    architecture: Architecture,
+    config: Config,
+    make_model: MakeModel,
+    make_inputs: MakeInputs,
+    *,
+    lookups: Mapping[str, str] | None = None,
+    unused: Collection[str] = (),
+    seed: int = 0,
+) -> Iterator[str]:
+    model = make_model(dict(config))
+    aliases = _aliases(architecture, model)
+    try:
+        source = describe(architecture, config, _shapes(model), aliases=aliases)
+        tied = {head for head in architecture.ties if any(_is_stored_as(architecture, head, name) for name in aliases)}
+        experiments = list(
+            Experiments(
+                architecture, source, tied=tied, lookups={"vocab": "input_ids"} if lookups is None else lookups,
+                unused=unused, seed=seed,
+            )
+        )  # fmt: skip
+    except (SourceError, ArchitectureError) as error:
+        yield f"equivariance: {error}"
+        return
+    inputs = dict(make_inputs(config))
+    weights = _random_weights(architecture, source, seed)
+    baseline = _run(model, source, weights, inputs)
+    for experiment in experiments:
+        problem = _problem(experiment, model, source, weights, inputs, baseline, make_model, config)
+        if problem:
+            yield f"equivariance: {experiment.name}: {problem}"
+
+
+def _problem(
+    experiment: Experiment,
+    model: torch.nn.Module,
+    source: SourceInfo,
+    weights: Mapping[str, torch.Tensor],
+    inputs: Mapping[str, torch.Tensor],
+    baseline: Mapping[str, torch.Tensor],
+    make_model: MakeModel,
+    config: Config,
+) -> str | None:
+    changed = dict(weights)
+    for action in experiment.actions:
+        changed[action.tensor] = action.change(changed[action.tensor])
+    given = {name: experiment.inputs[name](t) if name in experiment.inputs else t for name, t in inputs.items()}
+    if set(experiment.inputs) - set(inputs):
+        return f"the model's inputs lack {sorted(set(experiment.inputs) - set(inputs))}"
+    if experiment.frequencies is not None and not _frequencies(model):
+        return "the model has no buffer inv_freq, so its rotary axes cannot be permuted"
+    if experiment.config:
+        model = make_model({**config, **experiment.config})
+    outputs = _run(model, source, changed, given, experiment.frequencies)
+    difference = max(_difference(baseline[name], outputs[name], experiment) for name in baseline)
+    if experiment.preserves and not difference <= TOLERANCE:
+        return f"the outputs must not change, and they do, by {difference:.1e} of the largest"
+    if not experiment.preserves and difference <= TOLERANCE:
+        return f"the outputs must change, and they do not ({difference:.1e} of the largest)"
+    return None
+
+
+def _difference(before: torch.Tensor, after: torch.Tensor, experiment: Experiment) -> float:
+    expected = [before]
+    change = experiment.outputs.get(before.shape[-1]) if before.ndim else None
+    if change is not None:
+        expected.append(change(before))
+    return min(float((after - e).abs().max() / e.abs().max()) for e in expected)
+
+
+def _run(
+    model: torch.nn.Module,
+    source: SourceInfo,
+    weights: Mapping[str, torch.Tensor],
+    inputs: Mapping[str, torch.Tensor],
+    frequencies: Change | None = None,
+) -> dict[str, torch.Tensor]:
+    """Return the model's floating-point outputs by name, with other weights; the model itself stays as it is."""
+    tensors = {source.tensors[name].stored: tensor for name, tensor in weights.items()}
+    for name, buffer in model.named_buffers():
+        buffer = buffer.double() if buffer.is_floating_point() else buffer
+        if frequencies is not None and name in _frequencies(model):
+            buffer = frequencies(buffer)
+        tensors.setdefault(name, buffer)
+    with torch.no_grad():
+        outputs = torch.func.functional_call(model, tensors, (), dict(inputs))
+    return dict(_flatten("", outputs))
+
+
+def _frequencies(model: torch.nn.Module) -> list[str]:
+    return [name for name, _ in model.named_buffers() if _FREQUENCIES.fullmatch(name)]
+
+
+def _flatten(name: str, outputs: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(outputs, torch.Tensor):
+        if outputs.is_floating_point():
+            yield name, outputs
+    elif isinstance(outputs, Mapping):
+        for key, value in outputs.items():
+            yield from _flatten(f"{name}.{key}", value)
+    elif isinstance(outputs, (list, tuple)):
+        for key, value in enumerate(outputs):
+            yield from _flatten(f"{name}.{key}", value)
+
+
+def _random_weights(architecture: Architecture, source: SourceInfo, seed: int) -> dict[str, torch.Tensor]:
+    """Return random values for every tensor, gains and biases included, of a size that keeps activations moderate."""
+    generator = torch.Generator().manual_seed(seed)
+    specs = {tensor: architecture.tensors[template] for tensor, template in _templates(architecture, source).items()}
+    weights = {}
+    for name, info in source.tensors.items():
+        values = torch.randn(info.shape, generator=generator, dtype=torch.float64)
+        roles = [dim.role for dim in specs[name].dims]
+        is_table = architecture.arrows[specs[name].owner].kind == "embedding"
+        if "gain" in roles:
+            values = 1 - architecture.arrows[specs[name].owner].offset + 0.3 * values
+        elif "read" in roles and not is_table:
+            values = 1.5 * values / info.shape[roles.index("read")] ** 0.5
+        elif not is_table:
+            values = 0.5 * values
+        weights[name] = values
+    return weights
+
+
+def _templates(architecture: Architecture, source: SourceInfo) -> dict[str, str]:
+    resolved = architecture.resolve_config(source.sizes)
+    found = {}
+    for template in source.templates:
+        spec = architecture.tensors[template]
+        for index in architecture.instances(spec.index, resolved):
+            found[spec.name(index)] = template
+    return found
+
+
+def _is_stored_as(architecture: Architecture, canonical: str, stored: str) -> bool:
+    return stored in (canonical, stored_name(architecture, f"{architecture.prefix}.", canonical))
+
+
+__all__ = ["TOLERANCE", "check_declaration", "check_equivariance", "check_shapes", "iterate_problems"]

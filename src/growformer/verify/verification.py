@@ -1,0 +1,241 @@
+"""One verdict from several checks: constraints (block by block), outputs (both models run), gradients (what learns)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from growformer.errors import RequestError, SourceError, VerificationError, did_you_mean
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from growformer.plan.plan import Plan
+    from growformer.verify.constraints import ConstraintsReport
+    from growformer.verify.gradients import GradientsReport
+    from growformer.verify.outputs import OutputsReport
+
+CHECKS = ("constraints", "outputs", "gradients")
+Row = tuple[str, str, str, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What the checks found; those that were not asked for are None."""
+
+    constraints: ConstraintsReport | None = None
+    outputs: OutputsReport | None = None
+    gradients: GradientsReport | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check passed."""
+        return all(check.ok for check in (self.constraints, self.outputs, self.gradients) if check is not None)
+
+    @property
+    def verdict(self) -> str:
+        """One line."""
+        failed = [name for name, what, result, ok in self.rows() if not ok]
+        if failed:
+            return f"NOT preserved: {', '.join(dict.fromkeys(failed))} failed"
+        return "Preserved: " + ", ".join(dict.fromkeys(name for name, *_ in self.rows()))
+
+    def rows(self) -> list[Row]:
+        """Return one row per finding: check, what was compared, result, whether it passed."""
+        rows: list[Row] = []
+        if self.constraints is not None:
+            report = self.constraints
+            rows.append(("constraints", "blocks against the source", str(report), report.ok))
+        if self.outputs is not None:
+            for c in self.outputs.comparisons:
+                what = f"{self.outputs.num_tokens} positions in {c.dtype}"
+                result = (
+                    f"error {c.grown_error:.2e}, the source's own {c.source_error:.2e}, ratio {c.ratio:.2f} "
+                    f"(limit {c.limit:g})"
+                )
+                rows.append(("outputs", what, result, c.ok))
+            if self.outputs.cache_equal is not None:
+                same = "same tokens" if self.outputs.cache_equal else "different tokens"
+                rows.append(("outputs", "greedy generation with a KV cache", same, self.outputs.cache_equal))
+        if self.gradients is not None:
+            g = self.gradients
+            result = f"{len(g.regions) - len(g.dead)} of {len(g.regions)} new regions learn within {g.steps} steps"
+            if g.dead:
+                result += f"; dead: {', '.join(sorted({r.tensor for r in g.dead})[:4])}"
+            rows.append(("gradients", "new parameters", result, g.ok))
+        return rows
+
+    def __str__(self) -> str:
+        return "\n".join([self.verdict, *(f"  {c}: {what}: {result}" for c, what, result, _ in self.rows())])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "ok": self.ok,
+            "verdict": self.verdict,
+            **{
+                name: None if check is None else check.to_json()
+                for name, check in zip(CHECKS, (self.constraints, self.outputs, self.gradients), strict=True)
+            },
+            "notes": list(self.notes),
+        }
+
+    def raise_if_failed(self) -> None:
+        """Raise VerificationError with the findings unless every check passed."""
+        if not self.ok:
+            raise VerificationError(str(self))
+
+
+def verify(
+    source: Any,
+    grown: Any,
+    *,
+    checks: Sequence[str] = ("constraints", "outputs"),
+    plan: Plan | None = None,
+    dtypes: Sequence[str] = ("float32",),
+    inputs: Mapping[str, torch.Tensor] | None = None,
+    prompt: str | None = None,
+    seed: int = 0,
+    length: int = 64,
+    generate: int | None = None,
+    frequencies: bool | None = None,
+) -> Verification:
+    """Check that a grown model computes what its source computes.
+
+    Args:
+        source: model folder, or live model.
+        grown: likewise. A folder's growformer.json says how it was grown.
+        checks: any of ``constraints``, ``outputs``, ``gradients``.
+        plan: how a live model was grown; folders bring their own.
+        dtypes: in which outputs are compared.
+        inputs: what both models are run on; by default random tokens.
+        prompt: a text to run both on, with the source folder's tokenizer.
+        seed: of random tokens.
+        length: how many random tokens per sequence.
+        generate: how many tokens a decoder continues with a KV cache; by default 16.
+        frequencies: compare with the source's rotary frequencies in the grown model; by default where head_dim has
+            grown by other than a factor of two, whose float32 rounding is stated apart.
+
+    Raises:
+        RequestError: an unknown check or dtype.
+        SourceError: a model cannot be read, or the record of the growth is missing.
+    """
+    for name in checks:
+        if name not in CHECKS:
+            raise RequestError(f"unknown check {name!r}: expected {', '.join(CHECKS)}{did_you_mean(name, CHECKS)}")
+    made = plan
+    if made is None and _is_folder(grown) and ("constraints" in checks or "gradients" in checks):
+        from growformer.execute.provenance import load_provenance
+
+        made = load_provenance(grown).plan
+    if made is None and ("constraints" in checks or "gradients" in checks):
+        raise SourceError("the checks of constraints and gradients on live models need plan=..., as the model was grown")
+    constraints = _constraints(source, grown, made) if made is not None and "constraints" in checks else None
+    outputs, gradients, notes = None, None, []
+    if "outputs" in checks or "gradients" in checks:
+        models = [_load(m) for m in (source, grown)]
+        run_on = dict(inputs) if inputs is not None else _inputs(source, models[0], prompt, seed, length)
+        if "outputs" in checks:
+            from growformer.verify.outputs import RATIO_LIMIT, compare_outputs
+
+            for dtype in dtypes:
+                if dtype not in RATIO_LIMIT:
+                    raise RequestError(f"unknown dtype {dtype!r}: expected {', '.join(RATIO_LIMIT)}")
+            rotated = _rotary_ratio(models)
+            if frequencies is None:
+                frequencies = rotated is not None and rotated not in (1, 2, 4, 8)
+            if frequencies:
+                notes.append(f"outputs are compared with the source's rotary frequencies: head_dim grew by {rotated:g}")
+            count = generate if generate is not None else (16 if _generates(models) else 0)
+            outputs = compare_outputs(*models, run_on, dtypes, generate=count, frequencies=frequencies)
+        if "gradients" in checks and made is not None:
+            from growformer.architecture.source import stored_name
+            from growformer.execute.provenance import new_regions
+            from growformer.verify.gradients import gradient_reach
+
+            prefix = _live_prefix(made, models[1])
+            regions = {stored_name(made.architecture, prefix, t.name): new_regions(t) for t in made.tensors()}
+            gradients = gradient_reach(models[1], regions, run_on, seed=seed)
+    return Verification(constraints, outputs, gradients, tuple(notes))
+
+
+def _is_folder(model: Any) -> bool:
+    return isinstance(model, (str, Path))
+
+
+def _constraints(source: Any, grown: Any, plan: Plan) -> ConstraintsReport:
+    from contextlib import ExitStack
+
+    from growformer.architecture.source import stored_name
+    from growformer.storage.folder import open_folder
+    from growformer.verify.constraints import compare_checkpoints
+
+    with ExitStack() as stack:
+        if _is_folder(source):
+            read_stored = stack.enter_context(open_folder(source).reader())
+        else:
+            read_stored = source.state_dict().__getitem__
+        if _is_folder(grown):
+            read_grown = stack.enter_context(open_folder(grown).reader())
+        else:
+            read_grown = grown.state_dict().__getitem__
+
+        def read_source(canonical: str) -> torch.Tensor:
+            return read_stored(plan.source.tensors[canonical].stored)
+
+        def read_target(canonical: str) -> torch.Tensor:
+            return read_grown(stored_name(plan.architecture, plan.source.prefix, canonical))
+
+        import json
+
+        return compare_checkpoints(json.loads(plan.to_json()), read_source, read_target)
+
+
+def _load(model: Any) -> nn.Module:
+    if not _is_folder(model):
+        return model  # type: ignore[no-any-return]
+    import torch
+    import transformers
+
+    from growformer.storage.folder import open_folder
+
+    folder = open_folder(model)
+    heads = folder.config.get("architectures") or []
+    model_class = getattr(transformers, heads[0], None) if heads else transformers.AutoModel
+    if model_class is None:
+        raise SourceError(f"{folder.path}: transformers has no class {heads[0]!r}; load the models and pass them")
+    return model_class.from_pretrained(folder.path, dtype=torch.float32).eval()  # type: ignore[no-any-return]
+
+
+def _inputs(source: Any, model: nn.Module, prompt: str | None, seed: int, length: int) -> dict[str, torch.Tensor]:
+    import torch
+
+    if prompt is not None:
+        from transformers import AutoTokenizer
+
+        if not _is_folder(source):
+            raise RequestError("a prompt needs a model folder with a tokenizer; pass inputs=... for live models")
+        return dict(AutoTokenizer.from_pretrained(source)(prompt, return_tensors="pt"))
+    config = getattr(model, "config", None)
+    vocabulary = int(getattr(config, "vocab_size", 256))
+    longest = getattr(config, "max_position_embeddings", None) or length
+    generator = torch.Generator().manual_seed(seed)
+    return {"input_ids": torch.randint(0, vocabulary, (2, min(length, longest)), generator=generator)}
+
+
+def _generates(models: Sequence[nn.Module]) -> bool:
+    return all(getattr(m, "can_generate", lambda: False)() for m in models)
+
+
+def _rotary_ratio(models: Sequence[nn.Module]) -> float | None:
+    found = [next((b.numel() for n, b in m.named_buffers() if n.endswith("inv_freq")), None) for m in models]
+    return found[1] / found[0] if found[0] and found[1] else None
+
+
+def _live_prefix(plan: Plan, model: nn.Module) -> str:
+    prefix = f"{plan.architecture.prefix}."
+    return prefix if plan.architecture.prefix and any(n.startswith(prefix) for n in model.state_dict()) else ""
