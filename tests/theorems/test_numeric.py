@@ -46,7 +46,7 @@ CONSTRAINED = {
     },
     "3.6": {
         "zero": {
-            "layers.{layer}.heads.{head}.output.weight": 8,
+            "layers.{layer}.heads.{head}.output.weight": 7,
             "layers.{layer}.mlp.down.weight": 3,
             "layers.{layer}.mlp.down.bias": 3,
         },

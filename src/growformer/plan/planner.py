@@ -6,6 +6,8 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from growformer.architecture.declaration import Architecture
 from growformer.architecture.source import SourceInfo
 from growformer.errors import PlanError, RequestError
@@ -13,6 +15,7 @@ from growformer.plan.axis_map import NEW, AxisMap
 from growformer.plan.initialisation import Custom, Initialisation
 from growformer.plan.plan import Plan
 from growformer.plan.resolve import NewLayersAt, Resolved, resolve, with_templates
+from growformer.plan.rules import arrow_is_on_the_residual_path
 from growformer.plan.spaces import New, Sizes, place, solve_new, solve_scales
 
 NEW_LAYERS = ("copy", "random")
@@ -112,7 +115,7 @@ def plan_resolved(
         spaces=states,
         rho=rho,
         init=initialisation,
-        notes=resolved.notes,
+        notes=(*resolved.notes, *_rotary_notes(architecture, sizes, target)),
     )
     _refuse_impossible_positions(plan)
     return plan
@@ -129,6 +132,7 @@ def finish_config(
         before, after = sizes.pair(rotary.frequency, {})
         if before != after:
             _grow_rotary(target, rotary.parameters, after / before)
+        _write_legacy_rotary(target, rotary.parameters)
     return target
 
 
@@ -150,9 +154,56 @@ def _grow_rotary(target: dict[str, Any], field: str, ratio: float) -> None:
         target["rope_theta"] = grown
 
 
-def _as_array(positions: tuple[int, ...]) -> Any:
-    import numpy as np
+def _write_legacy_rotary(target: dict[str, Any], field: str) -> None:
+    """Write the names that transformers 4 reads beside the new ones; it would silently fall back to a base of 10000."""
+    parameters = target.get(field)
+    if not isinstance(parameters, dict) or "rope_theta" not in parameters:
+        return
+    target["rope_theta"] = parameters["rope_theta"]
+    if parameters.get("rope_type", "default") != "default":
+        target["rope_scaling"] = {name: value for name, value in parameters.items() if name != "rope_theta"}
 
+
+def phase_error(theta: float, head_dim: int, grown_head_dim: int, position: int) -> float:
+    """Return by how much float32 frequencies move the angle of a source frequency at a position, in radians.
+
+    theta' = theta^(d'/d) gives the same real frequencies; both models round their powers to float32, differently.
+    """
+    grown_theta = theta ** (grown_head_dim / head_dim)
+
+    def frequencies(base: float, dim: int) -> Any:
+        exponents = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
+        return np.float32(1) / np.power(np.float32(base), exponents, dtype=np.float32)
+
+    before = frequencies(theta, head_dim).astype(np.float64)
+    after = frequencies(grown_theta, grown_head_dim)[: before.size].astype(np.float64)
+    return float(np.abs(after - before).max() * position)
+
+
+def _rotary_notes(architecture: Architecture, sizes: Sizes, target: Mapping[str, Any]) -> tuple[str, ...]:
+    notes = []
+    for rotary in architecture.rotary:
+        before, after = sizes.pair(rotary.frequency, {})
+        if before == after:
+            continue
+        parameters = sizes.source.get(rotary.parameters) or {}
+        theta = float(parameters.get("rope_theta", sizes.source.get("rope_theta", 10000.0)))
+        longest = int(target.get("max_position_embeddings") or 4096)
+        error = phase_error(theta, 2 * before, 2 * after, longest)
+        note = f"rotary phases at position {longest} move by {_about(error)} radians, as frequencies are float32"
+        if after % before:
+            doubled = phase_error(theta, 2 * before, 4 * before, longest)
+            note += f"; a head_dim of {4 * before} would move them by {_about(doubled)}"
+        notes.append(note)
+    return tuple(notes)
+
+
+def _about(radians: float) -> str:
+    """Return a phase error in words; power functions differ in the last bit, so none is promised to be zero."""
+    return "less than 1e-05" if radians < 1e-5 else f"about {radians:.1e}"
+
+
+def _as_array(positions: tuple[int, ...]) -> Any:
     return np.array(positions, dtype=np.int64)
 
 
@@ -161,8 +212,6 @@ def _refuse_impossible_positions(plan: Plan) -> None:
     for name, arrow in plan.architecture.arrows.items():
         if arrow.kind != "norm" or not arrow.target:
             continue
-        from growformer.plan.rules import arrow_is_on_the_residual_path
-
         if not arrow_is_on_the_residual_path(plan, arrow):
             continue
         chain = plan.norm_chain(arrow)

@@ -73,7 +73,25 @@ LLAMA = Architecture(
     ignored={r"(.*\.)?rotary_emb\.inv_freq": "a buffer of older versions, computed from the config today"},
 )
 
-MISTRAL = LLAMA.extend("mistral", model_types=("mistral",), defaults={"num_key_value_heads": 8})
+# Classes without the fields attention_bias or mlp_bias; one that stands in the config all the same has no effect.
+_PLAIN_ATTENTION = {
+    "layers.{layer}.self_attn.q_proj": linear("normed -> q:(kv_heads group pair freq)"),
+    "layers.{layer}.self_attn.k_proj": linear("normed -> k:(kv_heads pair freq)"),
+    "layers.{layer}.self_attn.v_proj": linear("normed -> v:(kv_heads value)"),
+    "layers.{layer}.self_attn.o_proj": linear("attended:(kv_heads group value) -> stream"),
+}
+_PLAIN_MLP = {
+    "layers.{layer}.mlp.gate_proj": linear("mlp_normed -> mlp"),
+    "layers.{layer}.mlp.up_proj": linear("mlp_normed -> mlp"),
+    "layers.{layer}.mlp.down_proj": linear("mlp -> stream"),
+}
+
+MISTRAL = LLAMA.extend(
+    "mistral",
+    model_types=("mistral",),
+    arrows={**_PLAIN_ATTENTION, **_PLAIN_MLP},
+    defaults={"num_key_value_heads": 8},
+)
 
 QWEN2 = LLAMA.extend(
     "qwen2",
@@ -83,6 +101,7 @@ QWEN2 = LLAMA.extend(
         "layers.{layer}.self_attn.k_proj": linear("normed -> k:(kv_heads pair freq)", bias=True),
         "layers.{layer}.self_attn.v_proj": linear("normed -> v:(kv_heads value)", bias=True),
         "layers.{layer}.self_attn.o_proj": linear("attended:(kv_heads group value) -> stream"),
+        **_PLAIN_MLP,
     },
     defaults={"num_key_value_heads": 32},
 )
@@ -95,6 +114,7 @@ QWEN3 = LLAMA.extend(
         "layers.{layer}.self_attn.k_proj": linear("normed -> k_raw:(kv_heads pair freq)", bias="attention_bias"),
         "layers.{layer}.self_attn.q_norm": rms_norm("q_raw -> q", over="(pair freq)", eps="rms_norm_eps"),
         "layers.{layer}.self_attn.k_norm": rms_norm("k_raw -> k", over="(pair freq)", eps="rms_norm_eps"),
+        **_PLAIN_MLP,
     },
     defaults={"head_dim": 128, "num_key_value_heads": 32},
 )
