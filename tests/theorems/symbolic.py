@@ -1,10 +1,13 @@
 """The paper's equations and a plan's blocks in SymPy: an interpreter and a forward pass that share no code with either.
 
-Arrays are NumPy arrays of SymPy expressions, row vectors multiply from the left.
+Arrays are NumPy arrays of SymPy expressions, row vectors multiply from the left. What comes out of a norm or a softmax
+gets a name: equal expressions get the same one, so that two outputs are equal if they are equal in terms of the names.
 """
 
 from __future__ import annotations
 
+import math
+import random
 from itertools import count
 from typing import Any
 
@@ -23,6 +26,19 @@ Arrays = dict[str, Array]
 #: Any function at all: the theorems hold for every activation.
 ACTIVATION = sympy.Function("act")
 EPSILON = sympy.Symbol("epsilon", positive=True)
+
+_NAMES: dict[sympy.Expr, sympy.Symbol] = {}
+_MEANINGS: dict[sympy.Symbol, sympy.Expr] = {}
+
+
+def named(expression: sympy.Expr) -> sympy.Expr:
+    """The name of an expression; numbers and symbols are names already."""
+    if expression.is_Atom:
+        return expression
+    if expression not in _NAMES:
+        _NAMES[expression] = sympy.Symbol(f"t{len(_NAMES)}", real=True)
+        _MEANINGS[_NAMES[expression]] = expression
+    return _NAMES[expression]
 
 
 def symbols(name: str, shape: tuple[int, ...]) -> Array:
@@ -110,8 +126,9 @@ def forward(parameters: Arrays, config: ReferenceConfig, epsilon: sympy.Expr, in
 def attention(q: Array, k: Array, v: Array) -> Array:
     """``softmax(q k^T / sqrt(k)) v``; scores are expanded, so that equal ones are equal expressions."""
     scores = (q @ k.T) / sympy.sqrt(q.shape[1])
-    weights = np.vectorize(lambda score: sympy.exp(sympy.expand(score)), otypes=[object])(scores)
-    mixed: Array = (weights / weights.sum(axis=1, keepdims=True)) @ v
+    exponentials = np.vectorize(lambda score: sympy.exp(sympy.expand(score)), otypes=[object])(scores)
+    weights = exponentials / exponentials.sum(axis=1, keepdims=True)
+    mixed: Array = np.vectorize(named, otypes=[object])(weights) @ v
     return mixed
 
 
@@ -121,7 +138,9 @@ def rms_norm(x: Array, gain: Array, epsilon: sympy.Expr) -> Array:
     for position, row in enumerate(x):
         mean = sympy.Add(*(entry**2 for entry in row)) / len(row)
         factor, rest = (mean + epsilon).primitive()
-        normed[position] = row * gain / (sympy.sqrt(factor) * sympy.sqrt(rest))
+        normed[position] = [
+            named(entry * g / (sympy.sqrt(factor) * sympy.sqrt(rest))) for entry, g in zip(row, gain, strict=True)
+        ]
     return normed
 
 
@@ -133,13 +152,15 @@ def residual(source: Array, grown: Array) -> list[sympy.Expr]:
 
 def evaluate(outputs: Array) -> npt.NDArray[np.float64]:
     """Outputs at one point: every symbol a number that its name determines, the activation a smooth function."""
+    known: dict[sympy.Symbol, float] = {EPSILON: 0.1}
 
-    def at(symbol: sympy.Symbol) -> sympy.Expr:
-        seed = sum(ord(letter) * (index + 1) for index, letter in enumerate(str(symbol)))
-        return sympy.Float(0.3 + 0.4 * np.sin(seed))
+    def at(expression: sympy.Expr) -> float:
+        free = sorted(expression.free_symbols, key=str)
+        for symbol in free:
+            if symbol not in known:
+                meaning = _MEANINGS.get(symbol)
+                known[symbol] = random.Random(str(symbol)).gauss(0, 1) if meaning is None else at(meaning)
+        function = sympy.lambdify(free, expression, modules=[{"act": math.tanh}, "math"])
+        return float(function(*(known[symbol] for symbol in free)))
 
-    def number_at(expression: sympy.Expr) -> float:
-        values = {symbol: at(symbol) for symbol in expression.free_symbols}
-        return float(expression.replace(ACTIVATION, lambda x: sympy.tanh(x)).subs(values).evalf())
-
-    return np.array([number_at(expression) for expression in outputs.flat])
+    return np.array([at(expression) for expression in outputs.flat])

@@ -144,8 +144,7 @@ def check_with_class(plan: Plan, config: dict[str, Any]) -> None:
     except Exception as error:
         cause = error.__cause__ or error
         raise RequestError(
-            f"the class of {model_type} refuses the target config: {str(cause).strip().splitlines()[-1]}. Change the "
-            "sizes, or leave out the one it names"
+            f"the class of {model_type} refuses the target config: {_last_line(cause)}; ask for other sizes"
         ) from None
     finally:
         transformers.logging.set_verbosity(level)
@@ -163,6 +162,11 @@ def check_with_class(plan: Plan, config: dict[str, Any]) -> None:
                 f"the class of {model_type} builds {stored} with shape {list(expected[stored])} from the target config, "
                 f"the plan has {list(shape)}; this config cannot express the requested sizes"
             )
+
+
+def _last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].strip().rstrip(".")
 
 
 def _check_same_source(plan: Plan, source: ModelFolder) -> None:

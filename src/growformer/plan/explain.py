@@ -65,12 +65,13 @@ def _lines(plan: Plan) -> Iterator[str]:
         yield from (f"  note: {note}" for note in plan.notes)
     yield ""
     yield "What becomes of the weights:"
-    yield from (f"  {line}" for line in _steps(plan))
+    yield from (f"  {line}" for line in steps(plan))
     yield ""
     yield f"Free blocks: {plan.init.name}, seed {plan.init.seed}, standard deviation {plan.init.std:g}."
 
 
-def _steps(plan: Plan) -> Iterator[str]:
+def steps(plan: Plan) -> Iterator[str]:
+    """Yield what becomes of every kind of tensor, one line each; what is carried bit by bit has none."""
     arrows = plan.architecture.arrows
     for axis in plan.architecture.index_axes:
         new = {key: [i for i, at in enumerate(m.array()) if at < 0] for key, m in plan.axis_maps[axis].items()}

@@ -287,7 +287,7 @@ def _check_sizes(
             name = next((n for n in used if n in asked), next((n for n in used if target[n] != source[n]), used[0]))
             rest = ", ".join(f"{n} = {target[n]}" for n in used if n != name)
             if after is None:
-                why = f"{axis} = {expression} is not a whole number with {rest or expression}"
+                why = f"{axis} = {expression} is not a whole number" + (f" with {rest}" if rest else "")
             else:
                 why = f"{axis} = {expression} would shrink from {before} to {after}" + (f" with {rest}" if rest else "")
             at = f" at {dict(instance)}" if instance else ""
@@ -311,4 +311,6 @@ def _nearest(
     below = [v for v in found if v < wanted]
     above = [v for v in found if v > wanted]
     nearest = [*below[-1:], *above[:1]]
+    if nearest == [source[name]]:
+        return "; no larger value fits while the others stay, so grow them together"
     return f"; nearest: {', '.join(map(str, nearest))}" if nearest else ""

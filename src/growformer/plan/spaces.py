@@ -30,6 +30,7 @@ from growformer.errors import NotPreservableError, PlanError
 from growformer.plan.axis_map import AxisMap
 
 New = Literal["live", "silent", "mean", "copy", "split"]
+_VALUES = {"mean": "the mean of the others", "silent": "zero", "split": "half of another's square"}
 Index = Mapping[str, int]
 
 
@@ -180,7 +181,7 @@ def _conflict(
         if axis in space.axes:
             wanted = _wanted(architecture, wants, space.name, axis)
             if len(wanted) > 1:
-                return " but ".join(f"{reason} ({new})" for new, reason in sorted(wanted.items()))
+                return " against ".join(f"{_VALUES.get(new, new)} ({why})" for new, why in sorted(wanted.items()))
     return None
 
 
@@ -191,8 +192,9 @@ def _must_divide(sizes: Sizes, axis: str, conflict: str) -> None:
             expression = sizes.architecture.sizes[axis]
             below, above = target // source * source, (target // source + 1) * source
             raise NotPreservableError(
-                f"cannot grow {expression} {source} -> {target}: on {axis!r} {conflict}, so the residual stream of "
-                f"{sizes.architecture.name} can only be repeated a whole number of times; nearest: {below}, {above}"
+                f"cannot grow {expression} {source} -> {target}: no value suits a new coordinate of {axis!r}: {conflict}. "
+                f"The residual stream of {sizes.architecture.name} can only be repeated a whole number of times; "
+                f"nearest: {below}, {above}"
             )
 
 

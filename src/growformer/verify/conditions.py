@@ -9,7 +9,6 @@ LayerNorm, rotary, depth). Weights need no condition here: whatever meets in the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
@@ -17,23 +16,14 @@ from typing import Any
 import numpy as np
 
 from growformer.architecture.declaration import space_of, spaces_in
-from growformer.architecture.exact import ONE, Root, evaluate, names_in
+from growformer.architecture.exact import ONE, evaluate
+from growformer.architecture.language import leaves
 from growformer.errors import ArchitectureError
-from growformer.verify.recorded import STATUS, Recorded, Violation
+from growformer.verify.config_conditions import config_conditions
+from growformer.verify.recorded import STATUS, Recorded, Violation, at_instance
 
 EXACT = 2.0**-50
 """Relative deviation of config values, which are float64 and a few roundings away from exact."""
-
-NOT_COMPUTED = frozenset(
-    {
-        "_commit_hash", "_name_or_path", "architectures", "auto_map", "dtype", "id2label", "initializer_range",
-        "label2id", "torch_dtype", "transformers_version", "use_cache",
-    }
-)  # fmt: skip
-"""Config fields that no output depends on."""
-
-SCALABLE_ROTARY = ("default", "linear", "llama3", "yarn")
-"""Rotary types in which theta^(d'/d) keeps every frequency."""
 
 
 def local_conditions(data: Mapping[str, Any] | Recorded) -> list[Violation]:
@@ -53,19 +43,12 @@ def local_conditions(data: Mapping[str, Any] | Recorded) -> list[Violation]:
     found = list(_axis_maps(recorded))
     if found:  # nothing else can be looked up with certainty
         return found
-    for check in (_present, _spaces, _norms, _contractions, _adds, _ties, _post_norms, _layer_lists, _rotary, _config):
+    for check in (_present, _spaces, _norms, _contractions, _adds, _ties, _post_norms, config_conditions):
         try:
             found += check(recorded)
         except ArchitectureError as error:
             found.append(Violation(kind="config", where="target_config", expected="a valid config", found=str(error)))
     return found
-
-
-def _at(name: str, index: Mapping[str, int]) -> str:
-    """Name one instance of a space or module."""
-    if all("{" + axis + "}" in name for axis in index) or not index:
-        return name.format(**index)
-    return f"{name}[{', '.join(f'{axis} {at}' for axis, at in index.items())}]"
 
 
 # Axis maps.
@@ -90,7 +73,7 @@ def _axis_maps(rec: Recorded) -> Iterator[Violation]:
 
 def _axis(rec: Recorded, axis: str, is_index: bool) -> Iterator[Violation]:
     def wrong(index: Mapping[str, int], expected: str, found: str) -> Violation:
-        return Violation(kind="axis map", where=_at(axis, index), expected=expected, found=found)
+        return Violation(kind="axis map", where=at_instance(axis, index), expected=expected, found=found)
 
     for index in rec.instances(rec.architecture.size_index(axis)):
         along = rec.maps.get(axis, {}).get(tuple(index.values()))
@@ -109,7 +92,7 @@ def _axis(rec: Recorded, axis: str, is_index: bool) -> Iterator[Violation]:
         if along.source_size != before:
             yield wrong(index, f"{before} source coordinates, as the config says", str(along.source_size))
             continue
-        if source.size and not (-1 <= source.min() and source.max() < before):
+        if source.size and not (source.min() >= -1 and source.max() < before):
             yield wrong(index, f"source coordinates from 0 to {before - 1}", f"{source.min()} to {source.max()}")
             continue
         counts = np.bincount(source[source >= 0], minlength=before)
@@ -127,7 +110,7 @@ def _templates(rec: Recorded, axis: str, index: Mapping[str, int], source: Any) 
     old = [] if found is None else [int(a) for a, b in zip(found, source, strict=False) if b >= 0]
     if found is None or len(found) != source.size or old != source[source >= 0].tolist():
         yield Violation(
-            kind="axis map", where=_at(axis, index),
+            kind="axis map", where=at_instance(axis, index),
             expected=f"templates that agree with the map {source.tolist()}", found=str(found and list(found)),
         )  # fmt: skip
 
@@ -136,7 +119,7 @@ def _present(rec: Recorded) -> Iterator[Violation]:
     for template, spec in rec.architecture.tensors.items():
         optional = rec.architecture.arrows[spec.owner].optional
         exists = rec.architecture.exists(spec, rec.source_config)
-        if template in rec.present and not exists or (exists and not optional and template not in rec.present):
+        if (template in rec.present and not exists) or (exists and not optional and template not in rec.present):
             said, has = ("one", "none") if exists else ("none", "one")
             yield Violation(kind="config", where=template, expected=f"{said}, as the source's config says", found=has)
 
@@ -145,7 +128,11 @@ def _present(rec: Recorded) -> Iterator[Violation]:
 
 
 def _spaces(rec: Recorded) -> Iterator[Violation]:
+    used = {s for a in rec.arrows.values() for s in (*spaces_in(a.source), *spaces_in(a.target))}
+    used |= {s for c in rec.architecture.attention for s in (c.query, c.key, c.value, c.output)}
     for space in rec.architecture.spaces.values():
+        if space.name not in used:
+            continue
         for axis in space.axes:
             yield from _space_axis(rec, space.name, axis)
         yield from _space_scale(rec, space.name)
@@ -176,6 +163,8 @@ def _space_axis(rec: Recorded, space: str, axis: str) -> Iterator[Violation]:
         yield wrong("norms over it as the only readers of a split axis", "other readers")
     if kind == "mean" and axis not in rec.mean_axes(space):
         yield wrong("a LayerNorm over it that makes a mean disappear", "none")
+    if kind == "silent" and space not in _linear(rec) and space not in rec.outputs:
+        yield wrong("'live', as what reads it may not map zero to zero", repr(kind))
 
 
 def _is_split_alone(rec: Recorded, space: str, axis: str) -> bool:
@@ -188,21 +177,27 @@ def _is_split_alone(rec: Recorded, space: str, axis: str) -> bool:
 
 
 def _space_scale(rec: Recorded, space: str) -> Iterator[Violation]:
-    """A scale needs linear readers: next to norms and contractions; elsewhere a nonlinearity may stand."""
-    linear: set[str] = set()
-    for arrow in rec.arrows.values():
-        if arrow.kind == "norm":
-            linear |= {space_of(arrow.source), space_of(arrow.target)}
-    for c in rec.architecture.attention:
-        linear |= {c.query, c.key, c.value, c.output}
-    linear = {name for name in rec.architecture.spaces if linear & rec.joined(name)} - rec.outputs
     for index in rec.sources(rec.architecture.spaces[space].index):
         scale = rec.scale(space, index)
-        if scale != ONE and space not in linear:
+        if scale != ONE and space not in _linear(rec) - rec.outputs:
             why = "the model returns it" if space in rec.outputs else "what reads it may not be linear"
             yield Violation(
-                kind="space", where=_at(space, index), expected=f"no scale, as {why}", found=f"the scale {scale}"
+                kind="space",
+                where=at_instance(space, index),
+                expected=f"no scale, as {why}",
+                found=f"the scale {scale}",
             )
+
+
+def _linear(rec: Recorded) -> set[str]:
+    """Return the spaces next to norms and contractions; in others an activation may stand, which no arrow shows."""
+    found: set[str] = set()
+    for arrow in rec.arrows.values():
+        if arrow.kind == "norm":
+            found |= {space_of(arrow.source), space_of(arrow.target)}
+    for c in rec.architecture.attention:
+        found |= {c.query, c.key, c.value, c.output}
+    return {name for name in rec.architecture.spaces if found & rec.joined(name)}
 
 
 # Where spaces meet.
@@ -212,15 +207,14 @@ def _norms(rec: Recorded) -> Iterator[Violation]:
     for name, arrow in rec.arrows.items():
         if arrow.kind != "norm":
             continue
-        source, target = space_of(arrow.source), space_of(arrow.target)
-        reduced = rec.reduced(arrow)
+        source, reduced = space_of(arrow.source), rec.reduced(arrow)
         if not set(reduced) <= set(rec.architecture.spaces[source].axes):
             yield Violation(kind="norm", where=name, expected="axes of what it reads", found=str(reduced))
             continue
         for axis in rec.architecture.spaces[source].axes:
             yield from _norm_axis(rec, name, axis, axis in reduced, arrow.centred)
         for index in rec.sources(rec.index_of(name)):
-            where = _at(name, index)
+            where = at_instance(name, index)
             uneven = [a for a in reduced if len(rec.energies(source, a, index)) > 1]
             if uneven:
                 yield Violation(
@@ -276,7 +270,8 @@ def _epsilon(rec: Recorded, where: str, eps: str | float, ratio: Fraction) -> It
     expected = before * ratio
     if abs(after - expected) > Fraction(EXACT) * expected:
         yield Violation(
-            kind="norm", where=where, expected=f"{field} = {float(expected)!r}, as the mean square is {ratio} of the source's",
+            kind="norm", where=where,
+            expected=f"{field} = {float(expected)!r}, as the mean square is {ratio} of the source's",
             found=repr(float(after)), deviation=float(abs(after - expected)),
         )  # fmt: skip
     elif isinstance(eps, str) and before and rec.epsilon_factors.get(eps, Fraction(1)) != ratio:
@@ -303,6 +298,13 @@ def _contractions(rec: Recorded) -> Iterator[Violation]:
                 yield wrong("dead", f"along {axis}", "one side that is not silent, or neither ever learns", found)
             elif pair != ("copy", "copy") and ("silent" not in pair or not {*pair} <= {"silent", "live", "mean"}):
                 yield wrong("contraction", f"along {axis}", "one silent side, or scores would change", found)
+        for axis in spaces[c.query].axes:
+            shared = axis not in c.over and axis in spaces[c.key].axes and _grows(rec, axis)
+            if shared and rec.kind(c.query, axis) == rec.kind(c.key, axis) == "silent":
+                yield wrong(
+                    "dead", f"along {axis}", "one side that is not silent, or neither ever learns",
+                    "'silent' queries and 'silent' keys",
+                )  # fmt: skip
         for axis in spaces[c.output].axes:
             yield from _mixed(rec, c.query, c.key, c.value, c.output, axis, where)
         outer = tuple(a for a in rec.architecture.sizes if a in {*spaces[c.query].index, *spaces[c.key].index})
@@ -313,12 +315,14 @@ def _contractions(rec: Recorded) -> Iterator[Violation]:
             for axis in c.over:
                 product = product * min(rec.energies(c.query, axis, index))
             if product != ONE:
-                yield wrong("contraction", _at("scores", index), "scores times 1", f"times {product}")
+                yield wrong("contraction", at_instance("scores", index), "scores times 1", f"times {product}")
         outer = tuple(a for a in rec.architecture.sizes if a in {*spaces[c.value].index, *spaces[c.output].index})
         for index in rec.sources(outer):
             values, output = rec.scale(c.value, index), rec.scale(c.output, index)
             if values != output:
-                yield wrong("contraction", _at(c.output, index), f"the scale {values} of the values", str(output))
+                yield wrong(
+                    "contraction", at_instance(c.output, index), f"the scale {values} of the values", str(output)
+                )
 
 
 def _mixed(rec: Recorded, query: str, key: str, value: str, output: str, axis: str, where: str) -> Iterator[Violation]:
@@ -362,17 +366,16 @@ def _adds(rec: Recorded) -> Iterator[Violation]:
             scales = rec.scale(a, index), rec.scale(b, index)
             if scales[0] != scales[1]:
                 yield Violation(
-                    kind="add", where=_at(f"{a} + {b}", index), expected=f"the scale {scales[0]} on both sides",
+                    kind="add", where=at_instance(f"{a} + {b}", index), expected=f"the scale {scales[0]} on both sides",
                     found=str(scales[1]),
                 )  # fmt: skip
 
 
 def _ties(rec: Recorded) -> Iterator[Violation]:
-    if not rec.tied:
-        return
-    for head, table in rec.architecture.ties.items():
+    for head, table in rec.tied_heads.items():
         first, second = rec.architecture.tensors[head], rec.architecture.tensors[table]
-        if first.index or second.index or [len(first.dims)] != [len(second.dims)]:
+        shapes = [[leaves(d.term, lambda a: rec.target_size(a, {}))[0] for d in s.dims] for s in (first, second)]
+        if first.index or second.index or shapes[0] != shapes[1]:
             yield Violation(kind="tie", where=table, expected=f"the layout of {head}", found="another")
             continue
         factors = []
@@ -404,96 +407,9 @@ def _post_norms(rec: Recorded) -> Iterator[Violation]:
         name, index = rec.chain(arrow)[0]
         if rec.is_new(index):
             yield Violation(
-                kind="layers", where=_at(name, index), expected="a norm in front of it that hands over its gain",
-                found="none",
+                kind="layers", where=at_instance(name, index), found="none",
+                expected="a norm in front of it that hands over its gain",
             )  # fmt: skip
 
 
-# The config.
-
-
-def _layer_lists(rec: Recorded) -> Iterator[Violation]:
-    for name in rec.architecture.layer_lists:
-        before, after = rec.source_config.get(name), rec.target_config.get(name)
-        if not isinstance(before, list) or name in rec.architecture.size_fields():
-            continue
-        axis = next((a for a in rec.architecture.index_axes if len(before) == rec.architecture.size(a, rec.source_config)), None)
-        if axis is None:
-            continue
-        source = rec.along(axis, {}).source
-        if not isinstance(after, list) or len(after) != source.size:
-            found = f"{len(after)} entries" if isinstance(after, list) else repr(after)
-            yield Violation(kind="layers", where=name, expected=f"{source.size} entries, one per {axis}", found=found)
-            continue
-        for position, origin in enumerate(source.tolist()):
-            if origin >= 0 and after[position] != before[origin]:
-                yield Violation(
-                    kind="layers", where=f"{name}[{position}]", expected=f"{before[origin]!r} of source {axis} {origin}",
-                    found=repr(after[position]),
-                )  # fmt: skip
-
-
-def _rotary(rec: Recorded) -> Iterator[Violation]:
-    for rotary in rec.architecture.rotary:
-        for index in rec.sources(rec.architecture.size_index(rotary.frequency)):
-            source, target = rec.sizes(rotary.frequency, index)
-            along = rec.along(rotary.frequency, index).source
-            if not np.array_equal(along[:source], np.arange(source)) or (along[source:] >= 0).any():
-                yield Violation(
-                    kind="rotary", where=_at(rotary.frequency, index),
-                    expected="source frequencies first, in their order, as an angle belongs to a position",
-                    found="another order",
-                )  # fmt: skip
-            yield from _thetas(rec, rotary.parameters, Fraction(target, source))
-
-
-def _thetas(rec: Recorded, field: str, ratio: Fraction) -> Iterator[Violation]:
-    names = {field, "rope_scaling", "rope_theta"}
-    before = dict(_entries({k: v for k, v in rec.source_config.items() if k in names}))
-    after = dict(_entries({k: v for k, v in rec.target_config.items() if k in names}))
-    implied = next((v for k, v in before.items() if k.endswith("rope_theta")), 10000.0)
-    for path in sorted({*before, *after}):
-        old, new = before.get(path), after.get(path)
-        last = path.rsplit(".", 1)[-1]
-        if last == "rope_theta":
-            exact = float(implied if old is None else old) ** float(ratio)
-            close = isinstance(new, (int, float)) and abs(new - exact) <= 1e-12 * exact
-            if not close and not (old is None and new is None):
-                yield Violation(
-                    kind="rotary", where=path, found=repr(new),
-                    expected=f"{exact!r} = theta^({ratio}), so that every frequency stays",
-                )  # fmt: skip
-        elif new != old:
-            yield Violation(kind="rotary", where=path, expected=repr(old), found=repr(new))
-        elif last in ("rope_type", "type") and ratio != 1 and old not in SCALABLE_ROTARY:
-            yield Violation(
-                kind="rotary", where=path, expected=f"one of {', '.join(SCALABLE_ROTARY)} where the rotated size grows",
-                found=repr(old),
-            )  # fmt: skip
-
-
-def _entries(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _entries(inner, f"{path}.{name}" if path else str(name))
-    elif value is not None:
-        yield path, value
-
-
-def _config(rec: Recorded) -> Iterator[Violation]:
-    """Everything that growth does not explain must be as it was."""
-    architecture = rec.architecture
-    explained = {*architecture.size_fields(), *architecture.layer_lists, "rope_theta", "rope_scaling", *NOT_COMPUTED}
-    explained |= {name for expression in architecture.sizes.values() for name in names_in(expression)}
-    explained |= {rotary.parameters for rotary in architecture.rotary}
-    explained |= {str(a.eps) for a in rec.arrows.values() if a.kind == "norm"}
-    before, after = (json.loads(json.dumps(dict(c))) for c in (rec.source_config, rec.target_config))
-    for name in sorted({*before, *after} - explained):
-        if before.get(name) != after.get(name):
-            yield Violation(kind="config", where=name, expected=repr(before.get(name)), found=repr(after.get(name)))
-    for name, (value, reason) in architecture.constants.items():
-        if after.get(name, value) != value:
-            yield Violation(kind="config", where=name, expected=f"{value!r}: {reason}", found=repr(after[name]))
-
-
-__all__ = ["Root", "local_conditions"]
+__all__ = ["local_conditions"]

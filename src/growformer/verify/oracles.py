@@ -12,7 +12,7 @@ constant of the class, and facts that concern training alone (``std``). Outputs 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -43,11 +43,14 @@ def check_declaration(
     config: Config,
     make_model: MakeModel,
     make_inputs: MakeInputs,
+    *,
+    variants: Mapping[str, Mapping[str, Any]] | None = None,
     **options: Any,
 ) -> list[str]:
     """Return everything in which a declaration disagrees with the model's class; an empty list means none.
 
-    Equivariance is tested once the shapes agree.
+    Equivariance is tested once the shapes agree; for a size field that changes no shape (GPT-2's ``n_head``), at its
+    other value as well.
 
     Args:
         architecture: the declaration.
@@ -55,30 +58,56 @@ def check_declaration(
             epsilons of about 0.1, so that nothing is tested in vain.
         make_model: config -> model.
         make_inputs: config -> keyword arguments of its forward.
+        variants: of ``check_shapes``.
         options: of ``check_equivariance``.
     """
-    return list(iterate_problems(architecture, config, make_model, make_inputs, **options))
+    return list(iterate_problems(architecture, config, make_model, make_inputs, variants=variants, **options))
 
 
 def iterate_problems(
-    architecture: Architecture, config: Config, make_model: MakeModel, make_inputs: MakeInputs, **options: Any
+    architecture: Architecture,
+    config: Config,
+    make_model: MakeModel,
+    make_inputs: MakeInputs,
+    *,
+    variants: Mapping[str, Mapping[str, Any]] | None = None,
+    **options: Any,
 ) -> Iterator[str]:
     """Yield what ``check_declaration`` returns, as it is found."""
     wrong_shapes = False
-    for problem in _shape_problems(architecture, config, make_model):
+    silent: list[Config] = []
+    for problem in _shape_problems(architecture, config, make_model, variants or {}, silent):
         wrong_shapes = True
         yield problem
-    if not wrong_shapes:
-        yield from _equivariance_problems(architecture, config, make_model, make_inputs, **options)
+    if wrong_shapes:
+        return
+    no_change: Config = {}
+    for changed in (no_change, *silent):
+        where = f" with {_named(changed)}" if changed else ""
+        for problem in _equivariance_problems(architecture, {**config, **changed}, make_model, make_inputs, **options):
+            yield f"equivariance{where}: {problem}"
 
 
-def check_shapes(architecture: Architecture, config: Config, make_model: MakeModel) -> list[str]:
+def check_shapes(
+    architecture: Architecture,
+    config: Config,
+    make_model: MakeModel,
+    *,
+    variants: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[str]:
     """Return in which shapes, names and ties a declaration disagrees with the model's class.
 
-    The class is built on the meta device under the config, and once more for every size field, with a larger value in
-    that field alone; also with every flag turned around that decides over a bias, a tensor or ties.
+    The class is built on the meta device under the config, and once more for every size field and every other number
+    in the config, with another value in that field alone; also with every flag turned around that decides over a bias,
+    a tensor or ties.
+
+    Args:
+        architecture: the declaration.
+        config: a small config.
+        make_model: config -> model.
+        variants: size field that the class does not let vary alone -> the fields to change instead.
     """
-    return list(_shape_problems(architecture, config, make_model))
+    return list(_shape_problems(architecture, config, make_model, variants or {}, []))
 
 
 def check_equivariance(
@@ -88,6 +117,7 @@ def check_equivariance(
     make_inputs: MakeInputs,
     *,
     lookups: Mapping[str, str] | None = None,
+    activated: Collection[str] = (),
     unused: Collection[str] = (),
     seed: int = 0,
 ) -> list[str]:
@@ -102,20 +132,28 @@ def check_equivariance(
         make_inputs: config -> keyword arguments of its forward.
         lookups: axis of an embedding's rows -> the input that selects them; ``vocab`` and ``input_ids`` if left out.
             Rows that no input selects are not permuted.
+        activated: spaces that stand on both sides of an activation function, between a weight that writes them and a
+            norm that reads them (BERT's prediction head): not scaled or shifted. Others have no such experiment.
         unused: templates of parameters that the class has and does not use.
         seed: of weights and permutations.
     """
-    return list(
-        _equivariance_problems(
-            architecture, config, make_model, make_inputs, lookups=lookups, unused=unused, seed=seed
-        )
+    found = _equivariance_problems(
+        architecture, config, make_model, make_inputs, lookups=lookups, activated=activated, unused=unused, seed=seed
     )
+    return [f"equivariance: {problem}" for problem in found]
 
 
 # Shapes
 
 
-def _shape_problems(architecture: Architecture, config: Config, make_model: MakeModel) -> Iterator[str]:
+def _shape_problems(
+    architecture: Architecture,
+    config: Config,
+    make_model: MakeModel,
+    variants: Mapping[str, Mapping[str, Any]],
+    silent: list[Config],
+) -> Iterator[str]:
+    """Yield problems; append to ``silent`` the changes that change no shape."""
     try:
         base = _build(make_model, config)
         resolved = architecture.resolve_config(config)
@@ -126,35 +164,52 @@ def _shape_problems(architecture: Architecture, config: Config, make_model: Make
     yield from (f"shapes: {problem}" for problem in found)
     if found:
         return
-    for name in _fields(architecture):
-        yield from _vary(architecture, config, make_model, base, name, resolved.get(name))
-    for name in _flags(architecture):
-        changed = {**config, name: not resolved.get(name)}
-        for problem in _disagreements(architecture, changed, _build(make_model, changed)):
-            yield f"shapes with {name} = {changed[name]}: {problem}"
-
-
-def _vary(
-    architecture: Architecture, config: Config, make_model: MakeModel, base: torch.nn.Module, name: str, value: Any
-) -> Iterator[str]:
-    if isinstance(value, bool) or not isinstance(value, int):
-        yield f"shapes: the size field {name} is {value!r}, not a number"
-        return
-    reason = "none was tried"
-    for other in range(value + 1, 2 * value + 2):
-        changed = {**config, name: other}
-        try:
-            _check_sizes(architecture, changed)
-            model = _build(make_model, changed)
-        except Exception as error:  # a class may refuse a size in any way it likes
-            reason = str(error)
+    declared = _size_fields(architecture)
+    others = [name for name, value in config.items() if name not in declared and any(_others(value))]
+    for name in (*declared, *others):
+        value = resolved.get(name)
+        candidates = [variants[name]] if name in variants else [{name: other} for other in _others(value)]
+        changed, model = _first_legal(architecture, config, make_model, candidates)
+        if model is None and name in others:
             continue
-        problems = list(_disagreements(architecture, changed, model))
-        if not problems and _shapes(base) == _shapes(model):
-            problems = ["no tensor changes"]
-        yield from (f"shapes with {name} = {other} instead of {value}: {problem}" for problem in problems)
-        return
-    yield f"shapes: {name} = {value} cannot be varied alone up to {2 * value + 1}: {reason}"
+        if model is None:
+            yield f"shapes: no legal value of {name} other than {value!r} is found{changed}"
+            continue
+        for problem in _disagreements(architecture, {**config, **changed}, model):
+            yield f"shapes with {_named(changed)} instead of {value}: {problem}"
+        if name in declared and _shapes(model) == _shapes(base):
+            silent.append(changed)
+    for name in _flags(architecture):
+        changed = {name: not resolved.get(name)}
+        for problem in _disagreements(architecture, {**config, **changed}, _build(make_model, {**config, **changed})):
+            yield f"shapes with {_named(changed)}: {problem}"
+
+
+def _others(value: Any) -> Iterator[Any]:
+    """Yield other values of a size, larger ones first; of a (nested) list, lists with another last entry."""
+    if isinstance(value, (list, tuple)) and value:
+        yield from ([*value[:-1], other] for other in _others(value[-1]))
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield from range(value + 1, 2 * value + 2)
+        yield from range(value - 1, 0, -1)
+
+
+def _first_legal(
+    architecture: Architecture, config: Config, make_model: MakeModel, candidates: Iterable[Config]
+) -> tuple[Any, torch.nn.Module | None]:
+    """Return the first change that is legal and the model that has it; or why there is none, and None."""
+    reason = ""
+    for changed in candidates:
+        try:
+            _check_sizes(architecture, {**config, **changed})
+            return changed, _build(make_model, {**config, **changed})
+        except Exception as error:  # a class may refuse a size in any way it likes
+            reason = f"; {_named(changed)}: {error}"
+    return reason, None
+
+
+def _named(changed: Config) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in changed.items())
 
 
 def _disagreements(architecture: Architecture, config: Config, model: torch.nn.Module) -> Iterator[str]:
@@ -163,9 +218,9 @@ def _disagreements(architecture: Architecture, config: Config, model: torch.nn.M
     except (SourceError, ArchitectureError) as error:
         yield str(error)
         return
-    names = {id(tensor): set[str]() for tensor in model.state_dict(keep_vars=True).values()}
+    names: dict[int, set[str]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        names[id(tensor)].add(name)
+        names.setdefault(id(tensor), set()).add(name)
     shared = {frozenset(group) for group in names.values() if len(group) > 1}
     resolved = architecture.resolve_config(config)
     declared = set()
@@ -211,7 +266,7 @@ def _check_sizes(architecture: Architecture, config: Config) -> None:
             architecture.size(axis, resolved, values)
 
 
-def _fields(architecture: Architecture) -> list[str]:
+def _size_fields(architecture: Architecture) -> list[str]:
     """Return every config field that sizes are computed from, those that growth cannot change included."""
     fixed = [name for axis in architecture.fixed for name in names_in(architecture.sizes[axis])]
     named = [*architecture.size_fields(), *fixed]
@@ -236,6 +291,7 @@ def _equivariance_problems(
     make_inputs: MakeInputs,
     *,
     lookups: Mapping[str, str] | None = None,
+    activated: Collection[str] = (),
     unused: Collection[str] = (),
     seed: int = 0,
 ) -> Iterator[str]:
@@ -247,11 +303,11 @@ def _equivariance_problems(
         experiments = list(
             Experiments(
                 architecture, source, tied=tied, lookups={"vocab": "input_ids"} if lookups is None else lookups,
-                unused=unused, seed=seed,
+                activated=activated, unused=unused, seed=seed,
             )
         )  # fmt: skip
     except (SourceError, ArchitectureError) as error:
-        yield f"equivariance: {error}"
+        yield str(error)
         return
     inputs = dict(make_inputs(config))
     weights = _random_weights(architecture, source, seed)
@@ -259,7 +315,7 @@ def _equivariance_problems(
     for experiment in experiments:
         problem = _problem(experiment, model, source, weights, inputs, baseline, make_model, config)
         if problem:
-            yield f"equivariance: {experiment.name}: {problem}"
+            yield f"{experiment.name}: {problem}"
 
 
 def _problem(

@@ -113,10 +113,11 @@ class Recorded:
             return data
         try:
             architecture = architecture_from_json(dict(data["architecture"]))
+            inferred = data["source"]["inferred"]
             return Recorded(
                 architecture=architecture,
-                source_config=architecture.resolve_config(data["source"]["config"]),
-                target_config=architecture.resolve_config(data["target_config"]),
+                source_config=architecture.resolve_config({**data["source"]["config"], **inferred}),
+                target_config=architecture.resolve_config({**data["target_config"], **inferred}),
                 maps={
                     axis: {tuple(m["index"]): Along(int(m["source_size"]), _unroll(m["runs"])) for m in maps}
                     for axis, maps in data["axis_maps"].items()
@@ -196,10 +197,26 @@ class Recorded:
     # Arrows that this source has.
 
     @cached_property
+    def tied_heads(self) -> dict[str, str]:
+        """Tied tensor -> the tensor whose storage it shares, where this source has the head that reads it."""
+        if not self.tied:
+            return {}
+        arrows = self.architecture.arrows
+        written = {space for owner in self._owners for space in spaces_in(arrows[owner].target)}
+        return {
+            head: table
+            for head, table in self.architecture.ties.items()
+            if table in self.present and set(spaces_in(arrows[self.architecture.tensors[head].owner].source)) <= written
+        }
+
+    @cached_property
+    def _owners(self) -> set[str]:
+        return {self.architecture.tensors[t].owner for t in self.present if t in self.architecture.tensors}
+
+    @cached_property
     def arrows(self) -> dict[str, Arrow]:
         """The arrows that the source has, tied ones included, in order of execution."""
-        tied = set(self.architecture.ties) if self.tied else set()
-        has = {self.architecture.tensors[t].owner for t in {*self.present, *tied} if t in self.architecture.tensors}
+        has = self._owners | {self.architecture.tensors[head].owner for head in self.tied_heads}
         return {name: arrow for name, arrow in self.architecture.arrows.items() if name in has}
 
     def index_of(self, owner: str) -> tuple[str, ...]:
@@ -298,7 +315,7 @@ class Recorded:
     # Post-norm.
 
     def is_residual(self, arrow: Arrow) -> bool:
-        """Tell whether a norm's output is added to what it reads, so that a layer whose weights are zero norms twice."""
+        """Tell whether a norm's output is added to what it reads, so that a layer of zero weights norms twice."""
         return arrow.kind == "norm" and (space_of(arrow.target), space_of(arrow.source)) in self.architecture.adds
 
     def chain(self, arrow: Arrow) -> list[tuple[str, dict[str, int]]]:
@@ -327,6 +344,13 @@ class Recorded:
         return found
 
 
+def at_instance(name: str, index: Mapping[str, int]) -> str:
+    """Name one instance of a space or module."""
+    if all("{" + axis + "}" in name for axis in index) or not index:
+        return name.format(**index)
+    return f"{name}[{', '.join(f'{axis} {at}' for axis, at in index.items())}]"
+
+
 def _unroll(runs: list[list[int]]) -> Indices:
     parts = [
         np.full(count, -1, dtype=np.int64) if first == -1 else np.arange(first, first + count, dtype=np.int64)
@@ -335,4 +359,4 @@ def _unroll(runs: list[list[int]]) -> Indices:
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
 
-__all__ = ["KEPT", "LIVE", "MEAN", "SILENT", "SOURCE", "STATUS", "Along", "Recorded", "Violation"]
+__all__ = ["KEPT", "LIVE", "MEAN", "SILENT", "SOURCE", "STATUS", "Along", "Recorded", "Violation", "at_instance"]

@@ -108,6 +108,7 @@ class Experiments:
         source: the model's tensors, matched with it.
         tied: canonical names of tensors that share the storage of another one.
         lookups: axis of an embedding's rows -> name of the model's input that selects them.
+        activated: spaces with an activation function between the weight that writes them and the norm that reads them.
         unused: templates of parameters that the model's class does not use.
         seed: of the permutations and factors.
     """
@@ -119,6 +120,7 @@ class Experiments:
         *,
         tied: Collection[str] = (),
         lookups: Mapping[str, str],
+        activated: Collection[str] = (),
         unused: Collection[str] = (),
         seed: int = 0,
     ) -> None:
@@ -126,6 +128,7 @@ class Experiments:
         self.config = architecture.resolve_config(source.sizes)
         self.tied = frozenset(tied)
         self.lookups = lookups
+        self.activated = frozenset(activated)
         self.unused = unused
         self.random = np.random.default_rng(seed)
         self.specs = [architecture.tensors[name] for name in architecture.tensors if name in source.templates]
@@ -159,9 +162,9 @@ class Experiments:
     def _find_places(self) -> Iterator[Place]:
         for spec in self.specs:
             for index in self.architecture.instances(spec.index, self.config):
+                size_of = partial(self.architecture.size, config=self.config, index=index)
                 for dim, entry in enumerate(spec.dims):
-                    _, found = leaves(entry.term, lambda axis, i=index: self.architecture.size(axis, self.config, i))
-                    for leaf in found:
+                    for leaf in leaves(entry.term, size_of)[1]:
                         named = leaf if leaf.space else Leaf(self._written_by(spec), leaf.axes, leaf.positions)
                         yield Place(tensor=spec.name(index), spec=spec, index=index, dim=dim, leaf=named)
 
@@ -244,7 +247,9 @@ class Experiments:
             for axis in architecture.sizes:
                 join((a, axis), (b, axis))
         for name in self.tied:
-            pairs = zip(architecture.tensors[name].dims, architecture.tensors[architecture.ties[name]].dims, strict=True)
+            pairs = zip(
+                architecture.tensors[name].dims, architecture.tensors[architecture.ties[name]].dims, strict=True
+            )
             for one, other in pairs:
                 for a, b in zip(spaces_in(one.term), spaces_in(other.term), strict=True):
                     for axis in architecture.spaces[a].axes:
@@ -263,8 +268,10 @@ class Experiments:
         return False, False
 
     def _is_without_effect(self, place: Place) -> bool:
-        """Tell whether a place is known to leave no trace: an unused parameter, or a bias on keys, which adds the
-        same to all scores of a query unless positions rotate it."""
+        """Tell whether a place is known to leave no trace.
+
+        An unused parameter, or a bias on keys, which adds the same to all scores of a query unless positions rotate it.
+        """
         if place.spec.template in self.unused:
             return True
         turned = {r.frequency for r in self.architecture.rotary}
@@ -377,10 +384,12 @@ class Experiments:
         for name in dict.fromkeys(a.eps for a in norms if isinstance(a.eps, str)):
             scaled = {space_of(a.source) for a in norms if a.eps == name}
             for _ in self.architecture.adds:
-                scaled |= {s for pair in self.architecture.adds if scaled & set(pair) for s in pair if s in self.written}
+                scaled |= {
+                    s for pair in self.architecture.adds if scaled & set(pair) for s in pair if s in self.written
+                }
             foreign = [a for s in scaled for a in self._norms_reading(s) if a.eps != name]
             in_attention = any(s in (c.query, c.key, c.value, c.output) for c in self.attention for s in scaled)
-            if foreign or in_attention or self._touches_a_tie(scaled):
+            if foreign or in_attention or scaled & self.activated or self._touches_a_tie(scaled):
                 continue
             actions, outputs = [], {}
             for place in self.places:
@@ -402,7 +411,7 @@ class Experiments:
             arrow = self.architecture.arrows[place.spec.owner]
             is_vector = place.spec.part == "bias" or (arrow.kind == "embedding" and not place.reads)
             in_attention = any(place.space in (c.query, c.key, c.value) for c in self.attention)
-            if not is_vector or not place.is_first or in_attention:
+            if not is_vector or not place.is_first or in_attention or place.space in self.activated:
                 continue
             if place.spec.template in tables or self._is_without_effect(place):
                 continue

@@ -1,0 +1,147 @@
+"""``growformer grow``: write the grown checkpoint, and check it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from growformer.cli.options import Growth, Json, Model, takes
+
+if TYPE_CHECKING:
+    from growformer.cli.request import Wanted
+    from growformer.execute.checkpoint import GrownCheckpoint
+    from growformer.verify.verification import Verification
+
+
+@takes(Growth)
+def grow(
+    model: Model,
+    out: Annotated[str, typer.Argument(metavar="OUT", help="A folder that does not exist yet.")],
+    growth: Growth,
+    plan: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Carry out this plan of growformer plan -o, instead of a request.")
+    ] = None,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Skip the check of the constraints afterwards.")] = False,
+    json: Json = False,
+) -> None:
+    """Write a larger checkpoint that computes the same, and check its weights against the source's, block by block.
+
+    OUT is a stock checkpoint: from_pretrained loads it. It appears whole or not at all, and keeps the tokenizer and all
+    other files of the source. growformer.json in it says what every parameter was made from.
+
+        $ growformer grow SmolLM2-135M SmolLM2-220M --hidden-size 768
+        $ growformer grow SmolLM2-135M deeper --num-hidden-layers 36 --new-layers-at end
+        $ growformer grow SmolLM2-135M SmolLM2-220M --plan plan.json
+    """
+    from growformer.api import grow_checkpoint, verify
+    from growformer.cli import render
+    from growformer.cli.request import read, read_plan
+
+    wanted = read_plan(model, plan, growth) if plan is not None else read(model, growth)
+    folder = _folder(model, wanted)
+    _refuse_standstill(wanted)
+    with render.progress(not json) as advance:
+        grown = grow_checkpoint(
+            model,
+            out,
+            plan=wanted.plan,
+            dtype=wanted.dtype,
+            max_shard_bytes=wanted.max_shard_bytes,
+            progress=advance,
+            revision=folder.revision,
+        )
+    checked = None
+    if not no_verify:
+        with render.status("Comparing every block with the source", not json):
+            checked = verify(folder.path, grown.path, checks=["constraints"])
+    if json:
+        render.print_json(_as_json(grown, wanted, checked))
+    else:
+        _show(model, grown, wanted, checked)
+    if checked is not None and not checked.ok:
+        raise typer.Exit(1)
+
+
+def _folder(model: str, wanted: Wanted) -> Any:
+    from growformer.errors import SourceError
+
+    if wanted.folder is None:
+        raise SourceError(f"{model}: a config alone has no weights to grow; pass the model's folder")
+    return wanted.folder
+
+
+def _refuse_standstill(wanted: Wanted) -> None:
+    from growformer.errors import RequestError
+    from growformer.plan.explain import changes
+
+    if not changes(wanted.plan):
+        raise RequestError(
+            "nothing grows: no size is asked for, or the source has them all. Name a larger one, as in --hidden-size "
+            f"{2 * _hidden(wanted)}; growformer inspect lists them"
+        )
+
+
+def _hidden(wanted: Wanted) -> int:
+    name = wanted.plan.architecture.roles.get("hidden", "hidden_size")
+    return int(wanted.plan.source_sizes.get(name) or 512)
+
+
+def _show(model: str, grown: GrownCheckpoint, wanted: Wanted, checked: Verification | None) -> None:
+    from growformer.cli import render
+
+    before, after = grown.plan.num_parameters()
+    parts = Counter(grown.tensors.values())
+    text = (
+        f"{grown.path} has {render.count(after)} parameters, {after / before:.2f} times those of {model}, in "
+        f"{render.num_bytes(grown.num_bytes)}: {_number(parts['grown'], 'tensor')} grown, {parts['carried']} carried bit by bit, "
+        f"{parts['new']} in new layers. {_number(len(grown.files), 'other file')} came along"
+    )
+    text += f"; {_number(len(grown.dropped), 'thing')} did not." if grown.dropped else "."
+    if checked is None:
+        text += " Nothing was checked."
+    elif checked.ok:
+        text += " Every block was compared with the source: all constraints hold, so it computes the same."
+    render.paragraph(text)
+    if grown.dropped:
+        render.heading("Left behind")
+        render.lines([f"{name}: {why}" for name, why in grown.dropped.items()])
+    if wanted.notes or grown.plan.notes:
+        render.heading("Notes")
+        render.lines([*grown.plan.notes, *wanted.notes])
+    if checked is not None and not checked.ok:
+        print()
+        render.lines([str(checked), f"Do not train on {grown.path}; it stays for inspection."], indent=0)
+        return
+    render.heading("Load it")
+    print(f"  {_loading(grown)}")
+    render.heading("Compare what both compute")
+    print(f"  growformer verify {model} {grown.path}")
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _loading(grown: GrownCheckpoint) -> str:
+    """Return the Python that loads a grown checkpoint with the class that its config names."""
+    path = str(grown.path)
+    if Path(path, "modules.json").is_file():
+        return f"sentence_transformers.SentenceTransformer({path!r})"
+    name = (grown.plan.target_config.get("architectures") or ["AutoModel"])[0]
+    return f"transformers.{name}.from_pretrained({path!r})"
+
+
+def _as_json(grown: GrownCheckpoint, wanted: Wanted, checked: Verification | None) -> dict[str, Any]:
+    from growformer.cli.plan_command import as_json
+
+    return {
+        "path": str(grown.path),
+        "bytes": grown.num_bytes,
+        "plan": as_json(wanted),
+        "files": grown.files,
+        "dropped": grown.dropped,
+        "verification": None if checked is None else checked.to_json(),
+    }

@@ -1,0 +1,143 @@
+"""``growformer plan``: what a growth would do, without doing it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from growformer.cli.options import Growth, Json, Model, takes
+
+if TYPE_CHECKING:
+    from growformer.cli.request import Wanted
+
+
+@takes(Growth)
+def plan(
+    model: Model,
+    growth: Growth,
+    out: Annotated[
+        str | None,
+        typer.Option("-o", "--out", metavar="FILE", help="Write the plan to a new file, for growformer grow --plan FILE."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show what a growth would do: sizes, parameters, disk, FLOPs, and what becomes of every weight. Writes nothing
+    without -o.
+
+    Reads config and headers only. MODEL may also be a config.json without any weights.
+
+        $ growformer plan SmolLM2-135M --hidden-size 768 -o plan.json
+    """
+    from growformer.cli import render
+    from growformer.cli.request import check_with_class, read
+
+    if out is not None:
+        _refuse_existing(Path(out))
+    wanted = read(model, growth)
+    check_with_class(wanted.plan)
+    if out is not None:
+        _write(Path(out), wanted.plan.to_json() + "\n")
+    if json:
+        render.print_json({**as_json(wanted), "written": out})
+        return
+    show(wanted)
+    print()
+    if out is None:
+        render.paragraph("Nothing was written. growformer grow MODEL OUT takes the same options; -o FILE keeps the plan.")
+    else:
+        dtype = f" --dtype {wanted.dtype}" if wanted.dtype else ""
+        render.paragraph(f"The plan is in {out}. Carry it out with")
+        print(f"\n  growformer grow {model} OUT --plan {out}{dtype}")
+
+
+def show(wanted: Wanted) -> None:
+    """Print a plan: a table of sizes and costs, then what becomes of the weights."""
+    from growformer.cli import render
+    from growformer.cli.costs import costs
+    from growformer.plan.explain import changes, steps
+
+    plan = wanted.plan
+    render.paragraph(render.model_title(plan.source.location, plan.architecture.name, plan.source.config))
+    print()
+    rows = [(c.field, render.value(c.before), render.value(c.after), c.why) for c in changes(plan)]
+    if not rows:
+        print("Nothing grows: the target is a copy of the source.")
+    before, after = costs(plan, wanted.dtype)
+    ratio = f"× {after.parameters / before.parameters:.2f}"
+    rows.append(("parameters", render.count(before.parameters), render.count(after.parameters), ratio))
+    dtype = f"in {wanted.dtype}" if wanted.dtype else ""
+    rows.append(("weights on disk", render.num_bytes(before.weight_bytes), render.num_bytes(after.weight_bytes), dtype))
+    if before.flops is not None and after.flops is not None:
+        rows.append(
+            ("FLOPs per token", render.count(before.flops), render.count(after.flops), "forward pass, without attention")
+        )
+    if before.context_flops and after.context_flops:
+        rows.append(
+            ("  attention", render.count(before.context_flops), render.count(after.context_flops), "per token of context")
+        )
+    rows.append(
+        (
+            "training memory",
+            render.num_bytes(before.training_bytes),
+            render.num_bytes(after.training_bytes),
+            "AdamW in mixed precision, without activations",
+        )
+    )
+    render.table(("", "source", "target", ""), rows, numbers=("source", "target"))
+    notes = [*plan.notes, *wanted.notes]
+    if notes:
+        render.heading("Notes")
+        render.lines(notes)
+    becomes = list(steps(plan))
+    if becomes:
+        render.heading("What becomes of the weights: blocks of the target, [rows × columns]")
+        render.lines(becomes)
+        init = plan.init
+        print()
+        render.paragraph(
+            "All else is carried as it is. Free blocks do not change what the model computes; they are filled by "
+            f"{init.name!r} with seed {init.seed} and standard deviation {init.std:g}."
+        )
+
+
+def as_json(wanted: Wanted) -> dict[str, Any]:
+    """Return a plan's summary as plain data."""
+    from growformer.cli.costs import costs
+    from growformer.plan.explain import changes, steps
+
+    plan = wanted.plan
+    before, after = costs(plan, wanted.dtype)
+    figures = ("parameters", "weight_bytes", "flops", "context_flops", "training_bytes")
+    return {
+        "source": {"location": plan.source.location, "digest": plan.source.digest},
+        "architecture": plan.architecture.name,
+        "changes": [{"field": c.field, "source": c.before, "target": c.after, "why": c.why} for c in changes(plan)],
+        **{name: {"source": getattr(before, name), "target": getattr(after, name)} for name in figures},
+        "tensors": dict(Counter(plan.status(tensor) for tensor in plan.tensors())),
+        "steps": list(steps(plan)),
+        "notes": [*plan.notes, *wanted.notes],
+        "init": plan.init.to_json(),
+        "dtype": wanted.dtype,
+    }
+
+
+def _refuse_existing(path: Path) -> None:
+    from growformer.errors import OutputError
+
+    if path.exists():
+        raise OutputError(f"{path}: exists already; growformer never overwrites. Choose another name, or remove it first")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: its parent folder {path.parent} does not exist; create it first")
+
+
+def _write(path: Path, text: str) -> None:
+    from growformer.errors import OutputError
+
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None

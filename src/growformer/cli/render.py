@@ -1,0 +1,165 @@
+"""Prints tables, text and progress: as wide as the terminal, never wrapped in a pipe. User text is never markup."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+UNWRAPPED = 10_000
+_NO_BREAK = "\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}"
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return where to print: a terminal at its own width, or a pipe in which no line is broken."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or "COLUMNS" in os.environ else UNWRAPPED
+    return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[str] = (), header: bool = True) -> None:
+    """Print rows under a header; the last column wraps, all others stay whole.
+
+    Args:
+        columns: their titles.
+        rows: one text per column.
+        numbers: titles of columns that are aligned to the right.
+        header: whether to print the titles.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    out = console()
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=header)
+    for i, title in enumerate(columns):
+        grid.add_column(
+            title, justify="right" if title in numbers else "left", no_wrap=i != len(columns) - 1, overflow="fold"
+        )
+    for row in rows:
+        grid.add_row(*(Text(cell) for cell in row))
+    _print_stripped(out, grid)
+
+
+def _print_stripped(out: Console, renderable: Any) -> None:
+    """Print without blanks at the ends of lines, which would wrap when a terminal is made narrower, or fill a file."""
+    with out.capture() as capture:
+        out.print(renderable)
+    for line in capture.get().splitlines():
+        print(line.rstrip() if not out.is_terminal else line)
+
+
+def heading(text: str) -> None:
+    """Print a blank line and a title."""
+    console().print(f"\n{text}", style="bold")
+
+
+def lines(texts: Sequence[str], *, indent: int = 2) -> None:
+    """Print texts, each wrapped with a hanging indent on a terminal and whole in a pipe."""
+    for text in texts:
+        print(_wrapped(text, indent, indent + 2))
+
+
+def paragraph(text: str) -> None:
+    """Print a paragraph, wrapped on a terminal."""
+    print(_wrapped(text, 0, 0))
+
+
+def _wrapped(text: str, first: int, others: int) -> str:
+    """Return text at the output's width; names, paths and products such as ``2 × 3`` stay whole."""
+    return textwrap.fill(
+        text.replace(" × ", _NO_BREAK),
+        console().width,
+        initial_indent=" " * first,
+        subsequent_indent=" " * others,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ).replace(_NO_BREAK, " × ")
+
+
+def print_json(data: Any) -> None:
+    """Print data as JSON."""
+    print(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def model_title(location: str, architecture: str, config: Mapping[str, Any]) -> str:
+    """Return a model's name with its family and class: ``SmolLM2-135M (llama, LlamaForCausalLM)``."""
+    kinds = [architecture, *(config.get("architectures") or [])]
+    return f"{location} ({', '.join(map(str, kinds))})"
+
+
+def count(number: int | float) -> str:
+    """Return a number for a table: ``134.5M``."""
+    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= unit:
+            return f"{number / unit:.1f}{name}"
+    return f"{number:g}"
+
+
+def num_bytes(number: int | float) -> str:
+    """Return a size for a table, in decimal units as disks and hubs count: ``538.1 MB``."""
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= unit:
+            return f"{number / unit:.1f} {name}"
+    return f"{number:g} bytes"
+
+
+def value(found: Any) -> str:
+    """Return a config value for a table cell: short lists whole, others by what they hold."""
+    if isinstance(found, list):
+        distinct = list(dict.fromkeys(map(str, found)))
+        if len(found) <= 4:
+            return f"[{', '.join(map(str, found))}]"
+        return f"{len(found)} entries" + (f" of {distinct[0]}" if len(distinct) == 1 else "")
+    if isinstance(found, dict):
+        theta = found.get("rope_theta")
+        return f"theta {theta:.8g}" if isinstance(theta, (int, float)) else "…"
+    if found is None:
+        return "–"
+    return f"{found:.8g}" if isinstance(found, float) else str(found)
+
+
+@contextmanager
+def progress(shown: bool) -> Iterator[Callable[[int, int, str], None] | None]:
+    """Show bytes and the tensor at hand on stderr while a checkpoint is written; yields what to call, or None."""
+    if not shown or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
+
+    name = TextColumn("{task.description}", markup=False, table_column=Column(ratio=2, no_wrap=True, overflow="ellipsis"))
+    bar = Progress(
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        DownloadColumn(),
+        TimeRemainingColumn(compact=True),
+        name,
+        console=console(stderr=True),
+        transient=True,
+        expand=True,
+    )
+    with bar:
+        task = bar.add_task("", total=None)
+
+        def advance(done: int, total: int, tensor: str) -> None:
+            bar.update(task, completed=done, total=total, description=tensor)
+
+        yield advance
+
+
+@contextmanager
+def status(text: str, shown: bool) -> Iterator[None]:
+    """Show that something is at work, on stderr where that is a terminal."""
+    if not shown or not sys.stderr.isatty():
+        yield
+        return
+    with console(stderr=True).status(text):
+        yield

@@ -1,0 +1,69 @@
+"""``growformer verify``: whether a grown checkpoint computes what its source computes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from growformer.cli.options import Json, Model
+
+if TYPE_CHECKING:
+    from growformer.verify.verification import Verification
+
+
+def verify(
+    model: Model,
+    out: Annotated[str, typer.Argument(metavar="OUT", help="The grown checkpoint.")],
+    checks: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST",
+            help="constraints: the weights, block by block, without running a model. outputs: both models on the same "
+            "tokens, with and without a KV cache. gradients: which new weights learn in two steps.",
+        ),
+    ] = "constraints,outputs",
+    dtype: Annotated[
+        str, typer.Option(metavar="LIST", help="Compare outputs in these: float32, bfloat16, float16.")
+    ] = "float32",
+    prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Compare outputs on this text. Default: random tokens.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of the random tokens.")] = 0,
+    json: Json = False,
+) -> None:
+    """Check that OUT, grown from MODEL, computes what MODEL computes. Exits with 1 if it does not.
+
+    Outputs are judged against the rounding that the source has itself, compared with float64.
+
+        $ growformer verify SmolLM2-135M SmolLM2-220M --dtype float32,bfloat16
+    """
+    from growformer.api import verify as run
+    from growformer.cli import render
+
+    wanted = _names(checks)
+    with render.status(f"Checking {' and '.join(wanted)}", not json):
+        found = run(model, out, checks=wanted, dtypes=_names(dtype), prompt=prompt, seed=seed)
+    if json:
+        render.print_json(found.to_json())
+    else:
+        _show(found)
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _show(found: Verification) -> None:
+    from growformer.cli import render
+
+    print(found.verdict)
+    print()
+    rows = [(check, "ok" if ok else "FAILED", what, result) for check, what, result, ok in found.rows()]
+    render.table(("check", "", "what", "result"), rows)
+    notes = getattr(found, "notes", ())
+    if notes:
+        render.heading("Notes")
+        render.lines(notes)

@@ -1,0 +1,191 @@
+"""Wrong declarations: everything that is easily got wrong in a family file, one mistake at a time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from growformer.architecture.declaration import Architecture, Arrow, Kind, Space
+from growformer.architecture.exact import evaluate_size
+from growformer.architecture.language import Axis, Concat, Product, Term, term_axes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mutation:
+    """One mistake.
+
+    Attributes:
+        kind: what sort of mistake.
+        name: what is wrong, for the message.
+        make: gives the wrong declaration; may raise ArchitectureError.
+    """
+
+    kind: str
+    name: str
+    make: Callable[[], Architecture]
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.name}"
+
+
+def mutations(architecture: Architecture, config: dict[str, Any]) -> Iterator[Mutation]:
+    """Yield wrong versions of a declaration; ``config`` is resolved and tells which axes are equally large."""
+    for name, arrow in architecture.arrows.items():
+        for kind, changed in _arrows(architecture, name, arrow, config):
+            yield Mutation(
+                kind=kind,
+                name=f"{name}: {_shown(changed, arrow)}",
+                make=lambda n=name, c=changed: replace(architecture, arrows={**architecture.arrows, n: c}),
+            )
+        others = {n: a for n, a in architecture.arrows.items() if n != name}
+        yield Mutation(kind="missing", name=name, make=lambda a=others: replace(architecture, arrows=a))
+    yield from _facts(architecture, config)
+
+
+def _shown(changed: Arrow, arrow: Arrow) -> str:
+    facts = [
+        f"{n}={getattr(changed, n)}"
+        for n in ("kind", "bias", "when", "optional", "centred", "offset", "eps", "over")
+        if getattr(changed, n) != getattr(arrow, n)
+    ]
+    return ", ".join([str(changed), *facts])
+
+
+def _arrows(
+    architecture: Architecture, name: str, arrow: Arrow, config: dict[str, Any]
+) -> Iterator[tuple[str, Arrow]]:
+    for side in ("source", "target", "over"):
+        term: Term | None = getattr(arrow, side)
+        if term is None:
+            continue
+        for other in _reordered(term):
+            yield "order", replace(arrow, **{side: other})
+        if side != "over":
+            for other in _respaced(term, architecture.spaces):
+                yield "space", replace(arrow, **{side: other})
+        for other in _resized(term, architecture, config):
+            yield "axis", replace(arrow, **{side: other})
+    if arrow.kind == "norm":
+        yield "norm", replace(arrow, centred=not arrow.centred)
+        yield "norm", replace(arrow, offset=1 - arrow.offset)
+        if arrow.over is not None:
+            yield "norm", replace(arrow, over=None)
+        if isinstance(arrow.eps, str):
+            yield "constant eps", replace(arrow, eps=float(config[arrow.eps]))
+        else:
+            yield "constant eps", replace(arrow, eps=2 * arrow.eps)
+    elif arrow.kind != "parameter":
+        yield "bias", replace(arrow, bias=not arrow.bias)
+        swapped: dict[Kind, Kind] = {
+            "linear": "linear_transposed", "linear_transposed": "linear", "embedding": "linear",
+        }  # fmt: skip
+        yield "kind", replace(arrow, kind=swapped[arrow.kind])
+    elif arrow.bias is False:
+        yield "kind", replace(arrow, source=Axis("-"), kind="linear")
+
+
+def _reordered(term: Term) -> Iterator[Term]:
+    """Yield a term with two parts swapped, at any depth."""
+    if isinstance(term, Axis):
+        return
+    for a, b in itertools.combinations(range(len(term.parts)), 2):
+        parts = list(term.parts)
+        parts[a], parts[b] = parts[b], parts[a]
+        yield replace(term, parts=tuple(parts))
+    for position, part in enumerate(term.parts):
+        for other in _reordered(part):
+            yield replace(term, parts=(*term.parts[:position], other, *term.parts[position + 1 :]))
+
+
+def _respaced(term: Term, spaces: dict[str, Space]) -> Iterator[Term]:
+    """Yield a term with one space replaced by another one with the same axes, at any depth."""
+    label = term.label or (term.name if isinstance(term, Axis) else None)
+    if label in spaces:
+        for other in spaces.values():
+            if other.name != label and sorted(other.axes) == sorted(spaces[label].axes):
+                if isinstance(term, Axis):
+                    yield Axis(term.name, other.name) if term.label else Axis(other.name)
+                else:
+                    yield replace(term, label=other.name)
+    if not isinstance(term, Axis):
+        for position, part in enumerate(term.parts):
+            for changed in _respaced(part, spaces):
+                yield replace(term, parts=(*term.parts[:position], changed, *term.parts[position + 1 :]))
+
+
+def _resized(term: Term, architecture: Architecture, config: dict[str, Any]) -> Iterator[Term]:
+    """Yield a term with one axis replaced by another one of the same size, or of the next space, at any depth."""
+    if isinstance(term, Concat | Product):
+        for position, part in enumerate(term.parts):
+            for changed in _resized(part, architecture, config):
+                yield replace(term, parts=(*term.parts[:position], changed, *term.parts[position + 1 :]))
+        return
+    sizes = architecture.sizes
+    if term.name not in sizes:
+        return
+    size = evaluate_size(sizes[term.name], config, dict.fromkeys(architecture.size_index(term.name), 0))
+    for other in sizes:
+        if other == term.name or other in architecture.index_axes or architecture.size_index(other):
+            continue
+        if evaluate_size(sizes[other], config) == size:
+            yield Axis(other, term.label or term.name)
+
+
+def _facts(architecture: Architecture, config: dict[str, Any]) -> Iterator[Mutation]:
+    """Yield declarations with a wrong fact outside of the arrows."""
+
+    def wrong(kind: str, name: str, **changes: Any) -> Mutation:
+        return Mutation(kind=kind, name=name, make=lambda: replace(architecture, **changes))
+
+    for axis, expression in architecture.sizes.items():
+        if architecture.size_index(axis) or axis in [s for s in architecture.sizes if s in architecture.inferred]:
+            continue
+        value = evaluate_size(expression, config)
+        if expression != str(value):
+            yield wrong("size", f"{axis} is always {value}", sizes={**architecture.sizes, axis: str(value)})
+        yield wrong("size", f"{axis} = {expression} + 1", sizes={**architecture.sizes, axis: f"{expression} + 1"})
+        for field, other in config.items():
+            if other == value and not isinstance(other, bool) and expression != field:
+                yield wrong("size", f"{axis} = {field}", sizes={**architecture.sizes, axis: field})
+    for number, c in enumerate(architecture.attention):
+
+        def contraction(kind: str, name: str, *, n: int = number, a: Any = c, **changes: Any) -> Mutation:
+            entries = list(architecture.attention)
+            entries[n] = replace(a, **changes)
+            return wrong(kind, name, attention=tuple(entries))
+
+        spaces = architecture.spaces
+        for axis in c.over:
+            rest = tuple(a for a in c.over if a != axis)
+            yield contraction("attention", f"not over {axis}", over=rest)
+        for axis in spaces[c.query].axes:
+            if axis not in c.over:
+                yield contraction("attention", f"over {axis} too", over=(*c.over, axis))
+        for part in ("query", "key", "value", "output"):
+            for other in spaces.values():
+                here = spaces[getattr(c, part)]
+                if other.name != here.name and sorted(other.axes) == sorted(here.axes):
+                    yield contraction("attention", f"{part} is {other.name}", **{part: other.name})
+        yield contraction("scale", f"scale {c.scale} / 2", scale=f"({c.scale}) / 2")
+        yield wrong("attention", "no attention", attention=())
+    for pair in architecture.adds:
+        yield wrong("adds", f"not {pair}", adds=tuple(p for p in architecture.adds if p != pair))
+    if architecture.rotary:
+        yield wrong("rotary", "no rotary", rotary=())
+        for axis in dict.fromkeys(a for c in architecture.attention for a in c.over):
+            if axis != architecture.rotary[0].frequency:
+                yield wrong("rotary", f"frequencies {axis}", rotary=(replace(architecture.rotary[0], frequency=axis),))
+    for head in architecture.ties:
+        yield wrong("tie", f"{head} is not tied", ties={k: v for k, v in architecture.ties.items() if k != head})
+    if architecture.tie_field:
+        yield wrong("tie", "always tied", tie_field=None)
+    for name in term_names(architecture):
+        yield wrong("size", f"no axis {name}", sizes={k: v for k, v in architecture.sizes.items() if k != name})
+
+
+def term_names(architecture: Architecture) -> list[str]:
+    """Return the axes that arrows name, in order."""
+    terms = [t for a in architecture.arrows.values() for t in (a.source, a.target) if t is not None]
+    return [name for name in architecture.sizes if any(name in term_axes(t) for t in terms)]
