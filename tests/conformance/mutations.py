@@ -18,12 +18,14 @@ class Mutation:
 
     Attributes:
         kind: what sort of mistake.
+        arrow: the arrow that is wrong, or None.
         name: what is wrong, for the message.
         make: gives the wrong declaration; may raise ArchitectureError.
     """
 
     kind: str
     name: str
+    arrow: str | None = None
     make: Callable[[], Architecture]
 
     def __str__(self) -> str:
@@ -37,10 +39,11 @@ def mutations(architecture: Architecture, config: dict[str, Any]) -> Iterator[Mu
             yield Mutation(
                 kind=kind,
                 name=f"{name}: {_shown(changed, arrow)}",
+                arrow=name,
                 make=lambda n=name, c=changed: replace(architecture, arrows={**architecture.arrows, n: c}),
             )
         others = {n: a for n, a in architecture.arrows.items() if n != name}
-        yield Mutation(kind="missing", name=name, make=lambda a=others: replace(architecture, arrows=a))
+        yield Mutation(kind="missing", name=name, arrow=name, make=lambda a=others: replace(architecture, arrows=a))
     yield from _facts(architecture, config)
 
 
@@ -73,15 +76,14 @@ def _arrows(
         if arrow.over is not None:
             yield "norm", replace(arrow, over=None)
         if isinstance(arrow.eps, str):
-            yield "constant eps", replace(arrow, eps=float(config[arrow.eps]))
-        else:
-            yield "constant eps", replace(arrow, eps=2 * arrow.eps)
+            yield "norm", replace(arrow, eps=float(config[arrow.eps]))
+        yield "norm", replace(arrow, eps=1e-3)
     elif arrow.kind != "parameter":
         yield "bias", replace(arrow, bias=not arrow.bias)
-        swapped: dict[Kind, Kind] = {
-            "linear": "linear_transposed", "linear_transposed": "linear", "embedding": "linear",
-        }  # fmt: skip
-        yield "kind", replace(arrow, kind=swapped[arrow.kind])
+        kinds: tuple[Kind, ...] = ("linear", "linear_transposed", "embedding")
+        for kind in kinds:
+            if kind != arrow.kind:
+                yield "kind", replace(arrow, kind=kind)
     elif arrow.bias is False:
         yield "kind", replace(arrow, source=Axis("-"), kind="linear")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -103,15 +104,10 @@ def plan_for(model: ReferenceTransformer, *transformations: Transformation, **op
     return make_plan(architecture, source, request, **{"init": "noise", **placement, **options})
 
 
-def execute(
-    plan: Plan, model: ReferenceTransformer, disturb: Callable[[State], None] | None = None
-) -> ReferenceTransformer:
-    """The grown model; ``disturb`` may spoil its state dict on the way."""
-    state = grow_state_dict(plan, model.state_dict())
-    if disturb is not None:
-        disturb(state)
+def execute(plan: Plan, model: ReferenceTransformer) -> ReferenceTransformer:
+    """The grown model."""
     grown = ReferenceTransformer(ReferenceConfig.from_dict(plan.target_config)).double()
-    grown.load_state_dict(state)
+    grown.load_state_dict(grow_state_dict(plan, model.state_dict()))
     return grown
 
 
@@ -168,30 +164,31 @@ def rescaled_blocks(plan: Plan) -> list[tuple[TensorPlan, Block]]:
     """The blocks that must be source blocks times a factor; what is new starts from copies, but need not."""
     return blocks_where(
         plan,
-        lambda tensor, block: isinstance(block.value, Affine)
-        and not block.value.is_copy
-        and not plan.is_new(dict(tensor.index)),
+        lambda tensor, block: (
+            isinstance(block.value, Affine) and not block.value.is_copy and not plan.is_new(dict(tensor.index))
+        ),
     )
 
 
-def spoil_zero(tensor: TensorPlan, block: Block) -> Callable[[State], None]:
-    """Random values where a block must be zero."""
-
-    def disturb(state: State) -> None:
-        at = select(state[tensor.name], block.region)
-        generator = torch.Generator().manual_seed(2)
-        state[tensor.name][at] = torch.randn(at[0].shape, generator=generator, dtype=torch.float64)
-
-    return disturb
+def spoil_zero(model: ReferenceTransformer, tensor: TensorPlan, block: Block) -> ReferenceTransformer:
+    """A copy of a grown model with random values where a block must be zero."""
+    generator = torch.Generator().manual_seed(2)
+    shape = select(torch.empty(tensor.shape), block.region)[0].shape
+    return _spoil(model, tensor, block, torch.randn(shape, generator=generator, dtype=torch.float64))
 
 
-def spoil_scale(tensor: TensorPlan, block: Block, source: Mapping[str, torch.Tensor]) -> Callable[[State], None]:
-    """The source's own values where a block must be rescaled."""
+def spoil_scale(
+    model: ReferenceTransformer, tensor: TensorPlan, block: Block, source: ReferenceTransformer
+) -> ReferenceTransformer:
+    """A copy of a grown model with the source's own values where a block must be rescaled."""
+    assert isinstance(block.value, Affine)
+    original = source.state_dict()[block.value.tensor]
+    return _spoil(model, tensor, block, original[select(original, block.value.region)])
 
-    def disturb(state: State) -> None:
-        assert isinstance(block.value, Affine)
-        original = source[block.value.tensor]
-        at, origin = select(state[tensor.name], block.region), select(original, block.value.region)
-        state[tensor.name][at] = original[origin]
 
-    return disturb
+def _spoil(model: ReferenceTransformer, tensor: TensorPlan, block: Block, values: torch.Tensor) -> ReferenceTransformer:
+    spoiled = copy.deepcopy(model)
+    parameter = spoiled.get_parameter(tensor.name)
+    with torch.no_grad():
+        parameter[select(parameter, block.region)] = values
+    return spoiled

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from itertools import count
 from typing import Any
 
@@ -81,7 +82,7 @@ def _value(value: Value, shape: tuple[int, ...], source: Arrays, fresh: Any) -> 
         return symbols(f"new{next(fresh)}", shape)
     assert isinstance(value, Affine)  # the reference needs no means and no sums
     selected = source[value.tensor][np.ix_(*map(_positions, value.region))]
-    shift = number(value.shift) * (-1 if value.negative_shift else 1)
+    shift = sympy.nsimplify(value.shift)
     return np.asarray(selected * number(value.scale) + shift, dtype=object)
 
 
@@ -152,15 +153,29 @@ def residual(source: Array, grown: Array) -> list[sympy.Expr]:
 
 def evaluate(outputs: Array) -> npt.NDArray[np.float64]:
     """Outputs at one point: every symbol a number that its name determines, the activation a smooth function."""
-    known: dict[sympy.Symbol, float] = {EPSILON: 0.1}
+    known: dict[sympy.Expr, float] = {EPSILON: 0.1}
+
+    def compute(expression: sympy.Expr) -> float:
+        if expression.is_Symbol:
+            meaning = _MEANINGS.get(expression)
+            return random.Random(str(expression)).gauss(0, 1) if meaning is None else at(meaning)
+        if expression.is_Number:
+            return float(expression)
+        arguments = [at(argument) for argument in expression.args]
+        return float(_OPERATIONS[expression.func](*arguments))
 
     def at(expression: sympy.Expr) -> float:
-        free = sorted(expression.free_symbols, key=str)
-        for symbol in free:
-            if symbol not in known:
-                meaning = _MEANINGS.get(symbol)
-                known[symbol] = random.Random(str(symbol)).gauss(0, 1) if meaning is None else at(meaning)
-        function = sympy.lambdify(free, expression, modules=[{"act": math.tanh}, "math"])
-        return float(function(*(known[symbol] for symbol in free)))
+        if expression not in known:
+            known[expression] = compute(expression)
+        return known[expression]
 
     return np.array([at(expression) for expression in outputs.flat])
+
+
+_OPERATIONS: dict[Any, Callable[..., float]] = {
+    sympy.Add: lambda *terms: math.fsum(terms),
+    sympy.Mul: lambda *factors: math.prod(factors),
+    sympy.Pow: lambda base, exponent: base**exponent,
+    sympy.exp: math.exp,
+    ACTIVATION: math.tanh,
+}

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import sympy
+from tests.theorems import symbolic
 
 from growformer.architecture.source import from_config
 from growformer.plan.plan import Plan
@@ -22,7 +23,6 @@ from growformer.plan.transformations import (
     merge,
 )
 from growformer.reference import ReferenceConfig, reference_architecture
-from tests.theorems import symbolic
 
 CONFIG = ReferenceConfig(
     hidden_size=2,

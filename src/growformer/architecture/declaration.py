@@ -21,8 +21,10 @@ from growformer.architecture.language import (
     Term,
     format_arrow,
     labelled_spaces,
+    leaves,
     parse_arrow,
     parse_term,
+    term_axes,
 )
 from growformer.errors import ArchitectureError, did_you_mean
 
@@ -321,7 +323,7 @@ class Architecture:
                     self._known(space, axes, name)
                     index = set(_PLACEHOLDER.findall(name))
                     where[space] = where[space] & index if space in where else index
-        order = [n for n in self.sizes]
+        order = list(self.sizes)
         return {
             name: Space(name, found, tuple(sorted(where.get(name, set()), key=order.index)))
             for name, found in axes.items()
@@ -354,9 +356,7 @@ class Architecture:
 
     def expand(self, term: Term) -> Term:
         """Spell out the axes of every space that a term only names, and label every leaf with its space."""
-        if isinstance(term, Axis):
-            if term.name in self.sizes or term.name == UNIT:
-                return term if term.label or term.name == UNIT else Axis(term.name, term.name)
+        if isinstance(term, Axis) and term.label is None and term.name not in self.sizes and term.name != UNIT:
             if term.name not in self.spaces:
                 raise ArchitectureError(
                     f"{self.name}: unknown axis or space {term.name!r}"
@@ -364,7 +364,9 @@ class Architecture:
                 )
             axes = self.spaces[term.name].axes
             return Axis(axes[0], term.name) if len(axes) == 1 else Product(tuple(map(Axis, axes)), term.name)
-        return term
+        for axis in sorted(term_axes(term) - {UNIT}):
+            self._known(axis, self.sizes, f"the term '{term}'")
+        return Axis(term.name, term.name) if isinstance(term, Axis) and not term.label and term.name != UNIT else term
 
     def size(self, axis: str, config: Config, index: Mapping[str, int] | None = None) -> int:
         """Return an axis' size under a config; ``config`` has had ``resolve_config`` applied.
@@ -373,6 +375,14 @@ class Architecture:
             ArchitectureError: the size is not a whole number.
         """
         return evaluate_size(self.sizes[axis], config, index)
+
+    def shape(self, spec: TensorSpec, config: Config, index: Mapping[str, int]) -> tuple[int, ...]:
+        """Return the shape of one instance of a tensor under a resolved config.
+
+        Raises:
+            ArchitectureError: a size is not a whole number, or the config has no such instance.
+        """
+        return tuple(leaves(dim.term, lambda axis: self.size(axis, config, index))[0] for dim in spec.dims)
 
     def size_index(self, axis: str) -> tuple[str, ...]:
         """Return the index axes that an axis' size depends on."""

@@ -110,7 +110,7 @@ def evaluate(expression: str, names: Mapping[str, Any], index: Mapping[str, int]
         return ArchitectureError(f"in the expression {expression!r}: {what}")
 
     def number(value: Any, what: str) -> Fraction:
-        if isinstance(value, bool) or not isinstance(value, (int, float, Fraction)):
+        if isinstance(value, bool) or not isinstance(value, (int, float, Fraction)) or not math.isfinite(value):
             raise fail(f"{what} must be a number, found {value!r}")
         return Fraction(value)
 
@@ -164,24 +164,30 @@ def evaluate(expression: str, names: Mapping[str, Any], index: Mapping[str, int]
         raise fail(f"{ast.unparse(node)!r} is not allowed")
 
     try:
-        tree = ast.parse(expression, mode="eval")
+        return Root.of(value(_parse(expression).body))
+    except ValueError as error:  # a negative result, or the square root of an irrational number
+        raise fail(str(error)) from None
+
+
+def _parse(expression: str) -> ast.Expression:
+    try:
+        return ast.parse(expression, mode="eval")
     except SyntaxError as error:
-        raise fail(f"not an expression ({error.msg})") from None
-    return Root.of(value(tree.body))
+        raise ArchitectureError(f"in the expression {expression!r}: not an expression ({error.msg})") from None
 
 
 def names_in(expression: str) -> list[str]:
     """Return the names that an expression mentions, without the indices in brackets, in order of appearance."""
-    tree = ast.parse(expression, mode="eval")
-    inside = {id(n.slice) for n in ast.walk(tree) if isinstance(n, ast.Subscript)}
-    found = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and id(n) not in inside and n.id != "sqrt"]
-    return list(dict.fromkeys(found))
+    nodes = list(ast.walk(_parse(expression)))
+    inside = {id(n.slice) for n in nodes if isinstance(n, ast.Subscript)}
+    found = [n for n in nodes if isinstance(n, ast.Name) and id(n) not in inside and n.id != "sqrt"]
+    return list(dict.fromkeys(n.id for n in sorted(found, key=lambda n: (n.lineno, n.col_offset))))
 
 
 def indices_in(expression: str) -> tuple[str, ...]:
     """Return the index names in brackets: ``("layer", "head")`` for ``"key[layer][head]"``."""
     found: list[str] = []
-    for node in ast.walk(ast.parse(expression, mode="eval")):
+    for node in ast.walk(_parse(expression)):
         if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Name) and node.slice.id not in found:
             found.insert(0, node.slice.id)
     return tuple(found)
@@ -199,6 +205,6 @@ def evaluate_size(expression: str, names: Mapping[str, Any], index: Mapping[str,
     except ValueError:
         exact = Fraction(1, 2)
     if exact.denominator != 1:
-        used = ", ".join(f"{k} = {names[k]}" for k in names if k in expression)
+        used = ", ".join(f"{name} = {names[name]}" for name in names_in(expression) if name in names)
         raise ArchitectureError(f"the size {expression!r} is not a whole number ({result}) with {used}")
     return int(exact)

@@ -192,7 +192,8 @@ class _Parser:
     def take(self, expected: str) -> None:
         if self.peek() != expected:
             found = self.peek()
-            raise self.error(self.where(), f"expected {expected!r}, found {found!r}" if found else f"expected {expected!r} before the end")
+            what = f"expected {expected!r}, found {found!r}" if found else f"expected {expected!r} before the end"
+            raise self.error(self.where(), what)
         self.next += 1
 
     def arrow(self) -> tuple[Term | None, Term]:
@@ -213,9 +214,12 @@ class _Parser:
             return self.group(None)
         if token is None or not re.fullmatch(r"\w+|-", token):
             raise self.error(self.where(), "expected a name, '(' or '['" + (f", found {token!r}" if token else ""))
+        start = self.where()
         self.next += 1
         if self.peek() != ":":
             return Axis(token)
+        if token == UNIT:
+            raise self.error(start, f"{UNIT!r} is an axis of size one and cannot name a space")
         self.next += 1
         following = self.peek()
         if following in ("(", "["):
@@ -236,4 +240,16 @@ class _Parser:
         if not parts:
             raise self.error(start, f"an empty {opening}{closing}")
         self.take(closing)
-        return Product(tuple(parts), label) if opening == "(" else Concat(tuple(parts), label)
+        labelled = [part for part in parts if any(space for space, _ in _leaf_axes(part))]
+        if label and labelled:
+            raise self.error(start, f"{label!r} names the whole, so its parts cannot have names ({labelled[0]})")
+        if opening == "(" and len(labelled) > 1:
+            raise self.error(start, f"two factors of one product have names ({labelled[0]} and {labelled[1]})")
+        term = Product(tuple(parts), label) if opening == "(" else Concat(tuple(parts), label)
+        found = _leaf_axes(term)
+        for space, axes in found:
+            if space is not None and [name for name, _ in found].count(space) > 1:
+                raise self.error(start, f"the space {space!r} occurs twice")
+            if len(set(axes)) < len(axes):
+                raise self.error(start, f"an axis occurs twice in one product ({' '.join(axes)})")
+        return term

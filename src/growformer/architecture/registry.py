@@ -48,8 +48,8 @@ def for_config(config: dict[str, Any]) -> Architecture:
         )
     if model_type not in known:
         raise UnknownArchitectureError(
-            f"no architecture describes model_type {model_type!r}{did_you_mean(model_type, known)} Known: "
+            f"no architecture describes model_type {model_type!r}{did_you_mean(model_type, known) or ';'} known: "
             f"{', '.join(sorted(known))}. To bring your own, declare its tensors as in docs/architectures.md and pass "
-            "architecture=..."
+            "architecture=... to growformer.grow_checkpoint"
         )
     return known[model_type]

@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import Any
 
 from growformer.architecture.declaration import Architecture
-from growformer.architecture.language import leaves
 from growformer.errors import ArchitectureError, SourceError, did_you_mean
 
 
@@ -152,9 +151,9 @@ def describe(
             canonical = "?" + name
         match = next(((spec, m) for spec, p in patterns if (m := p.fullmatch(canonical))), None)
         if match is None or not architecture.exists(match[0], resolved):
-            reason = next((r for p, r in architecture.ignored.items() if re.fullmatch(p, name)), None)
-            if reason is not None:
-                dropped[stored] = reason
+            why = next((r for p, r in architecture.ignored.items() if re.fullmatch(p, name)), None)
+            if why is not None:
+                dropped[stored] = why
             elif match is not None:
                 problems.append(f"unexpected {stored}: the config says that there is none")
             else:
@@ -168,9 +167,7 @@ def describe(
                 inferred[field_name] = resolved[field_name] = size
         index = dict(zip(spec.index, map(int, groups.groups()), strict=True))
         try:
-            expected = tuple(
-                leaves(dim.term, lambda axis, i=index: architecture.size(axis, resolved, i))[0] for dim in spec.dims
-            )
+            expected = architecture.shape(spec, resolved, index)
             outside = any(index[a] >= architecture.size(a, resolved, index) for a in spec.index)
         except ArchitectureError as error:
             if "no entry" not in str(error):
@@ -190,20 +187,26 @@ def describe(
         more = f"\n  and {len(problems) - 12} more" if len(problems) > 12 else ""
         raise SourceError(f"{where}the tensors do not fit the config ({architecture.name}):\n  {shown}{more}")
     heads = config.get("architectures") or [""]
-    tied = bool(architecture.ties) and not str(heads[0]).endswith("Model")
+    headless = str(heads[0]).endswith("Model") and "Head" not in str(heads[0])  # GPT2LMHeadModel has one
+    tied = bool(architecture.ties) and not headless
     if architecture.tie_field is not None:
         tied = tied and bool(resolved.get(architecture.tie_field))
     else:
         tied = tied and not any(head in found for head in architecture.ties)
     return SourceInfo(
-        config=json.loads(json.dumps(dict(config))), tensors=found, templates=frozenset(templates), dropped=dropped, prefix=prefix, tied=tied,
+        config=json.loads(json.dumps(dict(config))), tensors=found, templates=frozenset(templates), dropped=dropped,
+        prefix=prefix, tied=tied,
         location=location, inferred=inferred,
     )  # fmt: skip
 
 
-def from_config(architecture: Architecture, config: Mapping[str, Any], dtype: str = "float32") -> SourceInfo:
-    """Describe a source from its config alone, all shapes taken from the declaration, optional heads left out
-    unless ``architectures`` names a model with a head."""
+def from_config(architecture: Architecture, config: Mapping[str, Any], dtype: str | None = None) -> SourceInfo:
+    """Describe a source from its config alone, all shapes taken from the declaration.
+
+    A language model's head is there if ``architectures`` names a class with one; other optional heads are not. Unless
+    a dtype is given, it is the config's, or else float32.
+    """
+    dtype = dtype or str(config.get("dtype") or config.get("torch_dtype") or "float32")
     resolved = architecture.resolve_config(config)
     with_head = any("For" in str(a) or "Head" in str(a) for a in config.get("architectures") or ())
     tied = bool(with_head and architecture.tie_field and resolved.get(architecture.tie_field))
@@ -216,9 +219,7 @@ def from_config(architecture: Architecture, config: Mapping[str, Any], dtype: st
         if not architecture.exists(spec, resolved) or is_tied_head or (optional and not is_lm_head):
             continue
         for index in architecture.instances(spec.index, resolved):
-            shape = tuple(
-                leaves(d.term, lambda axis, i=index: architecture.size(axis, resolved, i))[0] for d in spec.dims
-            )
+            shape = architecture.shape(spec, resolved, index)
             tensors[stored_name(architecture, prefix, spec.name(index))] = (shape, dtype)
     return describe(architecture, config, tensors, location="config")
 

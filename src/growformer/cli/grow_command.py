@@ -58,7 +58,7 @@ def grow(
         with render.status("Comparing every block with the source", not json):
             checked = verify(folder.path, grown.path, checks=["constraints"])
     if json:
-        render.print_json(_as_json(grown, wanted, checked))
+        render.print_json(_as_json(model, grown, wanted, checked))
     else:
         _show(model, grown, wanted, checked)
     if checked is not None and not checked.ok:
@@ -134,13 +134,15 @@ def _loading(grown: GrownCheckpoint) -> str:
     return f"transformers.{name}.from_pretrained({path!r})"
 
 
-def _as_json(grown: GrownCheckpoint, wanted: Wanted, checked: Verification | None) -> dict[str, Any]:
+def _as_json(
+    model: str, grown: GrownCheckpoint, wanted: Wanted, checked: Verification | None
+) -> dict[str, Any]:
     from growformer.cli.plan_command import as_json
 
     return {
         "path": str(grown.path),
         "bytes": grown.num_bytes,
-        "plan": as_json(wanted),
+        "plan": as_json(model, wanted),
         "files": grown.files,
         "dropped": grown.dropped,
         "verification": None if checked is None else checked.to_json(),

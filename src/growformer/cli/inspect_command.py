@@ -78,25 +78,32 @@ def _sizes(source: Any, found: Inspection) -> Iterator[Size]:
     """Yield every size that can grow, tried out by planning, and by asking the model's class."""
     from growformer.api import plan
     from growformer.cli.request import check_with_class
-    from growformer.errors import GrowformerError
+    from growformer.errors import GrowformerError, NotPreservableError
 
+    resolved = found.architecture.resolve_config(found.source.sizes)
     values = [v for v, _ in found.sizes.values() if isinstance(v, int)]
+    values += [found.architecture.size(a, resolved) for a in found.architecture.sizes if not found.architecture.size_index(a)]
     for name, (value, axes) in found.sizes.items():
         if not isinstance(value, int):
             yield Size(name, value, axes, None, "")
             continue
-        limits = ""
-        steps = sorted({1, 2, 4, 8, 16, 32, 64, 128, value, *(v for v in values if v <= value)})
+        limits: GrowformerError | None = None
+        steps = sorted({1, 2, 4, 8, 16, 32, 64, 128, value, *(v for v in values if 0 < v <= value)})
         for step in steps:
             try:
                 check_with_class(plan(source, **{name: value + step}))
             except GrowformerError as error:
-                limits = str(error).split(": ", 1)[-1]
+                if isinstance(error, NotPreservableError) or not isinstance(limits, NotPreservableError):
+                    limits = error
                 continue
-            yield Size(name, value, axes, value + step, limits)
+            yield Size(name, value, axes, value + step, _reason(limits))
             break
         else:
-            yield Size(name, value, axes, None, limits)
+            yield Size(name, value, axes, None, _reason(limits))
+
+
+def _reason(error: Exception | None) -> str:
+    return "" if error is None else str(error).split(": ", 1)[-1]
 
 
 def _in_words(size: Size) -> str:

@@ -1,10 +1,10 @@
 """The app, and the one place where errors become messages and exit codes.
 
-    0    done
-    1    a check failed
-    2    the request, or what it was given to read or write, is wrong
-    130  interrupted
-    70   growformer itself failed, with a traceback
+0    done
+1    a check failed
+2    the request, or what it was given to read or write, is wrong
+130  interrupted
+70   growformer itself failed, with a traceback
 """
 
 from __future__ import annotations

@@ -41,9 +41,9 @@ def plan(
     if out is not None:
         _write(Path(out), wanted.plan.to_json() + "\n")
     if json:
-        render.print_json({**as_json(wanted), "written": out})
+        render.print_json({**as_json(model, wanted), "written": out})
         return
-    show(wanted)
+    show(model, wanted)
     print()
     if out is None:
         render.paragraph("Nothing was written. growformer grow MODEL OUT takes the same options; -o FILE keeps the plan.")
@@ -53,14 +53,14 @@ def plan(
         print(f"\n  growformer grow {model} OUT --plan {out}{dtype}")
 
 
-def show(wanted: Wanted) -> None:
+def show(model: str, wanted: Wanted) -> None:
     """Print a plan: a table of sizes and costs, then what becomes of the weights."""
     from growformer.cli import render
     from growformer.cli.costs import costs
     from growformer.plan.explain import changes, steps
 
     plan = wanted.plan
-    render.paragraph(render.model_title(plan.source.location, plan.architecture.name, plan.source.config))
+    render.paragraph(render.model_title(model, plan.architecture.name, plan.source.config))
     print()
     rows = [(c.field, render.value(c.before), render.value(c.after), c.why) for c in changes(plan)]
     if not rows:
@@ -103,7 +103,7 @@ def show(wanted: Wanted) -> None:
         )
 
 
-def as_json(wanted: Wanted) -> dict[str, Any]:
+def as_json(model: str, wanted: Wanted) -> dict[str, Any]:
     """Return a plan's summary as plain data."""
     from growformer.cli.costs import costs
     from growformer.plan.explain import changes, steps
@@ -112,7 +112,7 @@ def as_json(wanted: Wanted) -> dict[str, Any]:
     before, after = costs(plan, wanted.dtype)
     figures = ("parameters", "weight_bytes", "flops", "context_flops", "training_bytes")
     return {
-        "source": {"location": plan.source.location, "digest": plan.source.digest},
+        "source": {"model": model, "digest": plan.source.digest},
         "architecture": plan.architecture.name,
         "changes": [{"field": c.field, "source": c.before, "target": c.after, "why": c.why} for c in changes(plan)],
         **{name: {"source": getattr(before, name), "target": getattr(after, name)} for name in figures},

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from growformer.cli.options import Json, Model
+from growformer.errors import RequestError, did_you_mean
 
 if TYPE_CHECKING:
     from growformer.verify.verification import Verification
+
+CHECKS = ("constraints", "outputs", "gradients")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def verify(
@@ -41,9 +46,13 @@ def verify(
     from growformer.api import verify as run
     from growformer.cli import render
 
-    wanted = _names(checks)
+    wanted, dtypes = _names(checks, "check", CHECKS), _names(dtype, "dtype", DTYPES)
+    if set(wanted) - {"constraints"}:
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # one bar per model loaded says less than the line above the verdict
     with render.status(f"Checking {' and '.join(wanted)}", not json):
-        found = run(model, out, checks=wanted, dtypes=_names(dtype), prompt=prompt, seed=seed)
+        found = run(model, out, checks=wanted, dtypes=dtypes, prompt=prompt, seed=seed)
     if json:
         render.print_json(found.to_json())
     else:
@@ -52,8 +61,16 @@ def verify(
         raise typer.Exit(1)
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+def _names(text: str, what: str, known: Sequence[str]) -> list[str]:
+    """Return the names in a list with commas, checked before anything heavy is loaded."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None:
+        hint = did_you_mean(unknown, known)
+        raise RequestError(f"unknown {what} {unknown!r}: expected {', '.join(known)}{hint}")
+    if not names:
+        raise RequestError(f"no {what} is named: expected {', '.join(known)}")
+    return names
 
 
 def _show(found: Verification) -> None:

@@ -20,13 +20,13 @@ from growformer.architecture.source import describe, stored_name
 from growformer.errors import OutputError, PlanError, RequestError, SourceError
 from growformer.execute.provenance import FILE, new_region_groups
 from growformer.plan.plan import Plan
-from growformer.storage.folder import INDEX, WEIGHT_SUFFIXES, ModelFolder
+from growformer.storage.folder import INDEX, WEIGHT_SUFFIXES, ModelFolder, read_json
 from growformer.storage.safetensors_file import DTYPES, ShardWriter
 
 Progress = Callable[[int, int, str], None]
 """Called with bytes written, bytes in all, and the tensor at hand."""
 
-_WIDTH = {name: width for name, width in DTYPES.values()}
+_WIDTH = dict(DTYPES.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +159,8 @@ def check_with_class(plan: Plan, config: dict[str, Any]) -> None:
         stored = stored_name(plan.architecture, prefix, name)
         if stored in expected and expected[stored] != shape:
             raise RequestError(
-                f"the class of {model_type} builds {stored} with shape {list(expected[stored])} from the target config, "
-                f"the plan has {list(shape)}; this config cannot express the requested sizes"
+                f"the class of {model_type} builds {stored} with shape {list(expected[stored])} from the target "
+                f"config, the plan has {list(shape)}; this config cannot express the requested sizes"
             )
 
 
@@ -170,6 +170,9 @@ def _last_line(error: BaseException) -> str:
 
 
 def _check_same_source(plan: Plan, source: ModelFolder) -> None:
+    kind, planned = source.config.get("model_type"), plan.source.config.get("model_type")
+    if kind != planned:
+        raise PlanError(f"{source.path}: a model of type {kind!r}; the plan was made for one of type {planned!r}")
     try:
         info = describe(plan.architecture, source.config, source.shapes(), location=str(source.path))
     except SourceError as error:
@@ -183,12 +186,14 @@ def _check_same_source(plan: Plan, source: ModelFolder) -> None:
 
 def _check_output(out: Path, num_bytes: int) -> None:
     if out.exists() or out.is_symlink():
-        raise OutputError(f"{out}: exists already; growformer never overwrites. Choose another name, or remove it first")
+        raise OutputError(f"{out}: exists already, and is never overwritten. Choose another name, or remove it first")
     parent = out.parent
+    if parent.exists() and not parent.is_dir():
+        raise OutputError(f"{out}: {parent} is a file; expected a folder to write into")
     if not parent.is_dir():
         raise OutputError(f"{out}: its parent folder {parent} does not exist; create it first")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(f"{out}: no permission to write in {parent}")
+        raise OutputError(f"{out}: no permission to write in {parent}; choose another place, or change its mode")
     free = shutil.disk_usage(parent).free
     if free < num_bytes:
         raise OutputError(f"{out}: needs {num_bytes:,} bytes, {free:,} are free on that disk")
@@ -315,7 +320,7 @@ def _write_provenance(grown: GrownCheckpoint, source: ModelFolder, folder: Path,
             "location": grown.plan.source.location,
             "revision": source.revision,
             "digest": grown.plan.source.digest,
-            "grown_before": json.loads(earlier.read_text(encoding="utf-8")).get("source") if earlier.is_file() else None,
+            "grown_before": read_json(earlier, "").get("source") if earlier.is_file() else None,
         },
         "files": {"weights": digests, "others": grown.files},
         "tensors": grown.tensors,

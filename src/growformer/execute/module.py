@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from growformer.architecture.declaration import Architecture
@@ -112,7 +111,7 @@ def _own_class(model: nn.Module) -> Build:
             if hasattr(model, "base_model_prefix"):
                 from transformers.initialization import no_init_weights
 
-                made = type(config)(**values)  # type: ignore[operator, misc]
+                made = type(config)(**values)
                 made._attn_implementation = config._attn_implementation  # type: ignore[union-attr]
                 with no_init_weights():
                     grown = type(model)(made)
@@ -131,7 +130,7 @@ def _own_class(model: nn.Module) -> Build:
 
 def _restore_ties(plan: Plan, model: nn.Module, grown: nn.Module) -> None:
     if hasattr(grown, "tie_weights"):
-        grown.tie_weights()
+        grown.tie_weights()  # type: ignore[operator]
     for alias, reason in plan.source.dropped.items():
         if not reason.startswith("the same storage as "):
             continue

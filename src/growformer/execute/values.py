@@ -69,8 +69,7 @@ def _affine(value: Affine, read: Read, dtype: torch.dtype) -> torch.Tensor:
     selected = _select(read(value.tensor), value.region)
     if value.is_copy:
         return selected.to(dtype)
-    shift = -float(value.shift) if value.negative_shift else float(value.shift)
-    return (selected.double() * float(value.scale) + shift).to(dtype)
+    return (selected.double() * float(value.scale) + value.shift).to(dtype)
 
 
 def _select(tensor: torch.Tensor, region: Region) -> torch.Tensor:
@@ -96,7 +95,7 @@ def _assign(out: torch.Tensor, region: Region, values: torch.Tensor) -> None:
     shape = list(view.shape)
     for dim, index in scattered:
         shape[dim] = index.size
-    values = values.expand(shape) if values.ndim else values.expand(shape)
+    values = values.expand(shape)
     indices: list[Index1D | torch.Tensor] = [slice(None)] * view.ndim
     if len(scattered) == 1:
         dim, index = scattered[0]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -41,13 +40,12 @@ class Affine:
     tensor: str
     region: Region
     scale: Root = ONE
-    shift: Root = Root(Fraction(0))
-    negative_shift: bool = False
+    shift: float = 0.0
 
     @property
     def is_copy(self) -> bool:
         """Whether the source's values are taken over bit by bit."""
-        return self.scale.is_one() and self.shift.square == 0
+        return self.scale.is_one() and not self.shift
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +190,6 @@ class TensorPlan:
         index: its instance.
         shape: shape in the target.
         source: canonical name of the tensor in the source that gives its dtype.
-        segments: one list per dimension; ``fill_blocks`` combines them.
         blocks: the blocks; they cover the tensor exactly once.
     """
 

@@ -24,10 +24,12 @@ def changes(plan: Plan) -> list[Change]:
     """Return every config field that differs, with the reason."""
     size_fields = plan.architecture.size_fields()
     before, after = plan.source_sizes, plan.target_sizes
+    rotary = any(r.parameters in plan.target_config for r in plan.architecture.rotary)
+    spelled_twice = {"rope_theta", "rope_scaling"} - set(plan.source.config) if rotary else set()
     found = []
     for name in dict.fromkeys([*size_fields, *plan.target_config]):
         old, new = before.get(name), after.get(name)
-        if old == new or name in plan.architecture.inferred:
+        if old == new or name in plan.architecture.inferred or name in spelled_twice:
             continue
         if name in plan.rho:
             why = f"× {plan.rho[name]}: keeps every norm exact although its mean runs over more coordinates"

@@ -59,17 +59,18 @@ class Initialisation:
         """Return fresh values for a block without a template (float32, shape of the block)."""
         normal = standard_normal(self.seed, fill.tensor, fill.coordinates)
         if self.custom is not None:
-            return np.ascontiguousarray(self.custom(fill, normal), dtype=np.float32)
+            values: Floats = np.ascontiguousarray(self.custom(fill, normal), dtype=np.float32)
+            return values
         if self.name == "noise":
             spread = np.float32(0.25) if fill.kind != "weight" else np.float32(self.std)
-            return spread * normal + np.float32(1 - fill.offset if fill.kind == "gain" else 0)
+            return _times(normal, spread) + np.float32(1 - fill.offset if fill.kind == "gain" else 0)
         if fill.kind == "gain":
             return np.full(normal.shape, 1 - fill.offset, dtype=np.float32)
         if fill.kind == "bias" or self.name == "zero":
             return np.zeros(normal.shape, dtype=np.float32)
         if self.name == "orthogonal" and normal.ndim == 2:
             return self._orthogonal(normal)
-        return np.float32(self.std) * normal
+        return _times(normal, self.std)
 
     def copies(self) -> bool:
         """Whether a block with a template starts from it."""
@@ -78,21 +79,22 @@ class Initialisation:
     def copy_noise(self, fill: Fill) -> Floats:
         """Return what is added to a copied block."""
         normal = standard_normal(self.seed, fill.tensor, fill.coordinates)
-        return np.float32(COPY_NOISE * self.std if fill.kind == "weight" else 0) * normal
+        return _times(normal, COPY_NOISE * self.std if fill.kind == "weight" else 0)
 
     def cancelling(self, noise: Noise) -> Floats:
         """Return noise for one copy; the sum over all copies of a source coordinate is zero."""
         following = (noise.copy + 1) % noise.copies
         first = standard_normal(self.seed, f"{noise.tensor}#{noise.copy}", noise.coordinates)
         second = standard_normal(self.seed, f"{noise.tensor}#{following}", noise.coordinates)
-        return np.float32(COPY_NOISE * self.std) * (first - second)
+        return _times(first - second, COPY_NOISE * self.std)
 
     def _orthogonal(self, normal: Floats) -> Floats:
         tall = normal if normal.shape[0] >= normal.shape[1] else normal.T
         q, r = np.linalg.qr(tall.astype(np.float64))
         q = q * np.sign(np.diag(r))
         scaled = q * self.std * np.sqrt(tall.shape[0])
-        return np.ascontiguousarray(scaled if tall is normal else scaled.T, dtype=np.float32)
+        values: Floats = np.ascontiguousarray(scaled if tall is normal else scaled.T, dtype=np.float32)
+        return values
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data.
@@ -115,15 +117,23 @@ def standard_normal(seed: int, name: str, coordinates: tuple[slice | npt.NDArray
     digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
     state = np.full((1,) * len(coordinates), np.frombuffer(digest, dtype=np.uint64)[0], dtype=np.uint64)
     for dim, index in enumerate(coordinates):
-        along = positions(index).astype(np.uint64).reshape(tuple(-1 if d == dim else 1 for d in range(len(coordinates))))
+        shape = tuple(-1 if d == dim else 1 for d in range(len(coordinates)))
+        along = positions(index).astype(np.uint64).reshape(shape)
         state = _mix(state + (along + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
-    return _quantiles()[(state >> np.uint64(48)).astype(np.int64)]
+    values: Floats = _quantiles()[(state >> np.uint64(48)).astype(np.int64)]
+    return values
 
 
 def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    mixed: npt.NDArray[np.uint64] = z ^ (z >> np.uint64(31))
+    return mixed
+
+
+def _times(values: Floats, factor: float) -> Floats:
+    scaled: Floats = values * np.float32(factor)
+    return scaled
 
 
 @lru_cache(maxsize=1)
@@ -131,7 +141,8 @@ def _quantiles() -> Floats:
     # 32,768 positive quantiles mirrored, scaled to unit variance.
     half = np.array([NormalDist().inv_cdf((i + 0.5) / 65536) for i in range(32768)])
     table = np.concatenate([half, -half[::-1]])
-    return (table / np.sqrt(np.mean(table**2))).astype(np.float32)
+    scaled: Floats = (table / np.sqrt(np.mean(table**2))).astype(np.float32)
+    return scaled
 
 
 __all__ = ["COPY_NOISE", "NAMES", "Initialisation", "standard_normal"]

@@ -239,7 +239,8 @@ def compose(first: Plan, second: Plan) -> Plan:
             earlier = first.axis_maps[axis][tuple(origin.values())] if origin is not None else None
             composed = later.after(earlier) if earlier is not None else later
             layers[axis][key] = tuple(composed.array().tolist())
-    new_layers = "random" if any(NEW in t for p in (first, second) for m in p.templates.values() for t in m.values()) else "copy"
+    starts = [start for p in (first, second) for maps in p.templates.values() for start in maps.values()]
+    new_layers = "random" if any(NEW in start for start in starts) else "copy"
     resolved = Resolved(dict(second.target_config), layers, (*first.notes, *second.notes))
     for name in (*first.rho, *second.rho):
         resolved.target[name] = first.source_sizes[name]

@@ -154,7 +154,7 @@ def place_layers(before: int, after: int, at: NewLayersAt) -> tuple[int, ...]:
         if at == "end":
             new = set(range(before, after))
         elif at == "interleave":
-            # New layer i comes after source layer ceil((i + 1) * before / count) - 1: evenly spread, last one at the end.
+            # New layer i comes after source layer ceil((i + 1) * before / count) - 1: evenly spread, one at the end.
             new = {-(-(i + 1) * before // count) + i for i in range(count)} if count else set()
         else:
             raise RequestError(f"new_layers_at must be 'end', 'interleave' or a list of positions, got {at!r}")
@@ -209,7 +209,7 @@ def _complete(
 ) -> None:
     """Decide fields that must follow others."""
     heads, kv_heads = architecture.roles.get("heads"), architecture.roles.get("kv_heads")
-    if heads in asked and kv_heads and kv_heads not in asked and source[kv_heads] == source[heads]:
+    if heads in asked and heads and kv_heads and kv_heads not in asked and source[kv_heads] == source[heads]:
         target[kv_heads] = target[heads]
         notes.append(f"{kv_heads} follows {heads} = {target[heads]}: the source has as many of both")
     for coupling in architecture.coupled:
@@ -221,7 +221,8 @@ def _complete(
             if value != source[coupling.field]:
                 target[coupling.field] = int(value)
                 notes.append(
-                    f"{coupling.field} follows: {source[coupling.field]} -> {int(value)} keeps {coupling.keeps} = {keep}"
+                    f"{coupling.field} follows: {source[coupling.field]} -> {int(value)} keeps "
+                    f"{coupling.keeps} = {keep}"
                 )
             continue
         growing = [n for n in asked if n in names_in(coupling.formula)]

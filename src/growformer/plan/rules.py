@@ -1,8 +1,8 @@
-"""From spaces to blocks: the one table that says what each block of a weight must hold.
+r"""From spaces to blocks: the one table that says what each block of a weight must hold.
 
 A linear weight maps what it reads, x, to what it writes, y. For a target coordinate t of y and u of x:
 
-    y \\ x           source u                    silent u (zero)   live u (anything)
+    y \ x            source u                    silent u (zero)   live u (anything)
     source t        factor * source weight      free              0
     silent t        0                           free              0
     mean t          mean over y of the source   free              0
@@ -41,7 +41,6 @@ from growformer.plan.blocks import (
     TensorPlan,
     Value,
     compact,
-    length,
 )
 from growformer.plan.spaces import norm_axes
 
@@ -171,7 +170,8 @@ def _fill_leaf(
             codes = np.array([_intern(table.factors, Root(square)) for square in squares], dtype=np.int64)
             axis_factors.append(np.broadcast_to(codes.reshape(expand), shape))
     if known:
-        source = source_leaf.positions[tuple(coordinates)] if coordinates else source_leaf.positions
+        # A space without axes has one coordinate, and indexing by nothing selects it.
+        source = np.asarray(source_leaf.positions[tuple(coordinates)], dtype=np.int64)
     if role in ("write", "offset"):
         base = scale
     elif role == "read":
@@ -181,9 +181,9 @@ def _fill_leaf(
     if axis_factors:
         combined = np.empty(shape, dtype=np.int64)
         flat = [codes.reshape(-1) for codes in axis_factors]
-        for position, codes in enumerate(zip(*flat, strict=True)):
+        for position, along_axes in enumerate(zip(*flat, strict=True)):
             product = base
-            for code in codes:
+            for code in along_axes:
                 product = product * table.factors[int(code)]
             combined.reshape(-1)[position] = _intern(table.factors, product)
         factor = combined
@@ -337,17 +337,7 @@ def gain(source: str, region: slice | npt.NDArray[np.int64], factor: Root, offse
     """Return ``factor * (offset + g) - offset`` for stored gains g."""
     if not offset or factor.is_one():
         return Affine(source, (region,), factor)
-    if float(factor) >= 1:
-        return Affine(source, (region,), factor, _difference(factor, offset))
-    return Affine(source, (region,), factor, _difference(factor, offset), negative_shift=True)
-
-
-def _difference(factor: Root, offset: int) -> Root:
-    """Return |factor - 1| * offset; exact where factor is rational, else the nearest float64."""
-    try:
-        return Root.of(abs(factor.rational() - 1) * offset)
-    except ValueError:
-        return Root.of(Fraction(abs(float(factor) - 1.0) * offset))
+    return Affine(source, (region,), factor, (float(factor) - 1.0) * offset)
 
 
 def _for_space(plan: Plan, arrow: Arrow, space: str, index: Mapping[str, int], role: str) -> _Table:
@@ -424,4 +414,3 @@ def _post_norm(
     return (Block(everything, Constant(1.0 if before_run else float(Root.sqrt(1 + eps)))),)
 
 
-__all__ = ["length", "tensor_plan"]

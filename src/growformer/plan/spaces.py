@@ -148,7 +148,8 @@ def _requirements(architecture: Architecture) -> dict[tuple[str, str], dict[New,
                 want(source, axis, "mean" if arrow.centred else "silent", f"{name} reduces over it")
                 want(target, axis, "silent", f"{name} writes zero where it reads {'its mean' if arrow.centred else 0}")
     readers = {s for arrow in architecture.arrows.values() for s in spaces_in(arrow.source)}
-    readers |= {s for c in architecture.attention for s in (c.query, c.key, c.value)} | {a for a, _ in architecture.adds}
+    readers |= {s for c in architecture.attention for s in (c.query, c.key, c.value)}
+    readers |= {a for a, _ in architecture.adds}
     for space in architecture.spaces.values():
         if space.name not in readers:
             for axis in space.axes:

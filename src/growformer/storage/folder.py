@@ -118,7 +118,7 @@ def _shards(path: Path) -> dict[Path, set[str] | None]:
         shards: dict[Path, set[str] | None] = {}
         for name, file in weight_map.items():
             if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
-                raise SourceError(f"{index}: {name!r} points to {file!r}, which is not a safetensors file in the folder")
+                raise SourceError(f"{index}: {name!r} points to {file!r}, which is not a safetensors file beside it")
             names = shards.setdefault(path / file, set())
             if names is not None:
                 names.add(name)
@@ -131,8 +131,8 @@ def _shards(path: Path) -> dict[Path, set[str] | None]:
     pickles = sorted(p.name for p in path.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
     if pickles:
         raise SourceError(
-            f"{path}: the weights are a pickle ({pickles[0]}), which can run code when it is opened. Convert once where "
-            "you trust it: python -c \"from transformers import AutoModel; AutoModel.from_pretrained('SRC', "
+            f"{path}: the weights are a pickle ({pickles[0]}), which can run code when it is opened. Convert once "
+            "where you trust it: python -c \"from transformers import AutoModel; AutoModel.from_pretrained('SRC', "
             "weights_only=True).save_pretrained('DST')\" (with the model's own class instead of AutoModel)"
         )
     raise SourceError(f"{path}: no model.safetensors and no {INDEX}; growformer reads safetensors checkpoints")
@@ -143,8 +143,8 @@ def _refuse_unsuitable(path: Path, config: dict[str, Any]) -> None:
     if quantisation:
         method = quantisation.get("quant_method", "unknown") if isinstance(quantisation, dict) else quantisation
         raise SourceError(
-            f"{path}: quantised weights ({method}) cannot be grown: rescaled and averaged blocks have no place on their "
-            "grid. Dequantise first: AutoModelForCausalLM.from_pretrained(SRC).dequantize().save_pretrained(DST), or "
+            f"{path}: quantised weights ({method}) cannot be grown: rescaled and averaged blocks have no place on "
+            "their grid. Dequantise first: AutoModelForCausalLM.from_pretrained(SRC).dequantize().save_pretrained(DST), or "
             "take the checkpoint that it was quantised from"
         )
     if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():

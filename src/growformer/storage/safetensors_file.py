@@ -1,4 +1,4 @@
-"""Safetensors headers without torch, and a writer that streams: the library's own writer wants a whole shard in memory."""
+"""Safetensors headers without torch, and a writer that streams; the library's own wants a whole shard in memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from growformer.errors import OutputError, SourceError
 
@@ -85,7 +85,10 @@ def _entry(path: Path, name: str, value: dict[str, object], base: int) -> Entry:
     if code not in DTYPES:
         raise ValueError(f"{name} has the unknown dtype {code!r}")
     shape = value["shape"]
-    start, end = value["data_offsets"]  # type: ignore[misc]
+    offsets = value["data_offsets"]
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(isinstance(n, int) for n in offsets):
+        raise ValueError(f"{name} has the offsets {offsets!r}")
+    start, end = offsets
     if not isinstance(shape, list) or any(not isinstance(n, int) or n < 0 for n in shape):
         raise ValueError(f"{name} has the shape {shape!r}")
     dtype, width = DTYPES[code]
@@ -105,10 +108,18 @@ def read_tensor(entry: Entry, file: BinaryIO) -> torch.Tensor:
     dtype = getattr(torch, entry.dtype)
     tensor = torch.empty(entry.shape, dtype=dtype)
     file.seek(entry.start)
-    view = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    view = _bytes(tensor)
     if entry.end > entry.start and file.readinto(view) != entry.end - entry.start:  # type: ignore[attr-defined]
         raise SourceError(f"{entry.file}: ended inside a tensor; the file changed while it was read")
     return tensor
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    """Return the memory of a contiguous tensor."""
+    import torch
+
+    array: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+    return memoryview(array)
 
 
 class ShardWriter:
@@ -137,13 +148,11 @@ class ShardWriter:
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
         """Append the next tensor."""
-        import torch
-
         if not self.expected or self.expected[0] != name:
             raise OutputError(f"{self.path}: got {name}, expected {self.expected[:1]}")
         self.expected.pop(0)
         if tensor.numel():
-            self._write(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+            self._write(_bytes(tensor.detach().cpu().contiguous()))
 
     def close(self) -> str:
         """Flush to the disk and return ``sha256:`` and the digest of the file's bytes.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from growformer.architecture.declaration import Architecture, Config
 from growformer.architecture.exact import names_in
 from growformer.architecture.source import SourceInfo, describe, stored_name
 from growformer.errors import ArchitectureError, SourceError
+from growformer.verify.norms import norm_problems
 from growformer.verify.symmetries import Change, Experiment, Experiments
 
 MakeModel = Callable[[dict[str, Any]], torch.nn.Module]
@@ -117,6 +119,7 @@ def check_equivariance(
     make_inputs: MakeInputs,
     *,
     lookups: Mapping[str, str] | None = None,
+    ordered: Collection[str] = (),
     activated: Collection[str] = (),
     unused: Collection[str] = (),
     seed: int = 0,
@@ -132,14 +135,16 @@ def check_equivariance(
         make_inputs: config -> keyword arguments of its forward.
         lookups: axis of an embedding's rows -> the input that selects them; ``vocab`` and ``input_ids`` if left out.
             Rows that no input selects are not permuted.
-        activated: spaces that stand on both sides of an activation function, between a weight that writes them and a
-            norm that reads them (BERT's prediction head): not scaled or shifted. Others have no such experiment.
+        ordered: axes whose coordinates the class itself tells apart (the start and the end in question answering).
+        activated: spaces with an activation function between the weight that writes them and the norm that reads them
+            (BERT's prediction head).
         unused: templates of parameters that the class has and does not use.
         seed: of weights and permutations.
     """
     found = _equivariance_problems(
-        architecture, config, make_model, make_inputs, lookups=lookups, activated=activated, unused=unused, seed=seed
-    )
+        architecture, config, make_model, make_inputs, lookups=lookups, ordered=ordered, activated=activated,
+        unused=unused, seed=seed,
+    )  # fmt: skip
     return [f"equivariance: {problem}" for problem in found]
 
 
@@ -213,11 +218,17 @@ def _named(changed: Config) -> str:
 
 
 def _disagreements(architecture: Architecture, config: Config, model: torch.nn.Module) -> Iterator[str]:
+    aliases = _aliases(architecture, model)
     try:
-        describe(architecture, config, _shapes(model), aliases=_aliases(architecture, model))
+        source = describe(architecture, config, _shapes(model), aliases=aliases)
     except (SourceError, ArchitectureError) as error:
         yield str(error)
         return
+    owners = {architecture.tensors[template].owner for template in source.templates}
+    for spec in architecture.tensors.values():
+        there = spec.template in source.templates or any(_is_stored_as(architecture, spec.template, a) for a in aliases)
+        if spec.owner in owners and not there and architecture.exists(spec, architecture.resolve_config(config)):
+            yield f"the class has no {spec.template}"
     names: dict[int, set[str]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         names.setdefault(id(tensor), set()).add(name)
@@ -291,6 +302,7 @@ def _equivariance_problems(
     make_inputs: MakeInputs,
     *,
     lookups: Mapping[str, str] | None = None,
+    ordered: Collection[str] = (),
     activated: Collection[str] = (),
     unused: Collection[str] = (),
     seed: int = 0,
@@ -300,12 +312,15 @@ def _equivariance_problems(
     try:
         source = describe(architecture, config, _shapes(model), aliases=aliases)
         tied = {head for head in architecture.ties if any(_is_stored_as(architecture, head, name) for name in aliases)}
-        experiments = list(
-            Experiments(
-                architecture, source, tied=tied, lookups={"vocab": "input_ids"} if lookups is None else lookups,
-                activated=activated, unused=unused, seed=seed,
-            )
+        experiments = Experiments(
+            architecture, source, tied=tied, lookups={"vocab": "input_ids"} if lookups is None else lookups,
+            ordered=ordered, activated=activated, unused=unused, seed=seed,
         )  # fmt: skip
+        yield from experiments.contradictions()
+        yield from norm_problems(architecture, config, model, source)
+        changed = {**config, **{name: 4 * experiments.config[name] for name in _epsilons(architecture)}}
+        for problem in norm_problems(architecture, changed, make_model(changed), replace(source, config=changed)):
+            yield f"with every epsilon of the config times 4, {problem}"
     except (SourceError, ArchitectureError) as error:
         yield str(error)
         return
@@ -313,9 +328,14 @@ def _equivariance_problems(
     weights = _random_weights(architecture, source, seed)
     baseline = _run(model, source, weights, inputs)
     for experiment in experiments:
-        problem = _problem(experiment, model, source, weights, inputs, baseline, make_model, config)
-        if problem:
-            yield f"{experiment.name}: {problem}"
+        found = _problem(experiment, model, source, weights, inputs, baseline)
+        if found:
+            yield f"{experiment.name}: {found}"
+
+
+def _epsilons(architecture: Architecture) -> list[str]:
+    eps = [arrow.eps for arrow in architecture.arrows.values() if arrow.kind == "norm"]
+    return [name for name in dict.fromkeys(eps) if isinstance(name, str)]
 
 
 def _problem(
@@ -325,8 +345,6 @@ def _problem(
     weights: Mapping[str, torch.Tensor],
     inputs: Mapping[str, torch.Tensor],
     baseline: Mapping[str, torch.Tensor],
-    make_model: MakeModel,
-    config: Config,
 ) -> str | None:
     changed = dict(weights)
     for action in experiment.actions:
@@ -336,9 +354,10 @@ def _problem(
         return f"the model's inputs lack {sorted(set(experiment.inputs) - set(inputs))}"
     if experiment.frequencies is not None and not _frequencies(model):
         return "the model has no buffer inv_freq, so its rotary axes cannot be permuted"
-    if experiment.config:
-        model = make_model({**config, **experiment.config})
-    outputs = _run(model, source, changed, given, experiment.frequencies)
+    try:
+        outputs = _run(model, source, changed, given, experiment.frequencies)
+    except Exception as error:  # frequencies of another size, say
+        return f"the model fails: {error}"
     difference = max(_difference(baseline[name], outputs[name], experiment) for name in baseline)
     if experiment.preserves and not difference <= TOLERANCE:
         return f"the outputs must not change, and they do, by {difference:.1e} of the largest"

@@ -153,7 +153,7 @@ def convert(model: nn.Module, dtype: torch.dtype) -> nn.Module:
             if parameter.is_floating_point():
                 parameter.data = parameter.data.to(dtype)
     if hasattr(converted, "tie_weights"):
-        converted.tie_weights()
+        converted.tie_weights()  # type: ignore[operator]
     return converted
 
 

@@ -200,7 +200,7 @@ def _add(terms: _Terms, value: object, placed: _Placed) -> None:
         terms.constant += value.value
     elif isinstance(value, Affine):
         terms.affine.append((value.tensor, _pick(value.region, placed.picks), value.scale))
-        terms.constant += -float(value.shift) if value.negative_shift else float(value.shift)
+        terms.constant += value.shift
     elif isinstance(value, Mean):
         terms.mean.append((value.tensor, _pick(value.region, placed.picks, value.dim), value.dim, value.scale))
     elif isinstance(value, Noise):
@@ -283,8 +283,7 @@ def _shown(value: object) -> str:
     if isinstance(value, Constant):
         return f"the constant {value.value}"
     if isinstance(value, Affine):
-        sign = "-" if value.negative_shift else "+"
-        shift = f" {sign} {value.shift}" if value.shift.square else ""
+        shift = f" {value.shift:+g}" if value.shift else ""
         return f"{value.scale} * {value.tensor}{show(value.region)}{shift}"
     if isinstance(value, Mean):
         return f"{value.scale} * the mean of {value.tensor}{show(value.region)} over dimension {value.dim}"

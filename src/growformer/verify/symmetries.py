@@ -6,7 +6,6 @@ outputs, and done to one tensor alone it is not. Every experiment follows from t
 
     permutation  of an axis, in all spaces that norms, attention, additions and ties join
     scaling      of what a norm writes, of queries against keys, of values through attention; undone by the readers
-    epsilon      of what norms read, with their epsilon scaled along: shows that the epsilon is that config field
     shift        of what norms read by a constant: invisible behind LayerNorms, visible in front of anything else
 """
 
@@ -88,7 +87,6 @@ class Experiment:
         inputs: input's name -> change.
         outputs: size of an output's last dimension -> change that is expected there, where it does not stay.
         frequencies: change of the rotary frequencies.
-        config: config fields with other values.
     """
 
     name: str
@@ -97,7 +95,6 @@ class Experiment:
     inputs: Mapping[str, Change] = field(default_factory=dict)
     outputs: Mapping[int, Change] = field(default_factory=dict)
     frequencies: Change | None = None
-    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Experiments:
@@ -108,6 +105,7 @@ class Experiments:
         source: the model's tensors, matched with it.
         tied: canonical names of tensors that share the storage of another one.
         lookups: axis of an embedding's rows -> name of the model's input that selects them.
+        ordered: axes whose coordinates the class itself tells apart.
         activated: spaces with an activation function between the weight that writes them and the norm that reads them.
         unused: templates of parameters that the model's class does not use.
         seed: of the permutations and factors.
@@ -120,6 +118,7 @@ class Experiments:
         *,
         tied: Collection[str] = (),
         lookups: Mapping[str, str],
+        ordered: Collection[str] = (),
         activated: Collection[str] = (),
         unused: Collection[str] = (),
         seed: int = 0,
@@ -128,6 +127,7 @@ class Experiments:
         self.config = architecture.resolve_config(source.sizes)
         self.tied = frozenset(tied)
         self.lookups = lookups
+        self.ordered = ordered
         self.activated = frozenset(activated)
         self.unused = unused
         self.random = np.random.default_rng(seed)
@@ -151,7 +151,6 @@ class Experiments:
     def _all(self) -> Iterator[Experiment]:
         yield from self._permutations()
         yield from self._scalings()
-        yield from self._epsilons()
         yield from self._shifts()
 
     @cached_property
@@ -172,6 +171,25 @@ class Experiments:
         named = list(spaces_in(self.architecture.arrows[spec.owner].target))
         return named[0] if len(named) == 1 else None
 
+    # Contradictions
+
+    def contradictions(self) -> Iterator[str]:
+        """Yield what cannot be meant: a vector from nowhere, a norm on its own output, an axis that attention loses."""
+        written = self.written | {c.output for c in self.attention} | {b for _, b in self.architecture.adds}
+        for name, arrow in self.arrows.items():
+            for space in () if arrow.kind == "embedding" else spaces_in(arrow.source):
+                grows = [axis for axis in self._axes(space) if axis not in self.architecture.fixed]
+                if space not in written and grows:
+                    yield f"{name} reads {space}, which nothing writes"
+            if arrow.kind == "norm" and space_of(arrow.source) == space_of(arrow.target):
+                yield f"the norm {name} reads what it writes"
+        for c in self.attention:
+            query, key, output = (set(self._axes(space)) for space in (c.query, c.key, c.output))
+            for axis in sorted((query - {*c.over} - output) | (key - {*c.over} - query)):
+                yield f"attention does not sum over {axis} of {c.query} and {c.key}, and {c.output} lacks it"
+            for axis in sorted({*c.over} - (query & key)):
+                yield f"attention sums over {axis}, which {c.query} or {c.key} lacks"
+
     # Permutations
 
     def _permutations(self) -> Iterator[Experiment]:
@@ -186,7 +204,7 @@ class Experiments:
         actions: list[Action] = []
         inputs: dict[str, Change] = {}
         outputs: dict[int, Change] = {}
-        complete = True
+        complete = not any(axis in self.ordered for _, axis in nodes)
         for place in self.places:
             for position, axis in enumerate(place.leaf.axes):
                 size = place.leaf.positions.shape[position]
@@ -294,10 +312,14 @@ class Experiments:
 
     def _scalings(self) -> Iterator[Experiment]:
         norms = [a for a in self.arrows.values() if a.kind == "norm"]
+        contracted = {s for c in self.attention for s in (c.query, c.key, c.value)}
         for target in dict.fromkeys(space_of(a.target) for a in norms):
             axes = self._reduced_axes(target)
-            if axes and not self._used_without_weight(target) and not self._norms_reading(target):
-                yield from self._scaling(f"what norms write to {target}", axes, multiply=[target], divide=[target])
+            if axes and target not in contracted:
+                weights_alone = target not in self._added and not self._norms_reading(target)
+                yield from self._scaling(
+                    f"what is written to {target}", axes, multiply=[target], divide=[target], preserves=weights_alone
+                )
         for c in self.attention:
             if not self._norms_reading(c.value) and not self._norms_reading(c.output) and c.output not in self._added:
                 axes = tuple(a for a in self._axes(c.value) if a in self._axes(c.output))
@@ -314,8 +336,9 @@ class Experiments:
         multiply: Collection[str],
         divide: Collection[str] = (),
         undo: Collection[str] = (),
+        preserves: bool = True,
     ) -> Iterator[Experiment]:
-        """Multiply what is written to some spaces; divide what reads some, or what is written to others."""
+        """Multiply what is written to some spaces; divide what weights read, or what is written to others."""
         involved = {*multiply, *divide, *undo}
         if self._touches_a_tie(involved):
             return
@@ -336,7 +359,8 @@ class Experiments:
             factor = next(iter(factors.values())).reshape(-1)
             outputs[factor.size] = partial(torch.mul, other=torch.from_numpy(factor))
         if actions:
-            yield Experiment(name=f"scaling {name}", actions=tuple(actions), preserves=True, outputs=outputs)
+            name = f"scaling {name}" + ("" if preserves else ", undone for weights alone")
+            yield Experiment(name=name, actions=tuple(actions), preserves=preserves, outputs=outputs)
 
     def _multiply(self, place: Place, axes: tuple[str, ...], factor: Vector) -> Action:
         shape = [n if a in axes else 1 for a, n in zip(place.leaf.axes, place.leaf.positions.shape, strict=True)]
@@ -362,11 +386,6 @@ class Experiments:
     def _added(self) -> set[str]:
         return {space for pair in self.architecture.adds for space in pair}
 
-    def _used_without_weight(self, space: str) -> bool:
-        return space in self._added or any(
-            space in (c.query, c.key, c.value, c.output) for c in self.architecture.attention
-        )
-
     def _norms_reading(self, space: str) -> list[Arrow]:
         return [a for a in self.arrows.values() if a.kind == "norm" and space_of(a.source) == space]
 
@@ -377,33 +396,7 @@ class Experiments:
                     return True
         return False
 
-    # Epsilons and shifts
-
-    def _epsilons(self) -> Iterator[Experiment]:
-        norms = [a for a in self.arrows.values() if a.kind == "norm"]
-        for name in dict.fromkeys(a.eps for a in norms if isinstance(a.eps, str)):
-            scaled = {space_of(a.source) for a in norms if a.eps == name}
-            for _ in self.architecture.adds:
-                scaled |= {
-                    s for pair in self.architecture.adds if scaled & set(pair) for s in pair if s in self.written
-                }
-            foreign = [a for s in scaled for a in self._norms_reading(s) if a.eps != name]
-            in_attention = any(s in (c.query, c.key, c.value, c.output) for c in self.attention for s in scaled)
-            if foreign or in_attention or scaled & self.activated or self._touches_a_tie(scaled):
-                continue
-            actions, outputs = [], {}
-            for place in self.places:
-                if place.space in scaled:
-                    factor = np.full((), 0.5 if place.reads else 2.0)
-                    actions.append(self._multiply(place, (), factor))
-                    if len(place.leaf.axes) == 1:
-                        outputs[place.leaf.positions.size] = partial(torch.mul, other=torch.tensor(2.0))
-            what = f"scaling {_list(scaled)} by 2"
-            yield Experiment(
-                name=f"{what} and {name} by 4", actions=tuple(actions), preserves=True, outputs=outputs,
-                config={name: 4 * self.config[name]},
-            )  # fmt: skip
-            yield Experiment(name=f"{what} and not {name}", actions=tuple(actions), preserves=False, outputs=outputs)
+    # Shifts
 
     def _shifts(self) -> Iterator[Experiment]:
         tables = {self.architecture.ties[name] for name in self.tied}

@@ -133,7 +133,7 @@ def verify(
 
         made = load_provenance(grown).plan
     if made is None and ("constraints" in checks or "gradients" in checks):
-        raise SourceError("the checks of constraints and gradients on live models need plan=..., as the model was grown")
+        raise SourceError("constraints and gradients of live models need plan=..., the plan that they were grown by")
     constraints = _constraints(source, grown, made) if made is not None and "constraints" in checks else None
     outputs, gradients, notes = None, None, []
     if "outputs" in checks or "gradients" in checks:
@@ -151,7 +151,7 @@ def verify(
             if frequencies:
                 notes.append(f"outputs are compared with the source's rotary frequencies: head_dim grew by {rotated:g}")
             count = generate if generate is not None else (16 if _generates(models) else 0)
-            outputs = compare_outputs(*models, run_on, dtypes, generate=count, frequencies=frequencies)
+            outputs = compare_outputs(models[0], models[1], run_on, dtypes, generate=count, frequencies=frequencies)
         if "gradients" in checks and made is not None:
             from growformer.architecture.source import stored_name
             from growformer.execute.provenance import new_regions

@@ -1,0 +1,92 @@
+"""``growformer verify``."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import tokenizers
+import transformers
+
+HEADER = ["check", "what", "result"]
+
+
+@pytest.fixture(scope="module")
+def pair(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Return a source with a tokenizer, and what was grown from it."""
+    from growformer.cli.main import main
+
+    folder = tmp_path_factory.mktemp("pair")
+    source = Path(shutil.copytree(models["llama"], folder / "source"))
+    words = {word: i for i, word in enumerate(["[UNK]", "[BOS]", "[EOS]", "the", "sky", "is", "blue"])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]").save_pretrained(source)
+    grown = folder / "grown"
+    assert main(["grow", str(source), str(grown), "--hidden-size", "36", "--num-hidden-layers", "4", "--no-verify"]) == 0
+    return source, grown
+
+
+def test_verdict_and_table(run, pair: tuple[Path, Path]) -> None:
+    ran = run("verify", *pair, "--dtype", "float32,bfloat16")
+    assert ran.code == 0
+    assert ran.err == ""
+    lines = ran.out.splitlines()
+    assert lines[0] == "Preserved: constraints, outputs"
+    assert lines[1] == ""
+    assert lines[2].split() == HEADER
+    assert [line.split()[:2] for line in lines[3:7]] == [["constraints", "ok"], *[["outputs", "ok"]] * 3]
+    assert "positions in bfloat16" in ran.out
+
+
+def test_json_and_checks(run, pair: tuple[Path, Path]) -> None:
+    found = run("verify", *pair, "--checks", "constraints", "--json").json()
+    assert found["ok"] is True
+    assert found["constraints"]["ok"] is True
+    assert found["outputs"] is None
+    found = run("verify", *pair, "--checks", "outputs, gradients", "--json").json()
+    assert found["constraints"] is None
+    assert found["outputs"]["ok"] is True
+    assert found["gradients"]["steps"] == 2
+
+
+def test_a_prompt_goes_through_the_tokenizer(run, pair: tuple[Path, Path]) -> None:
+    ran = run("verify", *pair, "--checks", "outputs", "--prompt", "the sky is blue")
+    assert ran.code == 0
+    assert "4 positions in float32" in ran.out
+
+
+def test_a_disturbed_weight_is_exit_code_1(run, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(pair[1], tmp_path / "broken"))
+    tensors = safetensors.torch.load_file(broken / "model.safetensors")
+    tensors["model.layers.0.mlp.down_proj.weight"] += 0.5
+    safetensors.torch.save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    ran = run("verify", pair[0], broken)
+    assert ran.code == 1
+    assert ran.out.splitlines()[0].startswith("NOT preserved: constraints, outputs failed")
+    assert "FAILED" in ran.out
+    ran = run("verify", pair[0], broken, "--json")
+    assert ran.code == 1
+    assert ran.json()["ok"] is False
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--checks", "output"], "unknown check 'output': expected constraints, outputs, gradients; did you mean 'outputs'?"),
+        (["--checks", ","], "no check is named: expected constraints, outputs, gradients"),
+        (["--dtype", "float8"], "unknown dtype 'float8': expected float32, bfloat16, float16; did you mean 'float32'?"),
+        (["--dtype", ""], "no dtype is named: expected float32, bfloat16, float16"),
+    ],
+)
+def test_wrong_options(run, pair: tuple[Path, Path], options: list[str], message: str) -> None:
+    ran = run("verify", *pair, *options)
+    assert (ran.code, ran.out, ran.err) == (2, "", f"error: {message}\n")
+
+
+def test_a_model_that_was_not_grown(run, models: dict[str, Path]) -> None:
+    ran = run("verify", models["llama"], models["llama"])
+    assert ran.code == 2
+    assert "growformer.json: missing; only a checkpoint written by growformer has one" in ran.err
