@@ -14,6 +14,7 @@ from growformer.cli.main import main
 
 torch.set_num_threads(1)
 
+
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
     monkeypatch.delenv("COLUMNS", raising=False)

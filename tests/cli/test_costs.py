@@ -46,5 +46,12 @@ def test_flops_are_what_pytorch_counts(models: dict[str, Path], tmp_path: Path, 
 
 
 def test_numbers_in_words() -> None:
-    assert [count(n) for n in (0, 999, 1000, 134_515_008, 7.2e9, 1.1e12)] == ["0", "999", "1.0k", "134.5M", "7.2B", "1.1T"]
+    assert [count(n) for n in (0, 999, 1000, 134_515_008, 7.2e9, 1.1e12)] == [
+        "0",
+        "999",
+        "1.0k",
+        "134.5M",
+        "7.2B",
+        "1.1T",
+    ]
     assert [num_bytes(n) for n in (12, 538_060_032, 5e9)] == ["12 bytes", "538.1 MB", "5.0 GB"]

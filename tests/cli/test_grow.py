@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-
 from tests.cli.support import MODELS, contents, set_config
+
 from growformer.storage.safetensors_file import ShardWriter
 
 REQUESTS = {

@@ -52,7 +52,9 @@ def test_the_table(run, models: dict[str, Path]) -> None:
     assert lines[0] == f"{models['gpt2']} (gpt2, GPT2LMHeadModel)"
     assert "tied        lm_head.weight = wte.weight" in lines
     assert any(line.split() == ["n_inner", "47", "to", "any", "larger", "value"] for line in lines)
-    assert any(line.startswith("n_positions") and "no: positions past the table have no source" in line for line in lines)
+    assert any(
+        line.startswith("n_positions") and "no: positions past the table have no source" in line for line in lines
+    )
     assert lines == [line.rstrip() for line in lines]
 
 

@@ -94,7 +94,9 @@ def test_brackets_in_messages_survive(run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("width", [30, 50, 80, 200])
-def test_errors_wrap_between_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int) -> None:
+def test_errors_wrap_between_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
     message = (
         "some/long/path/to/a-model: the tensors do not fit:\n  missing model.layers.0.self_attn.q_proj.weight "
         "[and more] --max-shard-size"

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.cli.support import contents, set_config
 
 import growformer
-from tests.cli.support import contents, set_config
 
 
 def target(answer: dict) -> dict[str, object]:
@@ -17,7 +17,9 @@ def target(answer: dict) -> dict[str, object]:
 
 def test_it_says_what_would_happen_and_writes_nothing(run, models: dict[str, Path], tmp_path: Path) -> None:
     before = contents(models["llama"])
-    ran = run("plan", models["llama"], "--hidden-size", 36, "--num-hidden-layers", 5, "--init", "orthogonal", "--seed", 5)
+    ran = run(
+        "plan", models["llama"], "--hidden-size", 36, "--num-hidden-layers", 5, "--init", "orthogonal", "--seed", 5
+    )
     assert ran.code == 0
     assert ran.err == ""
     text = ran.out
@@ -58,8 +60,9 @@ def test_sizes_by_every_route(run, models: dict[str, Path], tmp_path: Path) -> N
     (tmp_path / "target" / "config.json").write_text(json.dumps(config))
     for like in (tmp_path / "target", tmp_path / "target" / "config.json"):
         assert target(run("plan", models["gpt2"], "--like", like, "--json").json()) == target(expected)
-    more = run("plan", models["gpt2"], "--like", tmp_path / "target", "--set", "n_inner=59", "--json").json()
-    assert target(more)["n_inner"] == 59
+    for option in (("--set", "n_inner=59"), ("--intermediate-size", 59)):
+        more = run("plan", models["gpt2"], "--like", tmp_path / "target", *option, "--json").json()
+        assert target(more)["n_inner"] == 59
 
 
 def test_like_takes_sizes_only_and_says_so(run, models: dict[str, Path], tmp_path: Path) -> None:
@@ -99,10 +102,14 @@ def test_out_is_a_plan_and_never_overwrites(run, models: dict[str, Path], tmp_pa
     assert growformer.Plan.from_json(text).target_config["hidden_size"] == 30
     ran = run("plan", models["llama"], "--hidden-size", 36, "-o", file)
     assert (ran.code, ran.out) == (2, "")
-    assert ran.err == f"error: {file}: exists already; growformer never overwrites. Choose another name, or remove it first\n"
+    assert (
+        ran.err == f"error: {file}: exists already, and is never overwritten. Choose another name, or remove it first\n"
+    )
     assert file.read_text() == text
     ran = run("plan", models["llama"], "--hidden-size", 36, "-o", tmp_path / "no" / "plan.json")
-    assert ran.err == f"error: {tmp_path}/no/plan.json: its parent folder {tmp_path}/no does not exist; create it first\n"
+    assert (
+        ran.err == f"error: {tmp_path}/no/plan.json: its parent folder {tmp_path}/no does not exist; create it first\n"
+    )
 
 
 def test_a_config_alone(run, models: dict[str, Path]) -> None:

@@ -21,15 +21,13 @@ def test_a_recipe_has_the_options_of_the_command_line() -> None:
 def test_a_recipe_is_the_same_request(run, models: dict[str, Path], tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        "num_hidden_layers: 5\nset: {n_inner: 53}\nnew_layers_at: [1, 3, 4]\nnew_layers: random\ninit: orthogonal\nseed: 3\n"
-        "dtype: bfloat16\nmax_shard_size: 5KB\n"
+        "num_hidden_layers: 5\nset: {n_inner: 53}\nnew_layers_at: [1, 3, 4]\nnew_layers: random\ninit: orthogonal\n"
+        "seed: 3\ndtype: bfloat16\nmax_shard_size: 5KB\n"
     )
-    options = (
-        "--num-hidden-layers 5 --set n_inner=53 --new-layers-at 1,3,4 --new-layers random --init orthogonal --seed 3 "
-        "--dtype bfloat16 --max-shard-size 5KB"
-    ).split()
+    sizes = ("--num-hidden-layers", 5, "--set", "n_inner=53", "--new-layers-at", "1,3,4")
+    others = ("--new-layers", "random", "--init", "orthogonal", "--seed", 3, "--dtype", "bfloat16")
     by_recipe = run("plan", models["gpt2"], "--recipe", recipe, "--json").json()
-    assert by_recipe == run("plan", models["gpt2"], *options, "--json").json()
+    assert by_recipe == run("plan", models["gpt2"], *sizes, *others, "--max-shard-size", "5KB", "--json").json()
     assert by_recipe["dtype"] == "bfloat16"
     assert by_recipe["init"]["seed"] == 3
 

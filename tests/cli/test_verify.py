@@ -25,7 +25,9 @@ def pair(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> t
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]").save_pretrained(source)
     grown = folder / "grown"
-    assert main(["grow", str(source), str(grown), "--hidden-size", "36", "--num-hidden-layers", "4", "--no-verify"]) == 0
+    assert (
+        main(["grow", str(source), str(grown), "--hidden-size", "36", "--num-hidden-layers", "4", "--no-verify"]) == 0
+    )
     return source, grown
 
 
@@ -58,6 +60,14 @@ def test_a_prompt_goes_through_the_tokenizer(run, pair: tuple[Path, Path]) -> No
     assert "4 positions in float32" in ran.out
 
 
+def test_a_changed_dtype_is_compared_in_that_dtype(run, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    assert run("grow", pair[0], tmp_path / "half", "--hidden-size", 36, "--dtype", "bfloat16").code == 0
+    found = run("verify", pair[0], tmp_path / "half", "--json")
+    assert found.code == 0
+    assert [c["dtype"] for c in found.json()["outputs"]["comparisons"]] == ["bfloat16"]
+    assert run("verify", pair[0], tmp_path / "half", "--dtype", "float32").code == 1
+
+
 def test_a_disturbed_weight_is_exit_code_1(run, pair: tuple[Path, Path], tmp_path: Path) -> None:
     broken = Path(shutil.copytree(pair[1], tmp_path / "broken"))
     tensors = safetensors.torch.load_file(broken / "model.safetensors")
@@ -75,7 +85,10 @@ def test_a_disturbed_weight_is_exit_code_1(run, pair: tuple[Path, Path], tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--checks", "output"], "unknown check 'output': expected constraints, outputs, gradients; did you mean 'outputs'?"),
+        (
+            ["--checks", "output"],
+            "unknown check 'output': expected constraints, outputs, gradients; did you mean 'outputs'?",
+        ),
         (["--checks", ","], "no check is named: expected constraints, outputs, gradients"),
         (["--dtype", "float8"], "unknown dtype 'float8': expected float32, bfloat16, float16; did you mean 'float32'?"),
         (["--dtype", ""], "no dtype is named: expected float32, bfloat16, float16"),

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-
 from tests.cli.support import Ran, contents, set_config
 
 Grow = Callable[..., Ran]
@@ -62,12 +61,12 @@ def test_a_smaller_size(refused, llama: Path) -> None:
 
 def test_an_indivisible_head_count(refused, llama: Path) -> None:
     assert refused(llama, "--num-attention-heads", 7) == (
-        "cannot grow num_attention_heads 6 -> 7: group = num_attention_heads / num_key_value_heads is not a whole number "
-        "with num_key_value_heads = 2; nearest: 6, 8"
+        "cannot grow num_attention_heads 6 -> 7: group = num_attention_heads / num_key_value_heads is not a whole "
+        "number with num_key_value_heads = 2; nearest: 6, 8"
     )
     assert refused(llama, "--num-key-value-heads", 3).endswith(
-        "would shrink from 3 to 2 with num_attention_heads = 6; no larger value fits while the others stay, so grow them "
-        "together"
+        "would shrink from 3 to 2 with num_attention_heads = 6; no larger value fits while the others stay, so grow "
+        "them together"
     )
     assert refused(llama, "--head-dim", 11) == (
         "cannot grow head_dim 10 -> 11: freq = head_dim / 2 is not a whole number; nearest: 10, 12"
@@ -77,8 +76,8 @@ def test_an_indivisible_head_count(refused, llama: Path) -> None:
 def test_an_ambiguous_size(refused, models: dict[str, Path]) -> None:
     # n_embd 21 with 3 heads of 7: for 24 there is no count of heads that keeps 7.
     assert refused(models["gpt2"], "--hidden-size", 24) == (
-        "cannot grow n_embd 21 -> 24 alone: GPT-2 has no head_dim of its own, it is n_embd / n_head, and key = 7 does not "
-        "divide it. Complete the request with n_head=3 (key 8); or nearest n_embd: 21, 28"
+        "cannot grow n_embd 21 -> 24 alone: GPT-2 has no head_dim of its own, it is n_embd / n_head, and key = 7 does "
+        "not divide it. Complete the request with n_head=3 (key 8); or nearest n_embd: 21, 28"
     )
 
 
@@ -92,15 +91,16 @@ def test_a_size_that_the_family_does_not_have(refused, models: dict[str, Path]) 
 
 def test_a_size_that_cannot_grow(refused, llama: Path) -> None:
     assert refused(llama, "--set", "vocab_size=100") == (
-        "cannot grow vocab_size of llama: a larger vocabulary changes the output distribution; use resize_token_embeddings"
+        "cannot grow vocab_size of llama: a larger vocabulary changes the output distribution; use "
+        "resize_token_embeddings"
     )
 
 
 def test_a_size_asked_for_twice(refused, models: dict[str, Path]) -> None:
     gpt2 = models["gpt2"]
-    assert refused(gpt2, "--hidden-size", 28, "--set", "n_embd=35") == "n_embd is asked for twice: 28 and 35"
+    assert refused(gpt2, "--hidden-size", 28, "--set", "n_embd=35") == "n_embd is asked for twice: 28 and, by set, 35"
     assert refused(gpt2, "--hidden-size", 28, "--set", "hidden_size=35") == (
-        "hidden_size is asked for twice: 28 and, by set, 35"
+        "n_embd is asked for twice: 28 and, by set, 35"
     )
     assert refused(gpt2, "--set", "n_embd=28", "--set", "n_embd=35") == "--set n_embd stands twice: 28 and '35'"
 
@@ -110,28 +110,26 @@ def test_a_post_norm_hidden_size_that_is_no_multiple(refused, models: dict[str, 
     assert message.startswith("cannot grow hidden_size 20 -> 30: no value suits a new coordinate of 'stream': ")
     assert "the mean of the others (" in message
     assert "against zero (" in message
-    assert message.endswith(
-        "The residual stream of bert can only be repeated a whole number of times; nearest: 20, 40"
-    )
+    assert message.endswith("The residual stream of bert can only be repeated a whole number of times; nearest: 20, 40")
 
 
 @pytest.mark.parametrize("command", ["grow", "plan"])
 def test_a_config_that_the_class_refuses(refused, llama: Path, command: str) -> None:
     assert refused(llama, "--hidden-size", 25, command=command) == (
-        "the class of llama refuses the target config: The hidden size (25) is not a multiple of the number of attention "
-        "heads (6); ask for other sizes"
+        "the class of llama refuses the target config: The hidden size (25) is not a multiple of the number of "
+        "attention heads (6); ask for other sizes"
     )
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--hidden-size", "wide"], "'--hidden-size': 'wide' is not a valid integer"),
-        (["--hidden-size", "36.5"], "'--hidden-size': '36.5' is not a valid integer"),
+        (["--hidden-size", "wide"], "invalid value for '--hidden-size': expected a whole number, found 'wide'"),
+        (["--hidden-size", "36.5"], "invalid value for '--hidden-size': expected a whole number, found '36.5'"),
         (["--set", "intermediate_size=wide"], "intermediate_size must be a whole number, got 'wide'"),
         (["--set", "intermediate_size=40.5"], "intermediate_size must be a whole number, got 40.5"),
         (["--set", "intermediate_size=true"], "intermediate_size must be a whole number, got True"),
-        (["--seed", "x"], "'--seed': 'x' is not a valid integer"),
+        (["--seed", "x"], "invalid value for '--seed': expected a whole number, found 'x'"),
     ],
 )
 def test_a_size_that_is_no_number(refused, llama: Path, options: list[str], message: str) -> None:
@@ -142,7 +140,10 @@ def test_a_size_that_is_no_number(refused, llama: Path, options: list[str], mess
 
 
 def test_an_unknown_option(refused, llama: Path) -> None:
-    assert refused(llama, "--hiden-size", 36) == "no option --hiden-size; did you mean --hidden-size?\nSee growformer grow --help"
+    assert (
+        refused(llama, "--hiden-size", 36)
+        == "no option --hiden-size; did you mean --hidden-size?\nSee growformer grow --help"
+    )
     assert refused(llama, "--xyzzy", 36) == "no option --xyzzy\nSee growformer grow --help"
 
 
@@ -160,9 +161,11 @@ def test_a_missing_argument(run, llama: Path) -> None:
 
 def test_an_unknown_choice(refused, llama: Path) -> None:
     message = refused(llama, "--hidden-size", 36, "--init", "norml")
-    assert "'--init': 'norml' is not one of 'normal', 'copy', 'orthogonal'" in message
+    assert message.startswith(
+        "invalid value for '--init': expected one of normal, copy, orthogonal, found 'norml'; did you mean 'normal'?"
+    )
     message = refused(llama, "--hidden-size", 36, "--dtype", "int8")
-    assert "'--dtype': 'int8' is not one of 'bfloat16', 'float16', 'float32', 'float64'" in message
+    assert "'--dtype': expected one of bfloat16, float16, float32, float64, found 'int8'" in message
 
 
 @pytest.mark.parametrize("size", ["5XB", "many", "0", "-1GB", "0.1B", "GB"])
@@ -175,7 +178,8 @@ def test_a_shard_size_that_is_none(refused, llama: Path, size: str) -> None:
 def test_places_of_new_layers(refused, llama: Path) -> None:
     ask = (llama, "--num-hidden-layers", 5, "--new-layers-at")
     assert refused(*ask, "ende") == (
-        "new_layers_at = 'ende': expected end, interleave, or numbers of target layers as in 3,7,11; did you mean 'end'?"
+        "new_layers_at = 'ende': expected end, interleave, or numbers of target layers as in 3,7,11; did you "
+        "mean 'end'?"
     )
     expected = "expected 2 different positions from 0 to 4, as the model grows from 3 to 5 layers"
     for where, found in (("1", "[1]"), ("1,1", "[1, 1]"), ("1,5", "[1, 5]"), ("1,2,3", "[1, 2, 3]")):
@@ -184,7 +188,8 @@ def test_places_of_new_layers(refused, llama: Path) -> None:
 
 def test_an_unknown_field(refused, llama: Path) -> None:
     assert refused(llama, "--set", "hiden_act=relu") == (
-        "--set hiden_act: llama has no config field 'hiden_act'; did you mean 'hidden_act'?; growformer inspect lists the sizes"
+        "--set hiden_act: llama has no config field 'hiden_act'; did you mean 'hidden_act'?; growformer inspect "
+        "lists the sizes"
     )
     assert "llama has no config field 'n_inner'" in refused(llama, "--set", "n_inner=40")
     assert refused(llama, "--set", "hidden_act") == "--set hidden_act: expected FIELD=VALUE, as in --set n_inner=4096"
@@ -194,9 +199,6 @@ def test_a_broken_recipe(refused, llama: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("hiden_size: 36\nnum_hidden_layers: many\n")
     assert refused(llama, "--recipe", recipe) == (
-        f"{recipe}: unknown key 'hiden_size'; did you mean 'hidden_size'?; num_hidden_layers: expected a whole number, "
-        "found 'many'"
-    ) or refused(llama, "--recipe", recipe) == (
         f"{recipe}: num_hidden_layers: expected a whole number, found 'many'; unknown key 'hiden_size'; did you mean "
         "'hidden_size'?"
     )
@@ -207,8 +209,12 @@ def test_a_broken_recipe(refused, llama: Path, tmp_path: Path) -> None:
     )
 
 
-def test_a_target_config_of_another_family_or_none(refused, llama: Path, models: dict[str, Path], tmp_path: Path) -> None:
-    assert refused(llama, "--like", models["gpt2"]) == "the target config is of model_type 'gpt2', the source of 'llama'"
+def test_a_target_config_of_another_family_or_none(
+    refused, llama: Path, models: dict[str, Path], tmp_path: Path
+) -> None:
+    assert (
+        refused(llama, "--like", models["gpt2"]) == "the target config is of model_type 'gpt2', the source of 'llama'"
+    )
     assert refused(llama, "--like", tmp_path) == f"{tmp_path}/config.json: missing; expected the target's config.json"
     (tmp_path / "broken.json").write_text("{")
     assert refused(llama, "--like", tmp_path / "broken.json").startswith(f"{tmp_path}/broken.json: not JSON: ")
@@ -308,7 +314,9 @@ def test_a_pickle(refused, llama: Path) -> None:
     torch.save(weights(llama), llama / "pytorch_model.bin")
     (llama / "model.safetensors").unlink()
     message = refused(llama, "--hidden-size", 36)
-    assert message.startswith(f"{llama}: the weights are a pickle (pytorch_model.bin), which can run code when it is opened. ")
+    assert message.startswith(
+        f"{llama}: the weights are a pickle (pytorch_model.bin), which can run code when it is opened. "
+    )
     assert "AutoModel.from_pretrained('SRC', weights_only=True).save_pretrained('DST')" in message
 
 
@@ -324,10 +332,10 @@ def test_a_truncated_file(refused, llama: Path, length: int) -> None:
 @pytest.mark.parametrize(
     ("weight_map", "message"),
     [
-        ({"a": "../model.safetensors"}, "'a' points to '../model.safetensors', which is not a safetensors file in the folder"),
-        ({"a": "/etc/passwd"}, "'a' points to '/etc/passwd', which is not a safetensors file in the folder"),
-        ({"a": "x.bin"}, "'a' points to 'x.bin', which is not a safetensors file in the folder"),
-        ({"a": 3}, "'a' points to 3, which is not a safetensors file in the folder"),
+        ({"a": "../model.safetensors"}, "'a' points to '../model.safetensors', which is not a safetensors file "),
+        ({"a": "/etc/passwd"}, "'a' points to '/etc/passwd', which is not a safetensors file "),
+        ({"a": "x.bin"}, "'a' points to 'x.bin', which is not a safetensors file "),
+        ({"a": 3}, "'a' points to 3, which is not a safetensors file "),
         ({}, "has no weight_map"),
         ({"a": "gone.safetensors"}, "1 shards of model.safetensors.index.json are missing: gone.safetensors"),
         ({"a": "model.safetensors"}, "says that it holds 'a', but it does not"),
@@ -344,11 +352,12 @@ def test_a_wrong_index(refused, llama: Path, weight_map: dict[str, Any], message
 def test_an_output_that_exists(refused, llama: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious.txt").write_text("mine")
-    expected = f"{tmp_path}/out: exists already; growformer never overwrites. Choose another name, or remove it first"
-    assert refused(llama, "--hidden-size", 36) == expected
+    message = refused(llama, "--hidden-size", 36)
+    assert message.startswith(f"{tmp_path}/out: exists already")
+    assert message.endswith("overwritten. Choose another name, or remove it first")
     shutil.rmtree(tmp_path / "out")
     (tmp_path / "out").symlink_to(tmp_path / "nowhere")
-    assert refused(llama, "--hidden-size", 36) == expected
+    assert refused(llama, "--hidden-size", 36) == message
 
 
 def test_an_output_that_cannot_be_written(

@@ -57,7 +57,7 @@ class Case:
             "unused": self.unused,
         }
 
-    @property
+    @functools.cached_property
     def arrows(self) -> frozenset[str]:
         """The arrows of which the model has a tensor, its tied ones included."""
         with torch.device("meta"):
@@ -87,7 +87,7 @@ class Case:
         return inputs
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _make(model: str, config: str, device: str) -> torch.nn.Module:
     import transformers
 

@@ -56,9 +56,7 @@ def _shown(changed: Arrow, arrow: Arrow) -> str:
     return ", ".join([str(changed), *facts])
 
 
-def _arrows(
-    architecture: Architecture, name: str, arrow: Arrow, config: dict[str, Any]
-) -> Iterator[tuple[str, Arrow]]:
+def _arrows(architecture: Architecture, name: str, arrow: Arrow, config: dict[str, Any]) -> Iterator[tuple[str, Arrow]]:
     for side in ("source", "target", "over"):
         term: Term | None = getattr(arrow, side)
         if term is None:
@@ -118,7 +116,7 @@ def _respaced(term: Term, spaces: dict[str, Space]) -> Iterator[Term]:
 
 
 def _resized(term: Term, architecture: Architecture, config: dict[str, Any]) -> Iterator[Term]:
-    """Yield a term with one axis replaced by another one of the same size, or of the next space, at any depth."""
+    """Yield a term with one axis replaced by another one, of the same size where there is one, at any depth."""
     if isinstance(term, Concat | Product):
         for position, part in enumerate(term.parts):
             for changed in _resized(part, architecture, config):
@@ -128,11 +126,10 @@ def _resized(term: Term, architecture: Architecture, config: dict[str, Any]) -> 
     if term.name not in sizes:
         return
     size = evaluate_size(sizes[term.name], config, dict.fromkeys(architecture.size_index(term.name), 0))
-    for other in sizes:
-        if other == term.name or other in architecture.index_axes or architecture.size_index(other):
-            continue
-        if evaluate_size(sizes[other], config) == size:
-            yield Axis(other, term.label or term.name)
+    others = [s for s in sizes if s not in (term.name, *architecture.index_axes) and not architecture.size_index(s)]
+    same = [other for other in others if evaluate_size(sizes[other], config) == size]
+    for other in same or others[:1]:
+        yield Axis(other, term.label or term.name)
 
 
 def _facts(architecture: Architecture, config: dict[str, Any]) -> Iterator[Mutation]:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from tests.conformance.models import CASES, Case, cases_of
+from tests.conformance.mutations import Mutation, mutations
 
 from growformer.architecture.declaration import Architecture
 from growformer.architecture.registry import architectures
 from growformer.errors import ArchitectureError
 from growformer.reference import ReferenceConfig, ReferenceTransformer, reference_architecture
 from growformer.verify.oracles import check_declaration, check_equivariance, check_shapes, iterate_problems
-from tests.conformance.models import CASES, Case, cases_of
-from tests.conformance.mutations import Mutation, mutations
 
 #: Kind of mistake → why neither oracle can see it. Renaming a space everywhere is no mistake, and not tried.
 INVISIBLE = {
@@ -41,7 +41,6 @@ def test_every_family_and_model_type_has_a_case() -> None:
 @pytest.mark.parametrize("family", architectures())
 def test_every_arrow_is_in_a_case(family: str) -> None:
     found = frozenset[str]().union(*(case.arrows for case in cases_of(family)))
-    # Of BERT's classifiers, test_token_classifier has the other one.
     assert set(architectures()[family].arrows) == found
 
 
@@ -156,9 +155,7 @@ REFERENCE_OPTIONS: dict[str, Any] = {
 )
 def test_own_architecture(flags: dict[str, Any]) -> None:
     config = replace(REFERENCE, **flags).to_dict()
-    found = check_declaration(
-        reference_architecture(config), config, make_reference, make_tokens, **REFERENCE_OPTIONS
-    )
+    found = check_declaration(reference_architecture(config), config, make_reference, make_tokens, **REFERENCE_OPTIONS)
     assert found == []
 
 
@@ -170,9 +167,7 @@ LLAMA = cases_of("llama")[0]
 
 def with_arrow(name: str, **changes: Any) -> Architecture:
     architecture = LLAMA.architecture
-    return replace(
-        architecture, arrows={**architecture.arrows, name: replace(architecture.arrows[name], **changes)}
-    )
+    return replace(architecture, arrows={**architecture.arrows, name: replace(architecture.arrows[name], **changes)})
 
 
 def test_shapes_name_the_changed_field() -> None:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 from growformer.errors import ArchitectureError, did_you_mean
@@ -169,6 +170,7 @@ def evaluate(expression: str, names: Mapping[str, Any], index: Mapping[str, int]
         raise fail(str(error)) from None
 
 
+@lru_cache(maxsize=1024)
 def _parse(expression: str) -> ast.Expression:
     try:
         return ast.parse(expression, mode="eval")

@@ -163,6 +163,29 @@ def _leaf_axes(term: Term) -> list[tuple[str | None, tuple[str, ...]]]:
     return [(term.label, axes) for _, axes in found] if term.label else found
 
 
+def _labels(term: Term) -> list[str]:
+    if term.label:
+        return [term.label]
+    return [] if isinstance(term, Axis) else [label for part in term.parts for label in _labels(part)]
+
+
+def _ambiguity(term: Product | Concat) -> str | None:
+    """Return why the spaces of a term cannot be told apart, or None."""
+    named = [part for part in term.parts if _labels(part)]
+    if term.label and named:
+        return f"{term.label!r} names the whole, so no part can have a name ({named[0]})"
+    if isinstance(term, Product) and len(named) > 1:
+        return f"two factors of one product have names ({named[0]} and {named[1]})"
+    labels = [label for part in named for label in _labels(part)]
+    twice = [label for label in labels if labels.count(label) > 1]
+    if twice:
+        return f"the space {twice[0]!r} occurs twice"
+    for _, axes in _leaf_axes(term):
+        if len(set(axes)) < len(axes):
+            return f"an axis occurs twice in one product ({' '.join(axes)})"
+    return None
+
+
 class _Parser:
     def __init__(self, text: str) -> None:
         self.text = text
@@ -240,16 +263,8 @@ class _Parser:
         if not parts:
             raise self.error(start, f"an empty {opening}{closing}")
         self.take(closing)
-        labelled = [part for part in parts if any(space for space, _ in _leaf_axes(part))]
-        if label and labelled:
-            raise self.error(start, f"{label!r} names the whole, so its parts cannot have names ({labelled[0]})")
-        if opening == "(" and len(labelled) > 1:
-            raise self.error(start, f"two factors of one product have names ({labelled[0]} and {labelled[1]})")
         term = Product(tuple(parts), label) if opening == "(" else Concat(tuple(parts), label)
-        found = _leaf_axes(term)
-        for space, axes in found:
-            if space is not None and [name for name, _ in found].count(space) > 1:
-                raise self.error(start, f"the space {space!r} occurs twice")
-            if len(set(axes)) < len(axes):
-                raise self.error(start, f"an axis occurs twice in one product ({' '.join(axes)})")
+        problem = _ambiguity(term)
+        if problem:
+            raise self.error(start, problem)
         return term

@@ -177,7 +177,7 @@ def describe(
             problems.append(f"unexpected {stored}: the config has fewer {' and '.join(spec.index)}s")
             continue
         if shape != expected:
-            terms = ", ".join(str(dim.term) for dim in spec.dims)
+            terms = ", ".join(re.sub(r"\w+:", "", str(dim.term)) for dim in spec.dims)
             problems.append(f"{stored} has shape {list(shape)}; the config predicts {list(expected)} = [{terms}]")
         found[canonical] = TensorInfo(stored, shape, dtype)
         templates.add(spec.template)

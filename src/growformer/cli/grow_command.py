@@ -22,9 +22,12 @@ def grow(
     out: Annotated[str, typer.Argument(metavar="OUT", help="A folder that does not exist yet.")],
     growth: Growth,
     plan: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Carry out this plan of growformer plan -o, instead of a request.")
+        str | None,
+        typer.Option(metavar="FILE", help="Carry out this plan of growformer plan -o, instead of a request."),
     ] = None,
-    no_verify: Annotated[bool, typer.Option("--no-verify", help="Skip the check of the constraints afterwards.")] = False,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Skip the check of the constraints afterwards.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Write a larger checkpoint that computes the same, and check its weights against the source's, block by block.
@@ -96,14 +99,15 @@ def _show(model: str, grown: GrownCheckpoint, wanted: Wanted, checked: Verificat
     parts = Counter(grown.tensors.values())
     text = (
         f"{grown.path} has {render.count(after)} parameters, {after / before:.2f} times those of {model}, in "
-        f"{render.num_bytes(grown.num_bytes)}: {_number(parts['grown'], 'tensor')} grown, {parts['carried']} carried bit by bit, "
-        f"{parts['new']} in new layers. {_number(len(grown.files), 'other file')} came along"
+        f"{render.num_bytes(grown.num_bytes)}: {_number(parts['grown'], 'tensor')} grown, "
+        f"{parts['carried']} carried bit by bit, {parts['new']} in new layers. "
+        f"{_number(len(grown.files), 'other file')} came along."
     )
-    text += f"; {_number(len(grown.dropped), 'thing')} did not." if grown.dropped else "."
     if checked is None:
         text += " Nothing was checked."
     elif checked.ok:
-        text += " Every block was compared with the source: all constraints hold, so it computes the same."
+        rounding = f", up to its rounding to {wanted.dtype}" if wanted.dtype else ""
+        text += f" Every block was compared with the source: all constraints hold, so it computes the same{rounding}."
     render.paragraph(text)
     if grown.dropped:
         render.heading("Left behind")
@@ -134,9 +138,7 @@ def _loading(grown: GrownCheckpoint) -> str:
     return f"transformers.{name}.from_pretrained({path!r})"
 
 
-def _as_json(
-    model: str, grown: GrownCheckpoint, wanted: Wanted, checked: Verification | None
-) -> dict[str, Any]:
+def _as_json(model: str, grown: GrownCheckpoint, wanted: Wanted, checked: Verification | None) -> dict[str, Any]:
     from growformer.cli.plan_command import as_json
 
     return {

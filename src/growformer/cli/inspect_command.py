@@ -82,7 +82,9 @@ def _sizes(source: Any, found: Inspection) -> Iterator[Size]:
 
     resolved = found.architecture.resolve_config(found.source.sizes)
     values = [v for v, _ in found.sizes.values() if isinstance(v, int)]
-    values += [found.architecture.size(a, resolved) for a in found.architecture.sizes if not found.architecture.size_index(a)]
+    values += [
+        found.architecture.size(a, resolved) for a in found.architecture.sizes if not found.architecture.size_index(a)
+    ]
     for name, (value, axes) in found.sizes.items():
         if not isinstance(value, int):
             yield Size(name, value, axes, None, "")
@@ -90,8 +92,9 @@ def _sizes(source: Any, found: Inspection) -> Iterator[Size]:
         limits: GrowformerError | None = None
         steps = sorted({1, 2, 4, 8, 16, 32, 64, 128, value, *(v for v in values if 0 < v <= value)})
         for step in steps:
+            size: dict[str, Any] = {name: value + step}
             try:
-                check_with_class(plan(source, **{name: value + step}))
+                check_with_class(plan(source, **size))
             except GrowformerError as error:
                 if isinstance(error, NotPreservableError) or not isinstance(limits, NotPreservableError):
                     limits = error

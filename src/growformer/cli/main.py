@@ -111,7 +111,7 @@ def _usage_error(error: Exception) -> str | None:
     message = str(error.format_message())
     possible = getattr(error, "possibilities", None)
     if hasattr(error, "option_name") and message.startswith("No such option"):
-        message = f"no option {error.option_name}" + (f"; did you mean {' or '.join(possible)}?" if possible else "")
+        message = f"no option {error.option_name}" + (f"; did you mean {possible[0]}?" if possible else "")
     elif message[:1].isupper():
         message = message[0].lower() + message[1:]
     context = getattr(error, "ctx", None)
@@ -146,7 +146,8 @@ def _wrapped(line: str, width: int) -> str:
 def _quiet() -> None:
     """Keep libraries from printing over a command's own output, and let no encoding stop a message."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1" if not sys.stderr.isatty() else "0")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")

@@ -6,10 +6,11 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
-from enum import Enum
 from typing import Annotated, Any, get_type_hints
 
 import typer
+
+from growformer.errors import did_you_mean
 
 SIZES, NEW, RESULT, SOURCE = "Sizes", "New layers and weights", "Result", "Source"
 
@@ -20,40 +21,38 @@ Revision = Annotated[
 ]
 
 
-class Init(str, Enum):
-    """How free blocks are filled."""
-
-    NORMAL = "normal"
-    COPY = "copy"
-    ORTHOGONAL = "orthogonal"
+INITS = ("normal", "copy", "orthogonal")
+NEW_LAYERS = ("copy", "random")
+DTYPES = ("bfloat16", "float16", "float32", "float64")
 
 
-class NewLayers(str, Enum):
-    """What new layers start from."""
+def whole_number(text: str) -> int:
+    """Return a number that stands on the command line."""
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"expected a whole number, found {text!r}") from None
 
-    COPY = "copy"
-    RANDOM = "random"
 
+def one_of(*names: str) -> Callable[[str], str]:
+    """Return a parser that takes one of a few names."""
 
-class Dtype(str, Enum):
-    """Of the grown checkpoint."""
+    def parse(text: str) -> str:
+        if text not in names:
+            raise typer.BadParameter(f"expected one of {', '.join(names)}, found {text!r}{did_you_mean(text, names)}")
+        return text
 
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-    FLOAT32 = "float32"
-    FLOAT64 = "float64"
+    return parse
 
 
 def _size(help: str) -> Any:
-    return typer.Option(metavar="N", rich_help_panel=SIZES, help=help)
+    return typer.Option(metavar="N", parser=whole_number, rich_help_panel=SIZES, help=help)
 
 
-def _new(metavar: str, help: str) -> Any:
-    return typer.Option(metavar=metavar, rich_help_panel=NEW, help=help)
-
-
-def _result(metavar: str, help: str) -> Any:
-    return typer.Option(metavar=metavar, rich_help_panel=RESULT, help=help)
+def _named(panel: str, metavar: str, names: tuple[str, ...], help: str) -> Any:
+    return typer.Option(
+        metavar=metavar, parser=one_of(*names), autocompletion=lambda: list(names), rich_help_panel=panel, help=help
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,32 +89,45 @@ class Growth:
     ] = None
     new_layers_at: Annotated[
         str | None,
-        _new("WHERE", "end, interleave, or their numbers in the target, as in 3,7,11. Default: interleave."),
+        typer.Option(
+            metavar="WHERE",
+            rich_help_panel=NEW,
+            help="end, interleave, or their numbers in the target, as in 3,7,11. Default: interleave.",
+        ),
     ] = None
     new_layers: Annotated[
-        NewLayers | None,
-        _new("START", "copy: start from the layer before, random: from fresh values. Default: copy."),
+        str | None,
+        _named(
+            NEW, "START", NEW_LAYERS, "copy: start from the layer before, random: from fresh values. Default: copy."
+        ),
     ] = None
     init: Annotated[
-        Init | None,
-        _new("HOW", "Fill free blocks, which no output depends on: normal, copy or orthogonal. Default: normal."),
+        str | None,
+        _named(
+            NEW,
+            "HOW",
+            INITS,
+            "Fill free blocks, which no output depends on: normal, copy or orthogonal. Default: normal.",
+        ),
     ] = None
-    seed: Annotated[int | None, _new("N", "Of all fresh values. Default: 0.")] = None
+    seed: Annotated[
+        int | None,
+        typer.Option(metavar="N", parser=whole_number, rich_help_panel=NEW, help="Of all fresh values. Default: 0."),
+    ] = None
     dtype: Annotated[
-        Dtype | None,
-        _result("DTYPE", "bfloat16, float16, float32 or float64. Default: each tensor keeps its own."),
+        str | None,
+        _named(RESULT, "DTYPE", DTYPES, "bfloat16, float16, float32 or float64. Default: each tensor keeps its own."),
     ] = None
-    max_shard_size: Annotated[str | None, _result("SIZE", "Largest shard: 500MB, 2GiB. Default: 5GB.")] = None
+    max_shard_size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", rich_help_panel=RESULT, help="Largest shard: 500MB, 2GiB. Default: 5GB."),
+    ] = None
     revision: Revision = None
 
     def given(self) -> dict[str, Any]:
-        """Return what stands on the command line, by name, in plain types."""
+        """Return what stands on the command line, by name."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {
-            name: value.value if isinstance(value, Enum) else value
-            for name, value in values.items()
-            if value is not None and value != []
-        }
+        return {name: value for name, value in values.items() if value is not None and value != []}
 
 
 def takes(options: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -151,9 +163,11 @@ def takes(options: type[Any]) -> Callable[[Callable[..., None]], Callable[..., N
 
 
 def help_text(command: Callable[..., None]) -> str:
-    """Return a docstring for the terminal: each paragraph on one line, to be wrapped at any width; examples line by line."""
+    """Return a docstring for the terminal: one line per paragraph, to be wrapped at any width; examples as they are."""
     paragraphs = inspect.cleandoc(command.__doc__ or "").replace("[", r"\[").split("\n\n")
     return "\n\n".join(
-        "\n".join(f"[cyan]{line.strip()}[/cyan]" for line in p.splitlines()) if p.startswith(" ") else p.replace("\n", " ")
+        "\n".join(f"[cyan]{line.strip()}[/cyan]" for line in p.splitlines())
+        if p.startswith(" ")
+        else p.replace("\n", " ")
         for p in paragraphs
     )

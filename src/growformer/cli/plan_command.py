@@ -20,14 +20,15 @@ def plan(
     growth: Growth,
     out: Annotated[
         str | None,
-        typer.Option("-o", "--out", metavar="FILE", help="Write the plan to a new file, for growformer grow --plan FILE."),
+        typer.Option(
+            "-o", "--out", metavar="FILE", help="Write the plan to a new file, for growformer grow --plan FILE."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show what a growth would do: sizes, parameters, disk, FLOPs, and what becomes of every weight. Writes nothing
-    without -o.
+    """Show what a growth would do: sizes, parameters, disk, FLOPs, and what becomes of every weight.
 
-    Reads config and headers only. MODEL may also be a config.json without any weights.
+    Writes nothing without -o, and reads config and headers only. MODEL may also be a config.json without any weights.
 
         $ growformer plan SmolLM2-135M --hidden-size 768 -o plan.json
     """
@@ -46,7 +47,9 @@ def plan(
     show(model, wanted)
     print()
     if out is None:
-        render.paragraph("Nothing was written. growformer grow MODEL OUT takes the same options; -o FILE keeps the plan.")
+        render.paragraph(
+            "Nothing was written. growformer grow MODEL OUT takes the same options; -o FILE keeps the plan."
+        )
     else:
         dtype = f" --dtype {wanted.dtype}" if wanted.dtype else ""
         render.paragraph(f"The plan is in {out}. Carry it out with")
@@ -72,11 +75,21 @@ def show(model: str, wanted: Wanted) -> None:
     rows.append(("weights on disk", render.num_bytes(before.weight_bytes), render.num_bytes(after.weight_bytes), dtype))
     if before.flops is not None and after.flops is not None:
         rows.append(
-            ("FLOPs per token", render.count(before.flops), render.count(after.flops), "forward pass, without attention")
+            (
+                "FLOPs per token",
+                render.count(before.flops),
+                render.count(after.flops),
+                "forward pass, without attention",
+            )
         )
     if before.context_flops and after.context_flops:
         rows.append(
-            ("  attention", render.count(before.context_flops), render.count(after.context_flops), "per token of context")
+            (
+                "  attention",
+                render.count(before.context_flops),
+                render.count(after.context_flops),
+                "per token of context",
+            )
         )
     rows.append(
         (
@@ -128,7 +141,7 @@ def _refuse_existing(path: Path) -> None:
     from growformer.errors import OutputError
 
     if path.exists():
-        raise OutputError(f"{path}: exists already; growformer never overwrites. Choose another name, or remove it first")
+        raise OutputError(f"{path}: exists already, and is never overwritten. Choose another name, or remove it first")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: its parent folder {path.parent} does not exist; create it first")
 

@@ -26,7 +26,9 @@ def console(*, stderr: bool = False) -> Console:
     return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[str] = (), header: bool = True) -> None:
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[str] = (), header: bool = True
+) -> None:
     """Print rows under a header; the last column wraps, all others stay whole.
 
     Args:
@@ -136,7 +138,9 @@ def progress(shown: bool) -> Iterator[Callable[[int, int, str], None] | None]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Column
 
-    name = TextColumn("{task.description}", markup=False, table_column=Column(ratio=2, no_wrap=True, overflow="ellipsis"))
+    name = TextColumn(
+        "{task.description}", markup=False, table_column=Column(ratio=2, no_wrap=True, overflow="ellipsis")
+    )
     bar = Progress(
         BarColumn(bar_width=None, table_column=Column(ratio=1)),
         DownloadColumn(),

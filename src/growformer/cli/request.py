@@ -63,7 +63,7 @@ def read(model: str, growth: Growth) -> Wanted:
     source = folder if folder is not None else model
     sizes, fields = _split(asked, inspect(source))
     like = _like(asked.get("like"))
-    keywords = {name: asked[name] for name in ("new_layers", "init", "seed") if name in asked}
+    keywords: dict[str, Any] = {name: asked[name] for name in ("new_layers", "init", "seed") if name in asked}
     if "new_layers_at" in asked:
         keywords["new_layers_at"] = _positions(asked["new_layers_at"])
     made = plan(source, like=like, set_fields=fields or None, **keywords, **sizes)
@@ -99,7 +99,8 @@ def read_plan(model: str, path: str, growth: Growth) -> Wanted:
     others = [f"--{name.replace('_', '-')}" for name in growth.given() if name not in HOW_TO_WRITE]
     if others:
         raise RequestError(
-            f"--plan goes without {', '.join(others)}: {path} decides that already; make another plan, or leave out --plan"
+            f"--plan goes without {', '.join(others)}: {path} decides that already; make another plan, or leave out "
+            "--plan"
         )
     file = Path(path)
     if not file.is_file():
@@ -170,16 +171,15 @@ def _assignments(texts: list[str]) -> dict[str, Any]:
 def _split(asked: Mapping[str, Any], source: Inspection) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the sizes that are asked for, and the other config fields to set."""
     architecture = source.architecture
-    sizes = {name: asked[name] for name in SIZES if name in asked}
+    sizes = {architecture.aliases.get(name, name): asked[name] for name in SIZES if name in asked}
     fields: dict[str, Any] = {}
     known = {*SIZES, *source.sizes, *architecture.aliases, *_size_names(architecture.sizes.values())}
     for name, value in asked["set"].items():
+        own = architecture.aliases.get(name, name)
         if name not in known:
             fields[name] = value
-        elif name in sizes and sizes[name] != value:
-            raise RequestError(f"{name} is asked for twice: {sizes[name]} and, by set, {value}")
-        else:
-            sizes[name] = value
+        elif sizes.setdefault(own, value) != value:
+            raise RequestError(f"{own} is asked for twice: {sizes[own]} and, by set, {value}")
     others = {*source.source.config, *architecture.defaults}
     if set(fields) - others:
         others |= _fields_of_class(source.source.config.get("model_type"))
@@ -230,8 +230,8 @@ def _like(path: str | None) -> dict[str, Any] | None:
 
 def _on_fields(fields: Mapping[str, Any]) -> list[str]:
     return [
-        f"{name} = {json.dumps(value)} is no size: it is written as it stands; whether the model computes the same with "
-        "it is for the outputs check to say"
+        f"{name} = {json.dumps(value)} is no size: it is written as it stands; whether the model computes the same "
+        "with it is for the outputs check to say"
         for name, value in fields.items()
     ]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from growformer.cli.options import Json, Model
+from growformer.cli.options import Json, Model, whole_number
 from growformer.errors import RequestError, did_you_mean
 
 if TYPE_CHECKING:
@@ -29,12 +29,17 @@ def verify(
         ),
     ] = "constraints,outputs",
     dtype: Annotated[
-        str, typer.Option(metavar="LIST", help="Compare outputs in these: float32, bfloat16, float16.")
-    ] = "float32",
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Compare outputs in these: float32, bfloat16, float16. Default: float32, or OUT's own where it was grown "
+            "with another --dtype than MODEL's.",
+        ),
+    ] = None,
     prompt: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Compare outputs on this text. Default: random tokens.")
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of the random tokens.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", parser=whole_number, help="Of the random tokens.")] = 0,
     json: Json = False,
 ) -> None:
     """Check that OUT, grown from MODEL, computes what MODEL computes. Exits with 1 if it does not.
@@ -46,7 +51,8 @@ def verify(
     from growformer.api import verify as run
     from growformer.cli import render
 
-    wanted, dtypes = _names(checks, "check", CHECKS), _names(dtype, "dtype", DTYPES)
+    wanted = _names(checks, "check", CHECKS)
+    dtypes = [_changed_dtype(model, out) or "float32"] if dtype is None else _names(dtype, "dtype", DTYPES)
     if set(wanted) - {"constraints"}:
         from transformers.utils.logging import disable_progress_bar
 
@@ -71,6 +77,14 @@ def _names(text: str, what: str, known: Sequence[str]) -> list[str]:
     if not names:
         raise RequestError(f"no {what} is named: expected {', '.join(known)}")
     return names
+
+
+def _changed_dtype(model: str, out: str) -> str | None:
+    """Return the dtype of a grown checkpoint's weights if it is not the source's: in any other, rounding would differ."""
+    from growformer.storage.folder import open_folder
+
+    before, after = ({entry.dtype for entry in open_folder(m).entries.values()} & set(DTYPES) for m in (model, out))
+    return next(iter(after)) if len(after) == 1 and after != before else None
 
 
 def _show(found: Verification) -> None:

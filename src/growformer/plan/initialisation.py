@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from growformer.errors import RequestError, did_you_mean
+from growformer.errors import PlanError, RequestError, did_you_mean
 from growformer.plan.blocks import Fill, Noise, positions
 
 Floats = npt.NDArray[np.float32]
 NAMES = ("normal", "copy", "orthogonal", "noise", "zero")
 Custom = Callable[[Fill, Floats], Floats]
 
+CUSTOM = "custom"
 COPY_NOISE = 0.1
 """Standard deviation of the noise on copies, as a share of a fresh weight's."""
 
@@ -62,8 +63,9 @@ class Initialisation:
             values: Floats = np.ascontiguousarray(self.custom(fill, normal), dtype=np.float32)
             return values
         if self.name == "noise":
-            spread = np.float32(0.25) if fill.kind != "weight" else np.float32(self.std)
-            return _times(normal, spread) + np.float32(1 - fill.offset if fill.kind == "gain" else 0)
+            centre = 1 - fill.offset if fill.kind == "gain" else 0
+            noisy: Floats = _times(normal, self.std if fill.kind == "weight" else 0.25) + np.float32(centre)
+            return noisy
         if fill.kind == "gain":
             return np.full(normal.shape, 1 - fill.offset, dtype=np.float32)
         if fill.kind == "bias" or self.name == "zero":
@@ -97,19 +99,26 @@ class Initialisation:
         return values
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data.
-
-        Raises:
-            RequestError: a function cannot be written down.
-        """
-        if self.custom is not None:
-            raise RequestError("a plan with the user's own initialisation cannot be serialised; name one instead")
-        return {"name": self.name, "seed": self.seed, "std": self.std}
+        """Return plain data; of a function, that there was one."""
+        return {"name": CUSTOM if self.custom is not None else self.name, "seed": self.seed, "std": self.std}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Initialisation:
-        """Read what ``to_json`` wrote."""
-        return Initialisation(data["name"], data["seed"], data["std"])
+        """Read what ``to_json`` wrote; a function cannot be read back, and says so when it is needed."""
+        lost = _lost if data["name"] == CUSTOM else None
+        return Initialisation(data["name"], data["seed"], data["std"], custom=lost)
+
+    @property
+    def can_regenerate(self) -> bool:
+        """Whether the same values can be made again."""
+        return self.custom is not _lost
+
+
+def _lost(fill: Fill, normal: Floats) -> Floats:
+    raise PlanError(
+        f"{fill.tensor}: the plan was made with a function as initialisation, which a file cannot hold; plan again "
+        "with it, or name one of " + ", ".join(NAMES)
+    )
 
 
 def standard_normal(seed: int, name: str, coordinates: tuple[slice | npt.NDArray[np.int64], ...]) -> Floats:

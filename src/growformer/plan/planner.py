@@ -12,7 +12,7 @@ from growformer.architecture.declaration import Architecture
 from growformer.architecture.source import SourceInfo
 from growformer.errors import PlanError, RequestError
 from growformer.plan.axis_map import NEW, AxisMap
-from growformer.plan.initialisation import Custom, Initialisation
+from growformer.plan.initialisation import CUSTOM, Custom, Initialisation
 from growformer.plan.plan import Plan
 from growformer.plan.resolve import NewLayersAt, Resolved, resolve, with_templates
 from growformer.plan.rules import arrow_is_on_the_residual_path
@@ -104,7 +104,7 @@ def plan_resolved(
     std = source_sizes.get(architecture.std)
     std = float(std) if isinstance(std, (int, float)) and std else 0.02
     initialisation = (
-        Initialisation(init, seed, std) if isinstance(init, str) else Initialisation("custom", seed, std, custom=init)
+        Initialisation(init, seed, std) if isinstance(init, str) else Initialisation(CUSTOM, seed, std, custom=init)
     )
     plan = Plan(
         architecture=architecture,

@@ -41,9 +41,7 @@ def _layer_lists(rec: Recorded) -> Iterator[Violation]:
         before, after = rec.source_config.get(name), rec.target_config.get(name)
         if not isinstance(before, list) or name in rec.architecture.size_fields():
             continue
-        axis = next(
-            (a for a in rec.architecture.index_axes if len(before) == rec.architecture.size(a, rec.source_config)), None
-        )
+        axis = _numbered_by(rec, len(before))
         if axis is None:
             continue
         source = rec.along(axis, {}).source
@@ -144,11 +142,26 @@ def _unexplained(rec: Recorded) -> Iterator[Violation]:
     explained |= {str(a.eps) for a in rec.arrows.values() if a.kind == "norm"}
     before, after = (json.loads(json.dumps(dict(c))) for c in (rec.source_config, rec.target_config))
     for name in sorted({*before, *after} - explained):
-        if before.get(name) != after.get(name):
+        if before.get(name) != after.get(name) and "drop" not in name and not _is_longer(rec, name):
             yield Violation(kind="config", where=name, expected=repr(before.get(name)), found=repr(after.get(name)))
     for name, (value, reason) in architecture.constants.items():
         if after.get(name, value) != value:
             yield Violation(kind="config", where=name, expected=f"{value!r}: {reason}", found=repr(after[name]))
+
+
+def _is_longer(rec: Recorded, name: str) -> bool:
+    """Tell whether a field only allows positions past the source's, which its own positions do not depend on."""
+    if name != "max_position_embeddings":
+        return False
+    kinds = {
+        value
+        for rotary in rec.architecture.rotary
+        for entries in _rotary_spellings(rec.target_config, rotary.parameters).values()
+        for path, value in entries.items()
+        if path.endswith("rope_type")
+    }
+    before, after = rec.source_config.get(name), rec.target_config.get(name)
+    return bool(rec.architecture.rotary) and kinds <= {"default", "linear", "llama3"} and (before or 0) <= (after or 0)
 
 
 __all__ = ["config_conditions"]

@@ -38,9 +38,7 @@ def norm_problems(
             yield from _compare(model, arrow, info.stored.removesuffix(".weight"), info.shape[0], eps, has_bias)
 
 
-def _compare(
-    model: torch.nn.Module, arrow: Arrow, name: str, size: int, eps: float, has_bias: bool
-) -> Iterator[str]:
+def _compare(model: torch.nn.Module, arrow: Arrow, name: str, size: int, eps: float, has_bias: bool) -> Iterator[str]:
     generator = torch.Generator().manual_seed(size)
     gain, bias, *rows = torch.randn(5, size, generator=generator, dtype=torch.float64)
     x = (torch.stack(rows) + 0.5) * max(eps, 1e-12) ** 0.5

@@ -20,7 +20,7 @@ from growformer.errors import PlanError
 from growformer.plan.blocks import Affine, Block, Constant, Fill, Mean, Noise, Sum, TensorPlan, Value
 from growformer.verify.conditions import local_conditions
 from growformer.verify.recorded import Indices, Recorded, Violation
-from growformer.verify.regions import Region, compact, count, intersect, show, spread
+from growformer.verify.regions import Positions, Region, compact, count, intersect, show, spread
 from growformer.verify.requirements import (
     Free,
     MeanOf,
@@ -107,11 +107,7 @@ def _coverage(needed: TensorRequirements, tensor: TensorPlan) -> Iterator[Violat
         return Violation(kind="coverage", where=needed.stored, region=at, expected=expected, found=found)
 
     for block in tensor.blocks:
-        outside = len(block.region) != len(needed.shape) or any(
-            where.size == 0 or where.min() < 0 or where.max() >= size or np.unique(where).size != where.size
-            for where, size in zip(map(spread, block.region), needed.shape, strict=False)
-        )
-        if outside:
+        if len(block.region) != len(needed.shape) or not all(map(_is_inside, block.region, needed.shape)):
             yield wrong("a region inside of the tensor", "one that is not", block.region)
             return
     for first, second in combinations(tensor.blocks, 2):
@@ -125,6 +121,13 @@ def _coverage(needed: TensorRequirements, tensor: TensorPlan) -> Iterator[Violat
         yield wrong(f"{whole} values in blocks", str(covered))
 
 
+def _is_inside(along: Positions, size: int) -> bool:
+    if isinstance(along, slice):
+        return bool(0 <= along.start < along.stop <= size)
+    inside = along.size > 0 and int(along.min()) >= 0 and int(along.max()) < size
+    return inside and np.unique(along).size == along.size
+
+
 # Pieces in which both the requirement and the blocks are uniform.
 
 
@@ -133,7 +136,6 @@ class _Placed:
     """A block's value at some positions of its region (``picks``, one array per dimension)."""
 
     value: Value
-    region: Region
     picks: tuple[Indices, ...]
 
 
@@ -144,14 +146,16 @@ def _pieces(requirement: Requirement, blocks: tuple[Block, ...]) -> Iterator[tup
     for region in requirement.copies:
         finer = []
         for (local, placed), block in product(parts, blocks):
-            inside, picks = [], []
+            inside: list[Indices] = []
+            picks: list[Indices] = []
             for where, along, taken in zip(local, region, block.region, strict=True):
-                _, first, second = np.intersect1d(spread(along)[where], spread(taken), return_indices=True)
-                order = np.argsort(first)
-                inside.append(where[first[order]])
-                picks.append(second[order])
-            if all(where.size for where in inside):
-                finer.append((tuple(inside), [*placed, _Placed(block.value, block.region, tuple(picks))]))
+                first, second = _shared(spread(along)[where], taken)
+                if not first.size:
+                    break
+                inside.append(where[first])
+                picks.append(second)
+            else:
+                finer.append((tuple(inside), [*placed, _Placed(block.value, tuple(picks))]))
         parts = finer
     for local, placed in parts:
         copies = tuple(_pick(region, local) for region in requirement.copies)
@@ -161,6 +165,16 @@ def _pieces(requirement: Requirement, blocks: tuple[Block, ...]) -> Iterator[tup
         elif isinstance(must, MeanOf):
             must = replace(must, region=_pick(must.region, local, skip=must.dim))
         yield Requirement(copies, must), placed
+
+
+def _shared(first: Indices, second: Positions) -> tuple[Indices, Indices]:
+    """Return where in each of two lists of positions those stand that are in both, in the order of the first."""
+    if isinstance(second, slice):
+        found = np.flatnonzero((first >= second.start) & (first < second.stop))
+        return found, first[found] - second.start
+    _, left, right = np.intersect1d(first, second, assume_unique=True, return_indices=True)
+    order = np.argsort(left)
+    return left[order], right[order]
 
 
 def _pick(region: Region, local: tuple[Indices, ...], skip: int | None = None) -> Region:

@@ -40,9 +40,10 @@ class Violation:
     """One thing that does not hold.
 
     Attributes:
-        kind: what was checked: ``axis map``, ``norm``, ``contraction``, ``add``, ``tie``, ``space``, ``dead``,
-            ``rotary``, ``config``, ``layers``, ``coverage``, ``copy``, ``rescaled``, ``zero``, ``mean``, ``sum``,
-            ``constant``, ``free``, ``missing``, ``left over`` or ``shape``.
+        kind: what was checked. Of a record: ``axis map``, ``space``, ``norm``, ``contraction``, ``add``, ``tie``,
+            ``layers``, ``rotary``, ``config``, or ``dead`` (inert on both sides: preserved, but it never learns). Of a
+            plan: ``coverage``, ``block``. Of tensors: ``copy``, ``rescaled``, ``zero``, ``mean``, ``sum``,
+            ``constant``, ``free``. Of both: ``missing``, ``left over``, ``shape``.
         where: the tensor by its stored name, or the space, axis or config field.
         expected, found: in words and numbers.
         region: the part of the tensor.

@@ -75,7 +75,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Free:
-    """Any finite value, but not this one (a gain that is zero in effect would never learn)."""
+    """Any finite value, but not this one everywhere (gains that are zero in effect would never learn)."""
 
     forbidden: float | None = None
 

@@ -177,9 +177,11 @@ class Experiments:
         """Yield what cannot be meant: a vector from nowhere, a norm on its own output, an axis that attention loses."""
         written = self.written | {c.output for c in self.attention} | {b for _, b in self.architecture.adds}
         for name, arrow in self.arrows.items():
-            for space in () if arrow.kind == "embedding" else spaces_in(arrow.source):
-                grows = [axis for axis in self._axes(space) if axis not in self.architecture.fixed]
-                if space not in written and grows:
+            for space in spaces_in(arrow.source):
+                grows = any(axis not in self.architecture.fixed for axis in self._axes(space))
+                if grows and arrow.kind == "embedding" and space in written:
+                    yield f"{name} looks up rows by {space}, which is no input but computed"
+                if grows and arrow.kind != "embedding" and space not in written:
                     yield f"{name} reads {space}, which nothing writes"
             if arrow.kind == "norm" and space_of(arrow.source) == space_of(arrow.target):
                 yield f"the norm {name} reads what it writes"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from growformer.plan.plan import Plan
-    from growformer.verify.constraints import ConstraintsReport
+    from growformer.verify.constraints import ConstraintsReport, Read
     from growformer.verify.gradients import GradientsReport
     from growformer.verify.outputs import OutputsReport
+    from growformer.verify.regions import Region
 
 CHECKS = ("constraints", "outputs", "gradients")
 Row = tuple[str, str, str, bool]
@@ -190,9 +192,38 @@ def _constraints(source: Any, grown: Any, plan: Plan) -> ConstraintsReport:
         def read_target(canonical: str) -> torch.Tensor:
             return read_grown(stored_name(plan.architecture, plan.source.prefix, canonical))
 
-        import json
+        return compare_checkpoints(
+            json.loads(plan.to_json()),
+            read_source,
+            read_target,
+            regenerate=_regenerator(plan, read_source, read_target) if plan.init.can_regenerate else None,
+        )
 
-        return compare_checkpoints(json.loads(plan.to_json()), read_source, read_target)
+
+def _regenerator(plan: Plan, read_source: Read, read_target: Read) -> Callable[[str, Region], torch.Tensor]:
+    """Return what gives the initialisation's values of a free region: the tensor grown again from the seed."""
+    import torch
+
+    from growformer.plan.rules import tensor_plan
+    from growformer.execute.values import materialise
+
+    planned = {spec.name(index): (spec, index) for spec, index in plan.specs()}
+    latest: dict[str, torch.Tensor] = {}
+
+    def regenerate(name: str, region: Region) -> torch.Tensor:
+        if name not in latest:
+            latest.clear()
+            tensor = tensor_plan(plan, *planned[name])
+            latest[name] = materialise(tensor, plan.init, read_source, read_target(name).dtype)
+        found = latest[name]
+        for dim, along in enumerate(region):
+            if isinstance(along, slice):
+                found = found.narrow(dim, along.start, along.stop - along.start)
+            else:
+                found = found.index_select(dim, torch.from_numpy(along))
+        return found
+
+    return regenerate
 
 
 def _load(model: Any) -> nn.Module:

@@ -29,9 +29,7 @@ LLAMA = Architecture(
         "layers.{layer}.self_attn.q_proj": linear("normed -> q:(kv_heads group pair freq)", bias="attention_bias"),
         "layers.{layer}.self_attn.k_proj": linear("normed -> k:(kv_heads pair freq)", bias="attention_bias"),
         "layers.{layer}.self_attn.v_proj": linear("normed -> v:(kv_heads value)", bias="attention_bias"),
-        "layers.{layer}.self_attn.o_proj": linear(
-            "attended:(kv_heads group value) -> stream", bias="attention_bias"
-        ),
+        "layers.{layer}.self_attn.o_proj": linear("attended:(kv_heads group value) -> stream", bias="attention_bias"),
         "layers.{layer}.post_attention_layernorm": rms_norm("stream -> mlp_normed", eps="rms_norm_eps"),
         "layers.{layer}.mlp.gate_proj": linear("mlp_normed -> mlp", bias="mlp_bias"),
         "layers.{layer}.mlp.up_proj": linear("mlp_normed -> mlp", bias="mlp_bias"),

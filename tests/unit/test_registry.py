@@ -1,0 +1,111 @@
+"""Families are found by looking, and a model without one is told what to do."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from growformer.architecture import families, registry
+from growformer.architecture.declaration import Architecture
+from growformer.architecture.registry import architectures, for_config
+from growformer.errors import ArchitectureError, UnknownArchitectureError
+
+FAMILY = """
+from growformer.architecture.declaration import Architecture, linear
+
+TOY = Architecture(
+    name={name!r},
+    model_types={model_types!r},
+    sizes={{"stream": "hidden_size"}},
+    arrows={{"a": linear("stream -> other:stream")}},
+)
+ALIAS = TOY
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Replace the families by those that a test writes into a folder."""
+    monkeypatch.setattr(families, "__path__", [str(tmp_path)])
+    known = set(sys.modules)
+    registry.architectures.cache_clear()
+    registry._by_model_type.cache_clear()
+    importlib.invalidate_caches()
+    yield tmp_path
+    for name in set(sys.modules) - known:
+        if name.startswith(f"{families.__name__}."):
+            del sys.modules[name]
+            delattr(families, name.rsplit(".", 1)[1])
+    registry.architectures.cache_clear()
+    registry._by_model_type.cache_clear()
+
+
+def write(folder: Path, file: str, name: str, *model_types: str) -> None:
+    (folder / f"{file}.py").write_text(FAMILY.format(name=name, model_types=model_types), encoding="utf-8")
+
+
+def test_every_file_declares_a_family() -> None:
+    for module in pkgutil.iter_modules(families.__path__):
+        declared = vars(importlib.import_module(f"{families.__name__}.{module.name}")).values()
+        names = {value.name for value in declared if isinstance(value, Architecture)}
+        assert names
+        assert names <= set(architectures())
+
+
+def test_families_are_sorted_and_found_by_model_type() -> None:
+    assert list(architectures()) == sorted(architectures())
+    for name, architecture in architectures().items():
+        assert architecture.name == name
+        for model_type in architecture.model_types:
+            assert for_config({"model_type": model_type, "hidden_size": 3}) is architecture
+
+
+def test_a_new_file_is_found_by_itself(folder: Path) -> None:
+    write(folder, "zebra", "zebra", "zebra", "zebroid")
+    write(folder, "ant", "ant", "ant")
+    assert list(architectures()) == ["ant", "zebra"]
+    assert for_config({"model_type": "zebroid"}).name == "zebra"
+
+
+def test_two_families_of_one_name_are_refused(folder: Path) -> None:
+    write(folder, "one", "same", "a")
+    write(folder, "two", "same", "b")
+    with pytest.raises(ArchitectureError, match="two families are called 'same'"):
+        architectures()
+
+
+def test_two_families_of_one_model_type_are_refused(folder: Path) -> None:
+    write(folder, "one", "one", "same")
+    write(folder, "two", "two", "same")
+    with pytest.raises(ArchitectureError, match="both one and two claim 'same'"):
+        for_config({"model_type": "same"})
+
+
+def test_an_unknown_model_type_is_told_what_to_do() -> None:
+    with pytest.raises(UnknownArchitectureError) as caught:
+        for_config({"model_type": "lama"})
+    message = str(caught.value)
+    assert message.startswith("no architecture describes model_type 'lama'; did you mean 'llama'? ")
+    assert f"nown: {', '.join(sorted(t for a in architectures().values() for t in a.model_types))}." in message
+    assert "To bring your own, declare its tensors as in docs/architectures.md and pass architecture=..." in message
+
+
+def test_an_unknown_model_type_without_a_neighbour() -> None:
+    with pytest.raises(UnknownArchitectureError) as caught:
+        for_config({"model_type": "quux-9"})
+    assert "did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize("config", [{}, {"model_type": None}, {"model_type": 3}], ids=str)
+def test_a_config_without_model_type_is_told_what_to_do(config: dict[str, object]) -> None:
+    found = config.get("model_type")
+    with pytest.raises(UnknownArchitectureError) as caught:
+        for_config(config)
+    assert str(caught.value) == (
+        f"the config names no model_type (found {found!r}); pass architecture=..., see docs/architectures.md"
+    )

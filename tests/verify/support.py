@@ -1,0 +1,187 @@
+"""Tiny models of every registered family, and of the reference transformer, and what became of them.
+
+Tensors are random, of the shapes that the declaration predicts; new families join by themselves.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from growformer.architecture import Architecture
+from growformer.architecture.declaration import spaces_in
+from growformer.architecture.exact import names_in
+from growformer.architecture.language import leaves
+from growformer.architecture.registry import architectures
+from growformer.architecture.source import describe, stored_name
+from growformer.errors import RequestError
+from growformer.execute.state_dict import grow_state_dict
+from growformer.plan.plan import Plan
+from growformer.plan.planner import make_plan
+from growformer.reference import ReferenceConfig
+from growformer.reference.architecture import reference_architecture
+from growformer.verify.constraints import ConstraintsReport, compare_checkpoints
+from growformer.verify.recorded import Recorded
+from growformer.verify.regions import spread
+from growformer.verify.requirements import Requirement, requirements
+
+SIZES = {"hidden": 24, "mlp": 20, "heads": 4, "kv_heads": 2, "key": 8, "value": 8, "layers": 2}
+GROWTHS = ("mlp", "heads", "kv_heads", "key", "value", "hidden", "layers", "all")
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A tiny model and what became of it."""
+
+    plan: Plan
+    source: dict[str, torch.Tensor]
+    target: dict[str, torch.Tensor]
+
+    @property
+    def data(self) -> dict[str, Any]:
+        return json.loads(self.plan.to_json())
+
+    def compare(
+        self, target: dict[str, torch.Tensor] | None = None, data: dict[str, Any] | None = None, **options: Any
+    ) -> ConstraintsReport:
+        grown = self.target if target is None else target
+        plan = self.plan
+        return compare_checkpoints(
+            self.data if data is None else data,
+            lambda name: self.source[plan.source.tensors[name].stored],
+            lambda name: grown[stored_name(plan.architecture, plan.source.prefix, name)],
+            **options,
+        )
+
+
+# Tiny models.
+
+
+def config_of(architecture: Architecture, tied: bool) -> dict[str, Any]:
+    config: dict[str, Any] = {"model_type": architecture.name, "architectures": ["SomethingForCausalLM"]}
+    for axis in architecture.fixed:
+        config.update({n: 7 for n in names_in(architecture.sizes[axis]) if n not in architecture.inferred})
+    config.update({field: SIZES[role] for role, field in architecture.roles.items()})
+    for arrow in architecture.arrows.values():
+        config.update({flag: True for flag in (arrow.bias, arrow.when) if isinstance(flag, str)})
+        if isinstance(arrow.eps, str):
+            config[arrow.eps] = 0.01
+    config.update({name: ["one", "other"] for name in architecture.layer_lists})
+    config.update({rotary.parameters: {"rope_type": "default", "rope_theta": 1e4} for rotary in architecture.rotary})
+    if architecture.tie_field:
+        config[architecture.tie_field] = tied
+    return config
+
+
+def request_of(architecture: Architecture, growth: str) -> dict[str, Any]:
+    roles = architecture.roles
+    bigger = {"mlp": 23, "hidden": 48, "layers": 4}
+    if "kv_heads" in roles:
+        bigger |= {"heads": 8, "kv_heads": 3, "key": 12, "value": 12}
+    else:
+        bigger |= {"heads": 6, "key": 12, "value": 12}
+    coupled = "key" not in roles and {"heads": {"hidden": 48, "heads": 8}, "key": {"hidden": 48, "heads": 4}}
+    if growth == "all":
+        wanted = {**bigger, "heads": 12 if "kv_heads" in roles else 8}
+    elif coupled and growth in coupled:
+        wanted = dict(coupled[growth])
+    elif growth == "kv_heads":
+        wanted = {"kv_heads": 3, "heads": 6}
+    else:
+        wanted = {growth: bigger[growth]}
+    if growth != "all" and growth not in roles and not (coupled and growth in coupled):
+        pytest.skip(f"{architecture.name} has no {growth} of its own")
+    return {roles[role]: size for role, size in wanted.items() if role in roles}
+
+
+def _reference(growth: str) -> tuple[Architecture, dict[str, Any], dict[str, Any]]:
+    config = ReferenceConfig(
+        hidden_size=12, mlp=(5, 7), key=((3, 4), (2, 5, 3)), value=((2, 3), (4, 5, 6)), input_size=11, output_size=13,
+        max_positions=9, norm_eps=1e-2, post_branch_norm=True, final_norm=True,
+    ).to_dict()  # fmt: skip
+    requests: dict[str, dict[str, Any]] = {
+        "mlp": {"mlp": [6, 8]},
+        "heads": {"num_heads": [3, 3], "key": [[3, 4, 5], [2, 5, 3]], "value": [[2, 3, 6], [4, 5, 6]]},
+        "key": {"key": [[3, 6], [2, 5, 4]]},
+        "value": {"value": [[3, 4], [4, 6, 6]]},
+        "hidden": {"hidden_size": 17},
+        "layers": {"num_hidden_layers": 4},
+    }
+    if growth == "kv_heads":
+        pytest.skip("the reference has no groups of heads")
+    if growth == "all":
+        heads = {"num_heads": [3, 3], "key": [[3, 6, 5], [2, 5, 4]], "value": [[3, 4, 6], [4, 6, 6]]}
+        requests["all"] = {**requests["mlp"], **heads, **requests["hidden"]}
+    return reference_architecture(config), config, requests[growth]
+
+
+@lru_cache(maxsize=64)
+def grown(family: str, growth: str, dtype: torch.dtype = torch.float32, new_layers: str = "copy") -> Grown:
+    name, _, variant = family.partition(" ")
+    if name == "reference":
+        architecture, config, request = _reference(growth)
+    else:
+        architecture = architectures()[name]
+        config, request = config_of(architecture, variant == "tied"), request_of(architecture, growth)
+    sizes = architecture.resolve_config({**config, **dict.fromkeys(architecture.inferred, 3)})
+    prefix = f"{architecture.prefix}." if architecture.prefix else ""
+    generator = torch.Generator().manual_seed(0)
+    source: dict[str, torch.Tensor] = {}
+    for spec in architecture.tensors.values():
+        if not architecture.exists(spec, sizes) or (variant == "tied" and spec.template in architecture.ties):
+            continue
+        for index in architecture.instances(spec.index, sizes):
+            shape = [leaves(d.term, lambda axis, i=index: architecture.size(axis, sizes, i))[0] for d in spec.dims]
+            values = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+            source[stored_name(architecture, prefix, spec.name(index))] = values
+    shapes = {name: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in source.items()}
+    info = describe(architecture, config, shapes)
+    try:
+        plan = make_plan(architecture, info, request, init="noise", new_layers=new_layers)
+    except RequestError as error:
+        pytest.skip(f"refused: {error}")
+    return Grown(plan, source, grow_state_dict(plan, source))
+
+
+def families() -> list[str]:
+    found = []
+    for name, architecture in architectures().items():
+        found += [name, f"{name} tied"] if architecture.ties else [name]
+    return [*found, "reference"]
+
+
+MODELS = pytest.mark.parametrize("family", families())
+UNTIED = pytest.mark.parametrize("family", [name for name in families() if not name.endswith(" tied")])
+
+
+# What must hold.
+
+
+def needed(made: Grown) -> Iterator[tuple[str, list[Requirement]]]:
+    rec = Recorded.read(made.data)
+    for spec, index in rec.specs():
+        found = requirements(rec, spec.template, index)
+        yield found.stored, [r for use in found.uses for r in use]
+
+
+def free_regions(made: Grown) -> Iterator[tuple[str, Any]]:
+    rec = Recorded.read(made.data)
+    for spec, index in rec.specs():
+        found = requirements(rec, spec.template, index)
+        yield from ((found.stored, region) for region, _ in found.free_regions())
+
+
+def entry(region: Any, seed: int = 0) -> tuple[int, ...]:
+    random = np.random.default_rng(seed)
+    return tuple(int(random.choice(spread(along))) for along in region)
+
+
+def spaces_of(arrow: Any) -> set[str]:
+    return {*spaces_in(arrow.source), *spaces_in(arrow.target)}
