@@ -32,8 +32,8 @@ def verify(
         str | None,
         typer.Option(
             metavar="LIST",
-            help="Compare outputs in these: float32, bfloat16, float16. Default: float32, or OUT's own where it was grown "
-            "with another --dtype than MODEL's.",
+            help="Compare outputs in these: float32, bfloat16, float16. Default: float32, or OUT's own where "
+            "--dtype of grow has changed it.",
         ),
     ] = None,
     prompt: Annotated[
@@ -80,7 +80,7 @@ def _names(text: str, what: str, known: Sequence[str]) -> list[str]:
 
 
 def _changed_dtype(model: str, out: str) -> str | None:
-    """Return the dtype of a grown checkpoint's weights if it is not the source's: in any other, rounding would differ."""
+    """Return the dtype of the grown weights if it is not the source's: in any other, the two would be rounded apart."""
     from growformer.storage.folder import open_folder
 
     before, after = ({entry.dtype for entry in open_folder(m).entries.values()} & set(DTYPES) for m in (model, out))

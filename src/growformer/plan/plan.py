@@ -208,6 +208,18 @@ class Plan:
             sum(prod(shape) for _, shape in self.target_shapes()),
         )
 
+    def check(self) -> None:
+        """Derive from the declaration, by code that does not know the planner, what every block must hold, and compare.
+
+        Raises:
+            PlanError: a block, a space or the target config would not preserve the function; all are named.
+        """
+        from growformer.verify.plan_check import check
+
+        violations = check(self)
+        if violations:
+            raise PlanError("the plan does not preserve the function:\n  " + "\n  ".join(map(str, violations[:12])))
+
     def explain(self) -> str:
         """Return the plan in words, for a terminal."""
         from growformer.plan.explain import explain

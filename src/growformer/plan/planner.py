@@ -245,10 +245,11 @@ def compose(first: Plan, second: Plan) -> Plan:
     for name in (*first.rho, *second.rho):
         resolved.target[name] = first.source_sizes[name]
     for rotary in first.architecture.rotary:
-        if rotary.parameters in first.source.config:
-            resolved.target[rotary.parameters] = first.source.config[rotary.parameters]
-        if "rope_theta" in first.source.config:
-            resolved.target["rope_theta"] = first.source.config["rope_theta"]
+        for name in (rotary.parameters, "rope_theta", "rope_scaling"):
+            if name in first.source.config:
+                resolved.target[name] = first.source.config[name]
+            else:
+                resolved.target.pop(name, None)
     init = second.init.custom or second.init.name
     return plan_resolved(
         first.architecture, first.source, resolved, new_layers=new_layers, init=init, seed=second.init.seed

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from growformer.architecture.declaration import Arrow, TensorSpec, space_of
 from growformer.architecture.exact import ONE, Root
 from growformer.architecture.language import Leaf, Term, leaves
-from growformer.errors import PlanError
+from growformer.errors import NotPreservableError, PlanError
 from growformer.plan.axis_map import NEW
 from growformer.plan.blocks import (
     Affine,
@@ -99,9 +99,11 @@ def arrow_is_on_the_residual_path(plan: Plan, arrow: Arrow) -> bool:
 def _is_local(plan: Plan, spec: TensorSpec, index: Mapping[str, int]) -> bool:
     """Tell whether a tensor of a new instance writes only to spaces of that instance."""
     target = plan.architecture.arrows[spec.owner].target
-    space = plan.architecture.spaces[next(iter(_labels(plan, target)))]
     outermost = plan.outermost_new(index)
-    return outermost is None or outermost in space.index
+    reached = list(_labels(plan, target))[:1]
+    for space in reached:
+        reached += [b for a, b in plan.architecture.adds if a == space and b not in reached]
+    return outermost is None or all(outermost in plan.architecture.spaces[space].index for space in reached)
 
 
 def _labels(plan: Plan, term: Term) -> Iterable[str]:
@@ -157,6 +159,11 @@ def _fill_leaf(
             kinds[is_new] = _STATUSES.index("fresh")
         elif new == "split" and is_new.any():
             template, squares = _split(axis_map.source_size, along.size)
+        elif new == "mean" and is_new.any() and len(leaf.axes) > 1:
+            raise NotPreservableError(
+                f"cannot grow {axis}: a LayerNorm reads {leaf.space} per {leaf.axes[0]}, and means per part of an axis "
+                "are not supported; grow other sizes"
+            )
         elif new == "copy":
             seen = np.arange(along.size) // max(axis_map.source_size, 1)
             copy += seen.reshape(expand)
@@ -407,10 +414,13 @@ def _post_norm(
         for s in _segments(table):
             if s.source is None:
                 raise PlanError(f"{owner}: a post-norm residual stream has no coordinate without a source")
-            blocks.append(Block((s.target,), Affine(moved.name(front_origin), (s.source,), s.factor * factor)))
+            value = Affine(moved.name(front_origin), (s.source,), s.factor * factor)
+            if spec.part == "weight":
+                value = gain(value.tensor, s.source, value.scale, arrow.offset)
+            blocks.append(Block((s.target,), value))
         return tuple(blocks)
     if spec.part == "bias":
         return (Block(everything, Constant(0.0)),)
-    return (Block(everything, Constant(1.0 if before_run else float(Root.sqrt(1 + eps)))),)
+    return (Block(everything, Constant((1.0 if before_run else float(Root.sqrt(1 + eps))) - arrow.offset)),)
 
 

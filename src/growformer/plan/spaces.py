@@ -128,6 +128,13 @@ def _requirements(architecture: Architecture) -> dict[tuple[str, str], dict[New,
         wants.setdefault((space, axis), {})[new] = reason
 
     queries = {(c.query, axis) for c in architecture.attention for axis in c.over}
+    heads = {
+        (space, axis)
+        for c in architecture.attention
+        for space in (c.query, c.key)
+        for axis in architecture.spaces[space].axes
+        if axis not in c.over
+    }
     for contraction in architecture.attention:
         for axis in contraction.over:
             want(contraction.query, axis, "live", "queries")
@@ -146,6 +153,8 @@ def _requirements(architecture: Architecture) -> dict[tuple[str, str], dict[New,
                 want(source, axis, "split", f"{name} on queries")
             else:
                 want(source, axis, "mean" if arrow.centred else "silent", f"{name} reduces over it")
+                if (target, axis) in heads:
+                    want(target, axis, "live", "new heads must attend to something")
                 want(target, axis, "silent", f"{name} writes zero where it reads {'its mean' if arrow.centred else 0}")
     readers = {s for arrow in architecture.arrows.values() for s in spaces_in(arrow.source)}
     readers |= {s for c in architecture.attention for s in (c.query, c.key, c.value)}
@@ -193,9 +202,8 @@ def _must_divide(sizes: Sizes, axis: str, conflict: str) -> None:
             expression = sizes.architecture.sizes[axis]
             below, above = target // source * source, (target // source + 1) * source
             raise NotPreservableError(
-                f"cannot grow {expression} {source} -> {target}: no value suits a new coordinate of {axis!r}: {conflict}. "
-                f"The residual stream of {sizes.architecture.name} can only be repeated a whole number of times; "
-                f"nearest: {below}, {above}"
+                f"cannot grow {expression} {source} -> {target}: no value suits a new coordinate of {axis!r}: "
+                f"{conflict}. It can only be repeated a whole number of times; nearest: {below}, {above}"
             )
 
 
