@@ -28,7 +28,7 @@ class Case:
         family: name of its architecture.
         model: name of the class.
         config: its config, as far as it is not default.
-        lookups, ordered, activated, unused: as in ``check_equivariance``.
+        lookups, ordered, unused: as in ``check_equivariance``.
     """
 
     name: str
@@ -37,7 +37,6 @@ class Case:
     config: Mapping[str, Any]
     lookups: Mapping[str, str] = field(default_factory=lambda: {"vocab": "input_ids"})
     ordered: Collection[str] = ()
-    activated: Collection[str] = ()
     unused: Collection[str] = ()
 
     def __str__(self) -> str:
@@ -53,7 +52,6 @@ class Case:
         return {
             "lookups": self.lookups,
             "ordered": self.ordered,
-            "activated": self.activated,
             "unused": self.unused,
         }
 
@@ -167,7 +165,6 @@ def _bert(name: str, model: str, ordered: Collection[str] = (), **changes: Any) 
         config={**_BERT, **changes},
         lookups=_TYPES,
         ordered=ordered,
-        activated=("transformed",),
         unused=("cls.predictions.bias",) if untied else (),
     )
 

@@ -289,6 +289,7 @@ def test_every_field_survives_json() -> None:
         arrows={**ARROWS, "{layer}.q_norm": norm},
         model_types=("toy", "toys"),
         adds=(("stream", "stream"),),
+        activated=("stream",),
         rotary=(Rotary(frequency="key", parameters="rope"),),
         ties={"head.weight": "embed.weight"},
         tie_field="tied",

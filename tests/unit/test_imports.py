@@ -31,6 +31,10 @@ ABOVE = {
     "__main__": {"cli"},
     "": {"api", "architecture", "plan", "execute", "errors"},
 }
+#: (module, what it imports) that goes against the flow → the reason.
+EXCEPTIONS = {
+    ("growformer.plan.plan", "growformer.verify.plan_check"): "Plan.check(), where users look for it; imported by the call",
+}
 #: Checks that must not share a mistake with the planner, directly or through what they import.
 INDEPENDENT = ("growformer.verify.constraints", "growformer.verify.oracles")
 #: Part → third-party packages that it may import at all.
@@ -81,6 +85,7 @@ def reached(module: str) -> set[str]:
 def test_imports_flow_one_way(module: str) -> None:
     assert part(module) in ABOVE, f"{module}: say in ABOVE what a new part may import"
     inside = {name for name in imports(module) if name.split(".")[0] == "growformer"}
+    inside -= {name for importer, name in EXCEPTIONS if importer == module}
     assert inside <= set(FILES)
     assert {part(name) for name in inside} <= ABOVE[part(module)] | {part(module)}
 

@@ -211,6 +211,7 @@ class Architecture:
         arrows: module name, with ``{layer}`` and other index axes in braces -> arrow, in order of execution.
         attention: the contractions.
         adds: ``(a, b)``: the vector a is added to b without a weight (a residual connection to another space).
+        activated: spaces with an activation function between the weight that writes them and the norm that reads them.
         rotary: rotary embeddings.
         ties: tensor -> the tensor whose storage it shares when ``tie_field`` is set.
         tie_field: the config field that says so.
@@ -236,6 +237,7 @@ class Architecture:
     model_types: tuple[str, ...] = ()
     attention: tuple[Attention, ...] = ()
     adds: tuple[tuple[str, str], ...] = ()
+    activated: tuple[str, ...] = ()
     rotary: tuple[Rotary, ...] = ()
     ties: Mapping[str, str] = field(default_factory=dict)
     tie_field: str | None = None
@@ -263,6 +265,8 @@ class Architecture:
                 self._known(space, self.spaces, "attention")
             for axis in contraction.over:
                 self._known(axis, self.sizes, "attention over")
+        for space in self.activated:
+            self._known(space, self.spaces, "activated")
         for rotary in self.rotary:
             self._known(rotary.frequency, self.sizes, "rotary")
         for a, b in self.adds:

@@ -34,7 +34,7 @@ def architecture_from_json(data: dict[str, Any]) -> Architecture:
     data["attention"] = tuple(Attention(**{**e, "over": tuple(e["over"])}) for e in data["attention"])
     data["rotary"] = tuple(Rotary(**e) for e in data["rotary"])
     data["coupled"] = tuple(Coupling(**e) for e in data["coupled"])
-    for name in ("model_types", "layer_lists", "heads", "inferred"):
+    for name in ("model_types", "layer_lists", "heads", "inferred", "activated"):
         data[name] = tuple(data[name])
     for name in ("adds", "renames"):
         data[name] = tuple((a, b) for a, b in data[name])

@@ -238,9 +238,11 @@ def _missing(
     prefix: str,
 ) -> list[str]:
     problems = []
+    owners = {spec.owner for spec in architecture.tensors.values() if spec.template in templates}
     for spec in architecture.tensors.values():
-        optional = architecture.arrows[spec.owner].optional
-        if not architecture.exists(spec, resolved) or (optional and spec.template not in templates):
+        absent = architecture.arrows[spec.owner].optional and spec.owner not in owners
+        shared = spec.template in architecture.ties and spec.template not in templates
+        if not architecture.exists(spec, resolved) or absent or shared:
             continue
         for index in architecture.instances(spec.index, resolved):
             if spec.name(index) not in found:

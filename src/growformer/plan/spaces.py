@@ -156,6 +156,9 @@ def _requirements(architecture: Architecture) -> dict[tuple[str, str], dict[New,
                 if (target, axis) in heads:
                     want(target, axis, "live", "new heads must attend to something")
                 want(target, axis, "silent", f"{name} writes zero where it reads {'its mean' if arrow.centred else 0}")
+    for space_name in architecture.activated:
+        for axis in architecture.spaces[space_name].axes:
+            want(space_name, axis, "live", f"an activation function on {space_name} keeps neither zeros nor means")
     readers = {s for arrow in architecture.arrows.values() for s in spaces_in(arrow.source)}
     readers |= {s for c in architecture.attention for s in (c.query, c.key, c.value)}
     readers |= {a for a, _ in architecture.adds}
@@ -264,6 +267,9 @@ def solve_scales(
     for a, b in architecture.adds:
         if scales[a] != scales[b] and {*scales[a].values(), *scales[b].values()} - {ONE}:
             raise NotPreservableError(f"{architecture.name}: {a!r} is added to {b!r}, but their scales differ")
+    for name in architecture.activated:
+        if {*scales[name].values()} - {ONE}:
+            raise NotPreservableError(f"{architecture.name}: {name!r} would be scaled in front of its activation function")
     states = {name: SpaceState(dict(new[name]), {k: v for k, v in scales[name].items() if v != ONE}) for name in scales}
     fields = {str(arrow.eps): rho[name] for name, arrow in norms.items() if isinstance(arrow.eps, str)}
     return states, {name: factor for name, factor in fields.items() if factor != 1}

@@ -120,7 +120,6 @@ def check_equivariance(
     *,
     lookups: Mapping[str, str] | None = None,
     ordered: Collection[str] = (),
-    activated: Collection[str] = (),
     unused: Collection[str] = (),
     seed: int = 0,
 ) -> list[str]:
@@ -136,13 +135,11 @@ def check_equivariance(
         lookups: axis of an embedding's rows -> the input that selects them; ``vocab`` and ``input_ids`` if left out.
             Rows that no input selects are not permuted.
         ordered: axes whose coordinates the class itself tells apart (the start and the end in question answering).
-        activated: spaces with an activation function between the weight that writes them and the norm that reads them
-            (BERT's prediction head).
         unused: templates of parameters that the class has and does not use.
         seed: of weights and permutations.
     """
     found = _equivariance_problems(
-        architecture, config, make_model, make_inputs, lookups=lookups, ordered=ordered, activated=activated,
+        architecture, config, make_model, make_inputs, lookups=lookups, ordered=ordered,
         unused=unused, seed=seed,
     )  # fmt: skip
     return [f"equivariance: {problem}" for problem in found]
@@ -303,7 +300,6 @@ def _equivariance_problems(
     *,
     lookups: Mapping[str, str] | None = None,
     ordered: Collection[str] = (),
-    activated: Collection[str] = (),
     unused: Collection[str] = (),
     seed: int = 0,
 ) -> Iterator[str]:
@@ -314,7 +310,7 @@ def _equivariance_problems(
         tied = {head for head in architecture.ties if any(_is_stored_as(architecture, head, name) for name in aliases)}
         experiments = Experiments(
             architecture, source, tied=tied, lookups={"vocab": "input_ids"} if lookups is None else lookups,
-            ordered=ordered, activated=activated, unused=unused, seed=seed,
+            ordered=ordered, unused=unused, seed=seed,
         )  # fmt: skip
         yield from experiments.contradictions()
         yield from norm_problems(architecture, config, model, source)

@@ -106,7 +106,6 @@ class Experiments:
         tied: canonical names of tensors that share the storage of another one.
         lookups: axis of an embedding's rows -> name of the model's input that selects them.
         ordered: axes whose coordinates the class itself tells apart.
-        activated: spaces with an activation function between the weight that writes them and the norm that reads them.
         unused: templates of parameters that the model's class does not use.
         seed: of the permutations and factors.
     """
@@ -119,7 +118,6 @@ class Experiments:
         tied: Collection[str] = (),
         lookups: Mapping[str, str],
         ordered: Collection[str] = (),
-        activated: Collection[str] = (),
         unused: Collection[str] = (),
         seed: int = 0,
     ) -> None:
@@ -128,7 +126,7 @@ class Experiments:
         self.tied = frozenset(tied)
         self.lookups = lookups
         self.ordered = ordered
-        self.activated = frozenset(activated)
+        self.activated = frozenset(architecture.activated)
         self.unused = unused
         self.random = np.random.default_rng(seed)
         self.specs = [architecture.tensors[name] for name in architecture.tensors if name in source.templates]

@@ -58,6 +58,7 @@ BERT = Architecture(
         ),
     ),
     adds=(("stream", "summed"),),
+    activated=("transformed",),
     ties={
         "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
