@@ -77,13 +77,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     sizes = SIZES[options.size]
+    group = sizes["num_attention_heads"] // sizes["num_key_value_heads"]
     jobs = {
         "two layers": ["--num-hidden-layers", str(sizes["num_hidden_layers"] + 2)],
         "hidden size × 2": ["--hidden-size", str(2 * sizes["hidden_size"])],
         "all at once × 1.25": [
             "--hidden-size", str(sizes["hidden_size"] * 5 // 4),
             "--intermediate-size", str(sizes["intermediate_size"] * 5 // 4),
-            "--num-attention-heads", str(sizes["num_attention_heads"] // sizes["num_key_value_heads"] * (sizes["num_key_value_heads"] + 1)),
+            "--num-attention-heads", str(group * (sizes["num_key_value_heads"] + 1)),
             "--num-key-value-heads", str(sizes["num_key_value_heads"] + 1),
             "--num-hidden-layers", str(sizes["num_hidden_layers"] * 5 // 4),
         ],
@@ -107,7 +108,8 @@ def main() -> None:
             copy_seconds = statistics.median(seconds for seconds, _ in copy_runs)
             rows.append(
                 {
-                    "job": job, "output_bytes": size, "grow_s": round(grow_seconds, 2), "copy_s": round(copy_seconds, 2),
+                    "job": job, "output_bytes": size,
+                    "grow_s": round(grow_seconds, 2), "copy_s": round(copy_seconds, 2),
                     "ratio": round(grow_seconds / copy_seconds, 2),
                     "peak_bytes": max(peak for _, peak in grow_runs),
                 }

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from growformer.execute.provenance import Provenance, load_provenance
-    from growformer.plan.plan import Plan
-    from growformer.plan.transformations import (
+    from growformer.planning.plan import Plan
+    from growformer.planning.transformations import (
         AttentionExpansion,
         HeadAddition,
         HeadsExpansion,
@@ -52,8 +52,8 @@ _WHERE = {
         "VerificationError",
     ),
     "growformer.execute.provenance": ("Provenance", "load_provenance"),
-    "growformer.plan.plan": ("Plan",),
-    "growformer.plan.transformations": (
+    "growformer.planning.plan": ("Plan",),
+    "growformer.planning.transformations": (
         "AttentionExpansion",
         "HeadAddition",
         "HeadsExpansion",

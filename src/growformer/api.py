@@ -11,11 +11,11 @@ from growformer.architecture.declaration import Architecture
 from growformer.architecture.registry import for_config
 from growformer.architecture.source import SourceInfo, describe, from_config
 from growformer.errors import RequestError, SourceError
-from growformer.plan.initialisation import Custom
-from growformer.plan.plan import Plan
-from growformer.plan.planner import make_plan
-from growformer.plan.resolve import NewLayersAt
-from growformer.plan.transformations import Transformation, merge
+from growformer.planning.initialisation import Custom
+from growformer.planning.plan import Plan
+from growformer.planning.planner import make_plan
+from growformer.planning.resolve import NewLayersAt
+from growformer.planning.transformations import Transformation, merge
 from growformer.storage.folder import ModelFolder, open_folder, read_json
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from growformer.execute.checkpoint import GrownCheckpoint, Progress
     from growformer.execute.module import Build
-    from growformer.verify.verification import Verification
+    from growformer.verification.verification import Verification
 
 Source = Any
 """A model folder or hub id, a config (a dictionary, or the path of a config.json), or a live model."""
@@ -104,6 +104,9 @@ def plan(
     return make_plan(architecture, info, sizes, init=init, seed=seed, set_fields=set_fields, **options)
 
 
+_plan = plan  # the functions below have a parameter of that name
+
+
 def grow(
     model: nn.Module,
     *transformations: Transformation,
@@ -129,7 +132,7 @@ def grow(
     """
     from growformer.execute.module import grow_module
 
-    made = plan or globals()["plan"](model, *transformations, architecture=architecture, config=config, **options)
+    made = plan or _plan(model, *transformations, architecture=architecture, config=config, **options)
     return grow_module(made, model, build)
 
 
@@ -163,7 +166,7 @@ def grow_checkpoint(
     from growformer.execute.checkpoint import grow_folder
 
     folder = open_folder(source, revision)
-    made = plan or globals()["plan"](folder, *transformations, **options)
+    made = plan or _plan(folder, *transformations, **options)
     return grow_folder(made, folder, out, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=progress)
 
 
@@ -177,9 +180,9 @@ def verify(
         grown: likewise.
         checks: ``constraints`` (block by block, no forward pass; folders), ``outputs`` (both models on the same
             inputs), ``gradients`` (which new parameters learn in two steps).
-        options: see ``growformer.verify.verification.verify``.
+        options: see ``growformer.verification.verification.verify``.
     """
-    from growformer.verify.verification import verify as run
+    from growformer.verification.verification import verify as run
 
     return run(source, grown, checks=checks, **options)
 

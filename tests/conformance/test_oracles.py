@@ -15,7 +15,7 @@ from growformer.architecture.declaration import Architecture
 from growformer.architecture.registry import architectures
 from growformer.errors import ArchitectureError
 from growformer.reference import ReferenceConfig, ReferenceTransformer, reference_architecture
-from growformer.verify.oracles import check_declaration, check_equivariance, check_shapes, iterate_problems
+from growformer.verification.oracles import check_declaration, check_equivariance, check_shapes, iterate_problems
 
 #: Kind of mistake → why neither oracle can see it. Renaming a space everywhere is no mistake, and not tried.
 INVISIBLE = {

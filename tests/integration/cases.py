@@ -51,11 +51,18 @@ class Case:
     settings: dict[str, Any]
     growths: dict[str, dict[str, int]]
 
+    def make_config(self) -> Any:
+        """Return the config."""
+        settings = {"pad_token_id": None, "bos_token_id": 0, "eos_token_id": 1, **self.settings}
+        return getattr(transformers, self.config)(**settings)
+
+    def config_dict(self) -> dict[str, Any]:
+        """Return the config as config.json of a saved model holds it."""
+        return {**self.make_config().to_dict(), "architectures": [self.model]}
+
     def build(self, seed: int = 0) -> nn.Module:
         """Return the model with every parameter random; identity initialisation would hide errors."""
-        settings = {"pad_token_id": None, "bos_token_id": 0, "eos_token_id": 1, **self.settings}
-        config = getattr(transformers, self.config)(**settings)
-        model = getattr(transformers, self.model)(config).eval()
+        model: nn.Module = getattr(transformers, self.model)(self.make_config()).eval()
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, p in model.named_parameters():
@@ -69,13 +76,14 @@ CASES = {
     case.name: case
     for case in (
         Case("llama", "LlamaForCausalLM", "LlamaConfig",
-             {**LLAMA_SIZES, "head_dim": 8, "attention_bias": True, "mlp_bias": True, "rms_norm_eps": 1e-3}, LLAMA_GROWTHS),
+             {**LLAMA_SIZES, "head_dim": 8, "attention_bias": True, "mlp_bias": True, "rms_norm_eps": 1e-3},
+             LLAMA_GROWTHS),
         Case("llama tied", "LlamaForCausalLM", "LlamaConfig",
              {**LLAMA_SIZES, "head_dim": 8, "tie_word_embeddings": True}, LLAMA_GROWTHS),
         Case("mistral", "MistralForCausalLM", "MistralConfig", {**LLAMA_SIZES, "head_dim": 8, "sliding_window": 7},
              LLAMA_GROWTHS),
         Case("qwen2", "Qwen2ForCausalLM", "Qwen2Config",
-             {**{**LLAMA_SIZES, "num_hidden_layers": 3}, "use_sliding_window": True, "sliding_window": 7,
+             {**LLAMA_SIZES, "num_hidden_layers": 3, "use_sliding_window": True, "sliding_window": 7,
               "max_window_layers": 2}, {**LLAMA_GROWTHS, "head_dim": {"head_dim": 6}}),
         Case("qwen3", "Qwen3ForCausalLM", "Qwen3Config",
              {**LLAMA_SIZES, "head_dim": 8, "attention_bias": True, "rms_norm_eps": 1e-3}, LLAMA_GROWTHS),

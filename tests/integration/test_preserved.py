@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from tests.integration.cases import CASES, PAIRS, Case, tokens
 from torch import nn
 
 import growformer
 from growformer.execute.state_dict import grow_state_dict
 from growformer.verification.outputs import compare_outputs, convert, put_frequencies
-from tests.integration.cases import CASES, PAIRS, Case, tokens
 
 
 def grow(case: Case, model: nn.Module, growth: str, **options: object) -> tuple[growformer.Plan, nn.Module]:
@@ -40,9 +40,7 @@ def test_float32_outputs_are_as_close_to_exact_as_the_source(name: str, growth: 
     case = CASES[name]
     model = case.build()
     plan, grown = grow(case, model, growth)
-    report = compare_outputs(
-        model, grown, tokens(case), ["float32"], frequencies=rotates_by_other_than_two(plan)
-    )
+    report = compare_outputs(model, grown, tokens(case), ["float32"], frequencies=rotates_by_other_than_two(plan))
     assert report.ok, report
     assert report.comparisons[0].largest < 1e-4
 
@@ -52,9 +50,7 @@ def test_bfloat16_outputs_are_as_close_to_exact_as_the_source(name: str, growth:
     case = CASES[name]
     model = convert(case.build(), torch.bfloat16)
     plan, grown = grow(case, model, growth)
-    report = compare_outputs(
-        model, grown, tokens(case), ["bfloat16"], frequencies=rotates_by_other_than_two(plan)
-    )
+    report = compare_outputs(model, grown, tokens(case), ["bfloat16"], frequencies=rotates_by_other_than_two(plan))
     limit = 3.0 if is_rescaled(plan) else 1.5
     assert report.comparisons[0].ratio <= limit, report
 
@@ -93,9 +89,13 @@ def test_disturbing_one_block_is_noticed(name: str, growth: str) -> None:
     """Negative control: the outputs check fails when one value that must be zero (or a copy) is not."""
     case = CASES[name]
     model = case.build()
-    plan, grown = grow(case, model, growth)
+    _, grown = grow(case, model, growth)
     broken = copy.deepcopy(grown)
-    target = next(p for n, p in broken.named_parameters() if n.endswith(("down_proj.weight", "mlp.c_proj.weight", "0.output.dense.weight")))
+    target = next(
+        p
+        for n, p in broken.named_parameters()
+        if n.endswith(("down_proj.weight", "mlp.c_proj.weight", "0.output.dense.weight"))
+    )
     with torch.no_grad():
         target.add_(0.05 * torch.randn(target.shape, generator=torch.Generator().manual_seed(3)))
     report = compare_outputs(model, broken, tokens(case), ["float32"])
@@ -114,9 +114,7 @@ def test_disk_equals_memory_and_loads_without_a_warning(name: str, growth: str, 
     assert sum(p.suffix == ".safetensors" for p in (tmp_path / "grown").iterdir()) > 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        loaded, info = getattr(transformers, case.model).from_pretrained(
-            tmp_path / "grown", output_loading_info=True
-        )
+        loaded, info = getattr(transformers, case.model).from_pretrained(tmp_path / "grown", output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
     state = grown.state_dict()
     assert set(loaded.state_dict()) == set(state)

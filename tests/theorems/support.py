@@ -11,10 +11,10 @@ import torch
 
 from growformer.architecture.source import SourceInfo, describe
 from growformer.execute.state_dict import grow_state_dict
-from growformer.plan.blocks import Affine, Block, Constant, Index1D, TensorPlan
-from growformer.plan.plan import Plan
-from growformer.plan.planner import make_plan
-from growformer.plan.transformations import (
+from growformer.planning.blocks import Affine, Block, Constant, Index1D, TensorPlan
+from growformer.planning.plan import Plan
+from growformer.planning.planner import make_plan
+from growformer.planning.transformations import (
     AttentionExpansion,
     HeadAddition,
     HeadsExpansion,

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import sympy
 
 from growformer.architecture.exact import Root
-from growformer.plan.blocks import Affine, Constant, Fill, Index1D, Value
-from growformer.plan.plan import Plan
+from growformer.planning.blocks import Affine, Constant, Fill, Index1D, Value
+from growformer.planning.plan import Plan
 from growformer.reference import ReferenceConfig
 
 Array = npt.NDArray[np.object_]

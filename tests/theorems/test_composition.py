@@ -8,10 +8,10 @@ from tests.theorems.support import CONFIGS, THEOREMS, difference, execute, plan_
 
 from growformer.errors import PlanError
 from growformer.execute.state_dict import grow_state_dict
-from growformer.plan.blocks import Constant, Fill
-from growformer.plan.plan import Plan
-from growformer.plan.planner import compose
-from growformer.plan.transformations import (
+from growformer.planning.blocks import Constant, Fill
+from growformer.planning.plan import Plan
+from growformer.planning.planner import compose
+from growformer.planning.transformations import (
     AttentionExpansion,
     HeadAddition,
     HeadsExpansion,

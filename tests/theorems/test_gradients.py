@@ -9,9 +9,9 @@ import pytest
 import torch
 from tests.theorems.support import CONFIG, THEOREMS, State, execute, plan_for, random_model, select
 
-from growformer.plan.blocks import Constant, Fill
-from growformer.plan.plan import Plan
-from growformer.plan.transformations import MLPExpansion
+from growformer.planning.blocks import Constant, Fill
+from growformer.planning.plan import Plan
+from growformer.planning.transformations import MLPExpansion
 from growformer.reference import ReferenceConfig, ReferenceTransformer
 
 #: GELU, so that no unit is silent for every token by chance.

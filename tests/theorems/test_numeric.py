@@ -19,7 +19,7 @@ from tests.theorems.support import (
     zero_blocks,
 )
 
-from growformer.plan.transformations import HiddenDimensionExpansion, LayerAddition, Transformation
+from growformer.planning.transformations import HiddenDimensionExpansion, LayerAddition, Transformation
 from growformer.reference import ReferenceConfig, ReferenceTransformer
 
 EXACT = 1e-12

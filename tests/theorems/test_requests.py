@@ -11,7 +11,7 @@ from tests.theorems.support import CONFIG
 from growformer.architecture.declaration import Architecture
 from growformer.architecture.families.llama import LLAMA
 from growformer.errors import RequestError
-from growformer.plan.transformations import (
+from growformer.planning.transformations import (
     AttentionExpansion,
     HeadAddition,
     HeadsExpansion,

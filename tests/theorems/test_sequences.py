@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.theorems.support import difference, execute, plan_for, random_model
 
-from growformer.plan.transformations import (
+from growformer.planning.transformations import (
     AttentionExpansion,
     HeadAddition,
     HeadsExpansion,

@@ -10,9 +10,9 @@ import sympy
 from tests.theorems import symbolic
 
 from growformer.architecture.source import from_config
-from growformer.plan.plan import Plan
-from growformer.plan.planner import make_plan
-from growformer.plan.transformations import (
+from growformer.planning.plan import Plan
+from growformer.planning.planner import make_plan
+from growformer.planning.transformations import (
     AttentionExpansion,
     HeadAddition,
     HeadsExpansion,

@@ -23,25 +23,28 @@ ABOVE = {
     "architecture": {"errors"},
     "storage": {"errors"},
     "reference": {"architecture", "errors"},
-    "plan": {"architecture", "errors"},
-    "execute": {"architecture", "plan", "storage", "errors"},
-    "verify": {"architecture", "plan", "execute", "storage", "errors"},
-    "api": {"architecture", "plan", "execute", "verify", "storage", "errors"},
-    "cli": {"", "api", "architecture", "plan", "execute", "verify", "storage", "errors"},
+    "planning": {"architecture", "errors"},
+    "execute": {"architecture", "planning", "storage", "errors"},
+    "verification": {"architecture", "planning", "execute", "storage", "errors"},
+    "api": {"architecture", "planning", "execute", "verification", "storage", "errors"},
+    "cli": {"", "api", "architecture", "planning", "execute", "verification", "storage", "errors"},
     "__main__": {"cli"},
-    "": {"api", "architecture", "plan", "execute", "errors"},
+    "": {"api", "architecture", "planning", "execute", "errors"},
 }
 #: (module, what it imports) that goes against the flow → the reason.
 EXCEPTIONS = {
-    ("growformer.plan.plan", "growformer.verify.plan_check"): "Plan.check(), where users look for it; imported by the call",
+    (
+        "growformer.planning.plan",
+        "growformer.verification.plan_check",
+    ): "Plan.check(), where users look for it; imported by the call",
 }
 #: Checks that must not share a mistake with the planner, directly or through what they import.
-INDEPENDENT = ("growformer.verify.constraints", "growformer.verify.oracles")
+INDEPENDENT = ("growformer.verification.constraints", "growformer.verification.oracles")
 #: Part → third-party packages that it may import at all.
 PACKAGES = {
     "errors": set[str](),
     "architecture": {"numpy"},
-    "plan": {"numpy"},
+    "planning": {"numpy"},
 }
 
 
@@ -98,14 +101,14 @@ def test_pure_parts_import_no_framework(module: str) -> None:
 
 @pytest.mark.parametrize("module", INDEPENDENT)
 def test_checks_import_no_growth_code(module: str) -> None:
-    assert {part(name) for name in reached(module)} <= {"architecture", "errors", "verify"}
+    assert {part(name) for name in reached(module)} <= {"architecture", "errors", "verification"}
 
 
 def test_imports_are_found() -> None:
     assert "growformer.architecture.exact" in imports("growformer.architecture.declaration")
     assert "growformer.architecture.families" in imports("growformer.architecture.registry")
-    assert "torch" in imports("growformer.verify.oracles")
-    assert "growformer.architecture.language" in reached("growformer.verify.oracles")
+    assert "torch" in imports("growformer.verification.oracles")
+    assert "growformer.architecture.language" in reached("growformer.verification.oracles")
     assert len(FILES) > 20
 
 

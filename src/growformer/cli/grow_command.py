@@ -13,7 +13,7 @@ from growformer.cli.options import Growth, Json, Model, takes
 if TYPE_CHECKING:
     from growformer.cli.request import Wanted
     from growformer.execute.checkpoint import GrownCheckpoint
-    from growformer.verify.verification import Verification
+    from growformer.verification.verification import Verification
 
 
 @takes(Growth)
@@ -78,7 +78,7 @@ def _folder(model: str, wanted: Wanted) -> Any:
 
 def _refuse_standstill(wanted: Wanted) -> None:
     from growformer.errors import RequestError
-    from growformer.plan.explain import changes
+    from growformer.planning.explain import changes
 
     if not changes(wanted.plan):
         raise RequestError(

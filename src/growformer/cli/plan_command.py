@@ -60,7 +60,7 @@ def show(model: str, wanted: Wanted) -> None:
     """Print a plan: a table of sizes and costs, then what becomes of the weights."""
     from growformer.cli import render
     from growformer.cli.costs import costs
-    from growformer.plan.explain import changes, steps
+    from growformer.planning.explain import changes, steps
 
     plan = wanted.plan
     render.paragraph(render.model_title(model, plan.architecture.name, plan.source.config))
@@ -119,7 +119,7 @@ def show(model: str, wanted: Wanted) -> None:
 def as_json(model: str, wanted: Wanted) -> dict[str, Any]:
     """Return a plan's summary as plain data."""
     from growformer.cli.costs import costs
-    from growformer.plan.explain import changes, steps
+    from growformer.planning.explain import changes, steps
 
     plan = wanted.plan
     before, after = costs(plan, wanted.dtype)

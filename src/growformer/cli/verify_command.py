@@ -11,7 +11,7 @@ from growformer.cli.options import Json, Model, whole_number
 from growformer.errors import RequestError, did_you_mean
 
 if TYPE_CHECKING:
-    from growformer.verify.verification import Verification
+    from growformer.verification.verification import Verification
 
 CHECKS = ("constraints", "outputs", "gradients")
 DTYPES = ("float32", "bfloat16", "float16")

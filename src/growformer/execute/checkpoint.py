@@ -19,7 +19,7 @@ from typing import Any
 from growformer.architecture.source import describe, stored_name
 from growformer.errors import OutputError, PlanError, RequestError, SourceError
 from growformer.execute.provenance import FILE, new_region_groups
-from growformer.plan.plan import Plan
+from growformer.planning.plan import Plan
 from growformer.storage.folder import INDEX, WEIGHT_SUFFIXES, ModelFolder, read_json
 from growformer.storage.safetensors_file import DTYPES, ShardWriter
 
@@ -99,9 +99,7 @@ def grow_folder(
         tensors, digests = _write_shards(plan, source, partial, layout, progress)
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         files = _write_side_files(source, partial, side_files)
-        grown = GrownCheckpoint(
-            out, plan, tensors, {**plan.source.dropped, **dropped_files}, files, layout.num_bytes
-        )
+        grown = GrownCheckpoint(out, plan, tensors, {**plan.source.dropped, **dropped_files}, files, layout.num_bytes)
         _write_provenance(grown, source, partial, digests)
         _sync(partial)
         try:

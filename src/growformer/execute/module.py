@@ -12,7 +12,7 @@ from growformer.architecture.declaration import Architecture
 from growformer.architecture.source import SourceInfo, describe
 from growformer.errors import PlanError, RequestError, SourceError
 from growformer.execute.state_dict import grow_state_dict
-from growformer.plan.plan import Plan
+from growformer.planning.plan import Plan
 
 Build = Callable[[dict[str, Any]], nn.Module]
 """Makes an ungrown model of the right sizes from a config dictionary; its values are overwritten."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from growformer.architecture.source import stored_name
 from growformer.errors import SourceError
-from growformer.plan.blocks import Affine, Index1D, Sum, TensorPlan, positions
-from growformer.plan.plan import Plan
+from growformer.planning.blocks import Affine, Index1D, Sum, TensorPlan, positions
+from growformer.planning.plan import Plan
 
 FILE = "growformer.json"
 Ranges = list[list[int]]

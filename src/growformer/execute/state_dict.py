@@ -9,7 +9,7 @@ import torch
 from growformer.architecture.source import stored_name
 from growformer.errors import PlanError
 from growformer.execute.values import materialise
-from growformer.plan.plan import Plan
+from growformer.planning.plan import Plan
 
 
 def grow_state_dict(

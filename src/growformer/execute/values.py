@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from growformer.plan.blocks import Affine, Constant, Fill, Index1D, Mean, Noise, Region, Sum, TensorPlan, Value
-from growformer.plan.initialisation import Initialisation
+from growformer.planning.blocks import Affine, Constant, Fill, Index1D, Mean, Noise, Region, Sum, TensorPlan, Value
+from growformer.planning.initialisation import Initialisation
 
 Read = Callable[[str], torch.Tensor]
 """Canonical name in the source -> its tensor."""

@@ -144,8 +144,8 @@ def _refuse_unsuitable(path: Path, config: dict[str, Any]) -> None:
         method = quantisation.get("quant_method", "unknown") if isinstance(quantisation, dict) else quantisation
         raise SourceError(
             f"{path}: quantised weights ({method}) cannot be grown: rescaled and averaged blocks have no place on "
-            "their grid. Dequantise first: AutoModelForCausalLM.from_pretrained(SRC).dequantize().save_pretrained(DST), or "
-            "take the checkpoint that it was quantised from"
+            "their grid. Take the checkpoint that it was quantised from, or dequantise first: "
+            "AutoModelForCausalLM.from_pretrained(SRC).dequantize().save_pretrained(DST)"
         )
     if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
         raise SourceError(f"{path}: an adapter; merge it into its base model first (merge_and_unload)")

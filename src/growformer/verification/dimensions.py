@@ -13,7 +13,7 @@ from growformer.architecture.declaration import Arrow, Dim
 from growformer.architecture.exact import ONE, Root
 from growformer.architecture.language import Leaf, leaves
 from growformer.errors import PlanError
-from growformer.verify.recorded import LIVE, MEAN, SILENT, SOURCE, STATUS, Index, Indices, Recorded
+from growformer.verification.recorded import LIVE, MEAN, SILENT, SOURCE, STATUS, Index, Indices, Recorded
 
 
 @dataclass(frozen=True, slots=True)

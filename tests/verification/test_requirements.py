@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tests.verify.support import (
+from tests.verification.support import (
     UNTIED,
     Grown,
     config_of,
@@ -29,12 +29,12 @@ from growformer.architecture.language import parse_arrow
 from growformer.architecture.registry import architectures
 from growformer.architecture.source import describe, from_config, stored_name
 from growformer.execute.state_dict import grow_state_dict
-from growformer.plan.blocks import Affine, Block, Constant, Fill
-from growformer.plan.planner import make_plan
-from growformer.verify.plan_check import check, check_plan, check_tensor
-from growformer.verify.recorded import Recorded
-from growformer.verify.regions import count, spread
-from growformer.verify.requirements import Free, MeanOf, Value, requirements
+from growformer.planning.blocks import Affine, Block, Constant, Fill
+from growformer.planning.planner import make_plan
+from growformer.verification.plan_check import check, check_plan, check_tensor
+from growformer.verification.recorded import Recorded
+from growformer.verification.regions import count, spread
+from growformer.verification.requirements import Free, MeanOf, Value, requirements
 
 
 def test_blocks_that_overlap_or_leave_gaps_are_found() -> None:

@@ -11,12 +11,12 @@ import numpy as np
 from growformer.architecture.declaration import Architecture
 from growformer.architecture.source import SourceInfo
 from growformer.errors import PlanError, RequestError
-from growformer.plan.axis_map import NEW, AxisMap
-from growformer.plan.initialisation import CUSTOM, Custom, Initialisation
-from growformer.plan.plan import Plan
-from growformer.plan.resolve import NewLayersAt, Resolved, resolve, with_templates
-from growformer.plan.rules import arrow_is_on_the_residual_path
-from growformer.plan.spaces import New, Sizes, place, solve_new, solve_scales
+from growformer.planning.axis_map import NEW, AxisMap
+from growformer.planning.initialisation import CUSTOM, Custom, Initialisation
+from growformer.planning.plan import Plan
+from growformer.planning.resolve import NewLayersAt, Resolved, resolve, with_templates
+from growformer.planning.rules import arrow_is_on_the_residual_path
+from growformer.planning.spaces import New, Sizes, place, solve_new, solve_scales
 
 NEW_LAYERS = ("copy", "random")
 

@@ -22,8 +22,8 @@ from growformer.architecture.declaration import Architecture, Config
 from growformer.architecture.exact import names_in
 from growformer.architecture.source import SourceInfo, describe, stored_name
 from growformer.errors import ArchitectureError, SourceError
-from growformer.verify.norms import norm_problems
-from growformer.verify.symmetries import Change, Experiment, Experiments
+from growformer.verification.norms import norm_problems
+from growformer.verification.symmetries import Change, Experiment, Experiments
 
 MakeModel = Callable[[dict[str, Any]], torch.nn.Module]
 """Config -> the model in eval mode; called on the meta device as well."""

@@ -24,9 +24,9 @@ from typing import Any
 from growformer.architecture.declaration import Arrow, TensorSpec, space_of
 from growformer.architecture.exact import ONE, Root
 from growformer.errors import PlanError
-from growformer.verify.dimensions import Segment, alike, norm_table, segments_of, table_of, term_size
-from growformer.verify.recorded import LIVE, MEAN, SILENT, SOURCE, Index, Recorded
-from growformer.verify.regions import Region, compact, intersect
+from growformer.verification.dimensions import Segment, alike, norm_table, segments_of, table_of, term_size
+from growformer.verification.recorded import LIVE, MEAN, SILENT, SOURCE, Index, Recorded
+from growformer.verification.regions import Region, compact, intersect
 
 
 @dataclass(frozen=True, slots=True)

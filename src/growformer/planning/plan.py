@@ -16,11 +16,11 @@ from growformer.architecture.language import Term, leaves
 from growformer.architecture.serialise import architecture_from_json, architecture_to_json
 from growformer.architecture.source import SourceInfo
 from growformer.errors import PlanError
-from growformer.plan.axis_map import NEW, AxisMap
-from growformer.plan.blocks import Affine, TensorPlan
-from growformer.plan.initialisation import Initialisation
-from growformer.plan.rules import tensor_plan
-from growformer.plan.spaces import SpaceState
+from growformer.planning.axis_map import NEW, AxisMap
+from growformer.planning.blocks import Affine, TensorPlan
+from growformer.planning.initialisation import Initialisation
+from growformer.planning.rules import tensor_plan
+from growformer.planning.spaces import SpaceState
 
 FORMAT = 1
 Index = Mapping[str, int]
@@ -214,7 +214,7 @@ class Plan:
         Raises:
             PlanError: a block, a space or the target config would not preserve the function; all are named.
         """
-        from growformer.verify.plan_check import check
+        from growformer.verification.plan_check import check
 
         violations = check(self)
         if violations:
@@ -222,7 +222,7 @@ class Plan:
 
     def explain(self) -> str:
         """Return the plan in words, for a terminal."""
-        from growformer.plan.explain import explain
+        from growformer.planning.explain import explain
 
         return explain(self)
 
@@ -287,9 +287,7 @@ class Plan:
                     for axis, maps in data["templates"].items()
                 },
                 spaces={
-                    name: SpaceState(
-                        state["new"], {tuple(s["index"]): Root.parse(s["scale"]) for s in state["scales"]}
-                    )
+                    name: SpaceState(state["new"], {tuple(s["index"]): Root.parse(s["scale"]) for s in state["scales"]})
                     for name, state in data["spaces"].items()
                 },
                 rho={name: Fraction(factor) for name, factor in data["epsilon_factors"].items()},

@@ -23,14 +23,14 @@ from growformer.architecture.registry import architectures
 from growformer.architecture.source import describe, stored_name
 from growformer.errors import RequestError
 from growformer.execute.state_dict import grow_state_dict
-from growformer.plan.plan import Plan
-from growformer.plan.planner import make_plan
+from growformer.planning.plan import Plan
+from growformer.planning.planner import make_plan
 from growformer.reference import ReferenceConfig
 from growformer.reference.architecture import reference_architecture
-from growformer.verify.constraints import ConstraintsReport, compare_checkpoints
-from growformer.verify.recorded import Recorded
-from growformer.verify.regions import spread
-from growformer.verify.requirements import Requirement, requirements
+from growformer.verification.constraints import ConstraintsReport, compare_checkpoints
+from growformer.verification.recorded import Recorded
+from growformer.verification.regions import spread
+from growformer.verification.requirements import Requirement, requirements
 
 SIZES = {"hidden": 24, "mlp": 20, "heads": 4, "kv_heads": 2, "key": 8, "value": 8, "layers": 2}
 GROWTHS = ("mlp", "heads", "kv_heads", "key", "value", "hidden", "layers", "all")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.verify.support import (
+from tests.verification.support import (
     GROWTHS,
     MODELS,
     UNTIED,
@@ -20,9 +20,9 @@ from tests.verify.support import (
 
 from growformer.architecture.source import stored_name
 from growformer.execute.state_dict import grow_state_dict
-from growformer.verify.plan_check import check
-from growformer.verify.regions import spread
-from growformer.verify.requirements import Free, Requirement, Scaled, Value
+from growformer.verification.plan_check import check
+from growformer.verification.regions import spread
+from growformer.verification.requirements import Free, Requirement, Scaled, Value
 
 # The planner and the check agree.
 

@@ -17,11 +17,11 @@ import numpy as np
 
 from growformer.architecture.exact import Root
 from growformer.errors import PlanError
-from growformer.plan.blocks import Affine, Block, Constant, Fill, Mean, Noise, Sum, TensorPlan, Value
-from growformer.verify.conditions import local_conditions
-from growformer.verify.recorded import Indices, Recorded, Violation
-from growformer.verify.regions import Positions, Region, compact, count, intersect, show, spread
-from growformer.verify.requirements import (
+from growformer.planning.blocks import Affine, Block, Constant, Fill, Mean, Noise, Sum, TensorPlan, Value
+from growformer.verification.conditions import local_conditions
+from growformer.verification.recorded import Indices, Recorded, Violation
+from growformer.verification.regions import Positions, Region, compact, count, intersect, show, spread
+from growformer.verification.requirements import (
     Free,
     MeanOf,
     Requirement,
@@ -29,10 +29,10 @@ from growformer.verify.requirements import (
     TensorRequirements,
     requirements,
 )
-from growformer.verify.requirements import Value as Fixed
+from growformer.verification.requirements import Value as Fixed
 
 if TYPE_CHECKING:
-    from growformer.plan.plan import Plan
+    from growformer.planning.plan import Plan
 
 CLOSE = 2.0**-48
 """Relative deviation of factors that are written as floats somewhere: epsilons, shifts, irrational sums."""
@@ -40,7 +40,7 @@ CLOSE = 2.0**-48
 
 def check(plan: Plan) -> list[Violation]:
     """Return everything in a plan that would not preserve the function; an empty list means that it does."""
-    from growformer.plan.initialisation import Initialisation
+    from growformer.planning.initialisation import Initialisation
 
     # A user's own initialisation cannot be written down, and is of no concern here.
     data = json.loads(replace(plan, init=Initialisation()).to_json())

@@ -84,9 +84,7 @@ def _by_field(architecture: Architecture, request: Mapping[str, Any], fields: Se
             raise RequestError(f"cannot grow {name} of {architecture.name}: {fixed}")
         because = next((c.because for c in architecture.coupled if name in (c.keeps, "head_dim")), None)
         hint = f" ({because})" if because else did_you_mean(name, known)
-        raise RequestError(
-            f"{architecture.name} has no size {name!r}{hint}; sizes that can grow: {', '.join(known)}"
-        )
+        raise RequestError(f"{architecture.name} has no size {name!r}{hint}; sizes that can grow: {', '.join(known)}")
     return asked
 
 
@@ -135,9 +133,7 @@ def _place_indices(
             before = architecture.size(axis, source, origin)
             after = architecture.size(axis, target, instance)
             if after < before:
-                raise RequestError(
-                    f"cannot grow {architecture.sizes[axis]} {before} -> {after} at {instance}: smaller"
-                )
+                raise RequestError(f"cannot grow {architecture.sizes[axis]} {before} -> {after} at {instance}: smaller")
             key = tuple(instance.values())
             found[axis][key] = (*range(before), *(-1 for _ in range(after - before)))
     return found

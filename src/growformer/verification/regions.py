@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from growformer.verify.recorded import Indices
+from growformer.verification.recorded import Indices
 
 Positions = slice | Indices
 Region = tuple[Positions, ...]

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from tests.verify.support import (
+from tests.verification.support import (
     UNTIED,
     Grown,
     grown,
@@ -15,9 +15,9 @@ from tests.verify.support import (
 )
 
 from growformer.errors import PlanError
-from growformer.verify.conditions import local_conditions
-from growformer.verify.plan_check import check_plan
-from growformer.verify.recorded import Recorded
+from growformer.verification.conditions import local_conditions
+from growformer.verification.plan_check import check_plan
+from growformer.verification.recorded import Recorded
 
 KINDS = ("live", "silent", "mean", "copy", "split")
 

@@ -27,7 +27,7 @@ from growformer.architecture.declaration import Architecture, Arrow, space_of, s
 from growformer.architecture.exact import ONE, Root, evaluate
 from growformer.architecture.language import term_axes
 from growformer.errors import NotPreservableError, PlanError
-from growformer.plan.axis_map import AxisMap
+from growformer.planning.axis_map import AxisMap
 
 New = Literal["live", "silent", "mean", "copy", "split"]
 _VALUES = {"mean": "the mean of the others", "silent": "zero", "split": "half of another's square"}
@@ -187,9 +187,7 @@ def _wanted(
     return found
 
 
-def _conflict(
-    architecture: Architecture, wants: Mapping[tuple[str, str], Mapping[New, str]], axis: str
-) -> str | None:
+def _conflict(architecture: Architecture, wants: Mapping[tuple[str, str], Mapping[New, str]], axis: str) -> str | None:
     for space in architecture.spaces.values():
         if axis in space.axes:
             wanted = _wanted(architecture, wants, space.name, axis)
@@ -269,15 +267,15 @@ def solve_scales(
             raise NotPreservableError(f"{architecture.name}: {a!r} is added to {b!r}, but their scales differ")
     for name in architecture.activated:
         if {*scales[name].values()} - {ONE}:
-            raise NotPreservableError(f"{architecture.name}: {name!r} would be scaled in front of its activation function")
+            raise NotPreservableError(
+                f"{architecture.name}: {name!r} would be scaled in front of its activation function"
+            )
     states = {name: SpaceState(dict(new[name]), {k: v for k, v in scales[name].items() if v != ONE}) for name in scales}
     fields = {str(arrow.eps): rho[name] for name, arrow in norms.items() if isinstance(arrow.eps, str)}
     return states, {name: factor for name, factor in fields.items() if factor != 1}
 
 
-def _shrink(
-    sizes: Sizes, new: Mapping[str, Mapping[str, New]], arrow: Arrow
-) -> Callable[[Index], Fraction]:
+def _shrink(sizes: Sizes, new: Mapping[str, Mapping[str, New]], arrow: Arrow) -> Callable[[Index], Fraction]:
     """Return how much the mean square over a norm's axes shrinks when its space is not scaled: C n / n'."""
     space = sizes.architecture.spaces[space_of(arrow.source)]
     reduced = norm_axes(sizes.architecture, arrow)

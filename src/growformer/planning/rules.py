@@ -26,8 +26,8 @@ from growformer.architecture.declaration import Arrow, TensorSpec, space_of
 from growformer.architecture.exact import ONE, Root
 from growformer.architecture.language import Leaf, Term, leaves
 from growformer.errors import NotPreservableError, PlanError
-from growformer.plan.axis_map import NEW
-from growformer.plan.blocks import (
+from growformer.planning.axis_map import NEW
+from growformer.planning.blocks import (
     Affine,
     Block,
     Constant,
@@ -42,10 +42,10 @@ from growformer.plan.blocks import (
     Value,
     compact,
 )
-from growformer.plan.spaces import norm_axes
+from growformer.planning.spaces import norm_axes
 
 if TYPE_CHECKING:
-    from growformer.plan.plan import Plan
+    from growformer.planning.plan import Plan
 
 _STATUSES: tuple[Status, ...] = ("source", "live", "silent", "mean", "fresh")
 
@@ -127,9 +127,7 @@ def _table(
     copies = 1
     for target_leaf, source_leaf in zip(target_leaves, source_leaves, strict=True):
         copies = max(copies, _fill_leaf(plan, table, target_leaf, source_leaf, role, index, fresh))
-    return _Table(
-        table.source, table.status, table.factor, table.copy, table.factors, copies, table.source_size
-    )
+    return _Table(table.source, table.status, table.factor, table.copy, table.factors, copies, table.source_size)
 
 
 def _fill_leaf(
@@ -422,5 +420,3 @@ def _post_norm(
     if spec.part == "bias":
         return (Block(everything, Constant(0.0)),)
     return (Block(everything, Constant((1.0 if before_run else float(Root.sqrt(1 + eps))) - arrow.offset)),)
-
-

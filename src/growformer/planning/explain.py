@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from growformer.plan.plan import Plan
+    from growformer.planning.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,8 @@ def steps(plan: Plan) -> Iterator[str]:
 
 def _tensor(plan: Plan, template: str) -> str:
     """Describe the blocks of a template's first old instance."""
-    from growformer.plan.blocks import Affine, Constant, Fill, Mean, Sum, length
-    from growformer.plan.rules import tensor_plan
+    from growformer.planning.blocks import Affine, Constant, Fill, Mean, Sum, length
+    from growformer.planning.rules import tensor_plan
 
     spec = plan.architecture.tensors[template]
     index = next((i for i in plan.architecture.instances(spec.index, plan.target_sizes) if not plan.is_new(i)), None)

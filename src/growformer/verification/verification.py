@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from growformer.plan.plan import Plan
-    from growformer.verify.constraints import ConstraintsReport, Read
-    from growformer.verify.gradients import GradientsReport
-    from growformer.verify.outputs import OutputsReport
-    from growformer.verify.regions import Region
+    from growformer.planning.plan import Plan
+    from growformer.verification.constraints import ConstraintsReport, Read
+    from growformer.verification.gradients import GradientsReport
+    from growformer.verification.outputs import OutputsReport
+    from growformer.verification.regions import Region
 
 CHECKS = ("constraints", "outputs", "gradients")
 Row = tuple[str, str, str, bool]
@@ -142,7 +142,7 @@ def verify(
         models = [_load(m) for m in (source, grown)]
         run_on = dict(inputs) if inputs is not None else _inputs(source, models[0], prompt, seed, length)
         if "outputs" in checks:
-            from growformer.verify.outputs import RATIO_LIMIT, compare_outputs
+            from growformer.verification.outputs import RATIO_LIMIT, compare_outputs
 
             for dtype in dtypes:
                 if dtype not in RATIO_LIMIT:
@@ -157,7 +157,7 @@ def verify(
         if "gradients" in checks and made is not None:
             from growformer.architecture.source import stored_name
             from growformer.execute.provenance import new_regions
-            from growformer.verify.gradients import gradient_reach
+            from growformer.verification.gradients import gradient_reach
 
             prefix = _live_prefix(made, models[1])
             regions = {stored_name(made.architecture, prefix, t.name): new_regions(t) for t in made.tensors()}
@@ -174,7 +174,7 @@ def _constraints(source: Any, grown: Any, plan: Plan) -> ConstraintsReport:
 
     from growformer.architecture.source import stored_name
     from growformer.storage.folder import open_folder
-    from growformer.verify.constraints import compare_checkpoints
+    from growformer.verification.constraints import compare_checkpoints
 
     with ExitStack() as stack:
         if _is_folder(source):
@@ -204,8 +204,8 @@ def _regenerator(plan: Plan, read_source: Read, read_target: Read) -> Callable[[
     """Return what gives the initialisation's values of a free region: the tensor grown again from the seed."""
     import torch
 
-    from growformer.plan.rules import tensor_plan
     from growformer.execute.values import materialise
+    from growformer.planning.rules import tensor_plan
 
     planned = {spec.name(index): (spec, index) for spec, index in plan.specs()}
     latest: dict[str, torch.Tensor] = {}

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from growformer.errors import PlanError, RequestError, did_you_mean
-from growformer.plan.blocks import Fill, Noise, positions
+from growformer.planning.blocks import Fill, Noise, positions
 
 Floats = npt.NDArray[np.float32]
 NAMES = ("normal", "copy", "orthogonal", "noise", "zero")

@@ -75,8 +75,7 @@ class OutputsReport:
             "tokens": self.num_tokens,
             "cache_equal": self.cache_equal,
             "comparisons": [
-                {name: getattr(c, name) for name in OutputComparison.__slots__} | {"ok": c.ok}
-                for c in self.comparisons
+                {name: getattr(c, name) for name in OutputComparison.__slots__} | {"ok": c.ok} for c in self.comparisons
             ],
             "notes": list(self.notes),
         }
@@ -120,9 +119,7 @@ def compare_outputs(
         ratio = grown_error / max(source_error, 1e-13)
         largest = float((other - own).abs().max()) / (float(own.abs().max()) or 1.0)
         same = float((own.argmax(-1) == other.argmax(-1)).double().mean())
-        comparisons.append(
-            OutputComparison(dtype, source_error, grown_error, ratio, largest, same, RATIO_LIMIT[dtype])
-        )
+        comparisons.append(OutputComparison(dtype, source_error, grown_error, ratio, largest, same, RATIO_LIMIT[dtype]))
     cache_equal = _generations_agree(source, grown, inputs, generate) if generate else None
     num_tokens = next(iter(inputs.values())).shape[:2].numel()
     return OutputsReport(tuple(comparisons), cache_equal, num_tokens)

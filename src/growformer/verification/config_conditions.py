@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from growformer.architecture.exact import names_in
-from growformer.verify.recorded import Recorded, Violation, at_instance
+from growformer.verification.recorded import Recorded, Violation, at_instance
 
 NOT_COMPUTED = frozenset(
     {

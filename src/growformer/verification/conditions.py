@@ -19,8 +19,8 @@ from growformer.architecture.declaration import space_of, spaces_in
 from growformer.architecture.exact import ONE, evaluate
 from growformer.architecture.language import leaves
 from growformer.errors import ArchitectureError
-from growformer.verify.config_conditions import config_conditions
-from growformer.verify.recorded import STATUS, Recorded, Violation, at_instance
+from growformer.verification.config_conditions import config_conditions
+from growformer.verification.recorded import STATUS, Recorded, Violation, at_instance
 
 EXACT = 2.0**-50
 """Relative deviation of config values, which are float64 and a few roundings away from exact."""

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from growformer.errors import PlanError, SourceError
-from growformer.verify.conditions import local_conditions
-from growformer.verify.recorded import Recorded, Violation
-from growformer.verify.regions import Positions, Region, compact, count, show, spread
-from growformer.verify.requirements import (
+from growformer.verification.conditions import local_conditions
+from growformer.verification.recorded import Recorded, Violation
+from growformer.verification.regions import Positions, Region, compact, count, show, spread
+from growformer.verification.requirements import (
     Free,
     MeanOf,
     Requirement,
