@@ -110,15 +110,23 @@ def test_a_post_norm_hidden_size_that_is_no_multiple(refused, models: dict[str, 
     assert message.startswith("cannot grow hidden_size 20 -> 30: no value suits a new coordinate of 'stream': ")
     assert "the mean of the others (" in message
     assert "against zero (" in message
-    assert message.endswith("The residual stream of bert can only be repeated a whole number of times; nearest: 20, 40")
+    assert message.endswith("It can only be repeated a whole number of times; nearest: 20, 40")
+
+
+@pytest.mark.parametrize("command", ["grow", "plan"])
+def test_a_hidden_size_that_the_class_is_known_to_refuse(refused, llama: Path, command: str) -> None:
+    assert refused(llama, "--hidden-size", 25, command=command) == (
+        "cannot grow hidden_size 24 -> 25 with num_attention_heads = 6: LlamaConfig wants hidden_size to be a multiple "
+        "of num_attention_heads, even with a head_dim of its own; nearest hidden_size: 24, 30"
+    )
 
 
 @pytest.mark.parametrize("command", ["grow", "plan"])
 def test_a_config_that_the_class_refuses(refused, llama: Path, command: str) -> None:
-    assert refused(llama, "--hidden-size", 25, command=command) == (
-        "the class of llama refuses the target config: The hidden size (25) is not a multiple of the number of "
-        "attention heads (6); ask for other sizes"
-    )
+    message = refused(llama, "--hidden-size", 36, "--set", "hidden_act=7", command=command)
+    assert message.startswith("the class of llama refuses the target config: ")
+    assert "hidden_act" in message
+    assert message.endswith("; ask for other sizes")
 
 
 @pytest.mark.parametrize(
@@ -307,7 +315,7 @@ def test_a_quantised_source(refused, llama: Path) -> None:
     set_config(llama, quantization_config={"quant_method": "gptq", "bits": 4})
     message = refused(llama, "--hidden-size", 36)
     assert message.startswith(f"{llama}: quantised weights (gptq) cannot be grown: ")
-    assert "Dequantise first: AutoModelForCausalLM.from_pretrained(SRC).dequantize().save_pretrained(DST)" in message
+    assert "dequantise first: AutoModelForCausalLM.from_pretrained(SRC).dequantize().save_pretrained(DST)" in message
 
 
 def test_a_pickle(refused, llama: Path) -> None:

@@ -160,6 +160,20 @@ class Coupling:
     because: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Multiple:
+    """A config field that the class wants to be a whole multiple of another, though no tensor's shape does.
+
+    Attributes:
+        field, of: the two fields.
+        because: the class's rule, for messages.
+    """
+
+    field: str
+    of: str
+    because: str
+
+
 @dataclass(frozen=True, slots=True)
 class Space:
     """A vector that flows between weights: its axes, and the index axes (layers, heads) it is local to."""
@@ -219,6 +233,7 @@ class Architecture:
         constants: config fields that must have this value, with the reason otherwise.
         inferred: fields that no config holds (a classifier's number of labels), read off the tensors' shapes.
         coupled: fields that the class does not let vary alone.
+        multiples: fields that must divide another though no shape needs it.
         fixed: axes that cannot grow, with the reason.
         layer_lists: config fields with one entry per layer that follow their layer.
         aliases: common config names -> this family's own.
@@ -245,6 +260,7 @@ class Architecture:
     constants: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
     inferred: tuple[str, ...] = ()
     coupled: tuple[Coupling, ...] = ()
+    multiples: tuple[Multiple, ...] = ()
     fixed: Mapping[str, str] = field(default_factory=dict)
     layer_lists: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -483,6 +499,7 @@ __all__ = [
     "Axis",
     "Concat",
     "Coupling",
+    "Multiple",
     "Rotary",
     "embedding",
     "layer_norm",

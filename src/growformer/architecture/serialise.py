@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from growformer.architecture.declaration import Architecture, Arrow, Attention, Coupling, Rotary
+from growformer.architecture.declaration import Architecture, Arrow, Attention, Coupling, Multiple, Rotary
 from growformer.architecture.language import parse_arrow, parse_term
 
 
@@ -16,7 +16,7 @@ def architecture_to_json(architecture: Architecture) -> dict[str, Any]:
         value = getattr(architecture, item.name)
         if item.name == "arrows":
             data["arrows"] = {name: _arrow_to_json(arrow) for name, arrow in value.items()}
-        elif item.name in ("attention", "rotary", "coupled"):
+        elif item.name in ("attention", "rotary", "coupled", "multiples"):
             data[item.name] = [{f.name: _plain(getattr(entry, f.name)) for f in fields(entry)} for entry in value]
         else:
             data[item.name] = _plain(value)
@@ -33,6 +33,7 @@ def architecture_from_json(data: dict[str, Any]) -> Architecture:
     data["arrows"] = {name: _arrow_from_json(arrow) for name, arrow in data["arrows"].items()}
     data["attention"] = tuple(Attention(**{**e, "over": tuple(e["over"])}) for e in data["attention"])
     data["rotary"] = tuple(Rotary(**e) for e in data["rotary"])
+    data["multiples"] = tuple(Multiple(**e) for e in data["multiples"])
     data["coupled"] = tuple(Coupling(**e) for e in data["coupled"])
     for name in ("model_types", "layer_lists", "heads", "inferred", "activated"):
         data[name] = tuple(data[name])

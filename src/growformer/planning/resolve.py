@@ -59,6 +59,7 @@ def resolve(
     layers = _place_indices(architecture, source, target, asked, new_layers_at)
     _complete(architecture, source, target, asked, notes)
     _check_sizes(architecture, source, target, asked, layers)
+    _check_multiples(architecture, source, target)
     written = {**config, **(set_fields or {})}
     for name in dict.fromkeys([*fields, *architecture.layer_lists]):
         if name not in target:
@@ -290,6 +291,17 @@ def _check_sizes(
             at = f" at {dict(instance)}" if instance else ""
             nearest = _nearest(architecture, axis, name, source, target, before)
             raise RequestError(f"cannot grow {name} {source[name]} -> {target[name]}{at}: {why}{nearest}")
+
+
+def _check_multiples(architecture: Architecture, source: Mapping[str, Any], target: Mapping[str, Any]) -> None:
+    for rule in architecture.multiples:
+        value, unit = target[rule.field], target[rule.of]
+        if value % unit and (value, unit) != (source[rule.field], source[rule.of]):
+            nearest = [v for v in (value // unit * unit, (value // unit + 1) * unit) if v >= source[rule.field]]
+            raise RequestError(
+                f"cannot grow {rule.field} {source[rule.field]} -> {value} with {rule.of} = {unit}: {rule.because}; "
+                f"nearest {rule.field}: {', '.join(map(str, nearest))}"
+            )
 
 
 def _nearest(

@@ -3,6 +3,7 @@
 from growformer.architecture.declaration import (
     Architecture,
     Attention,
+    Multiple,
     Rotary,
     embedding,
     linear,
@@ -41,6 +42,14 @@ LLAMA = Architecture(
         Attention(query="q", key="k", value="v", output="attended", over=("pair", "freq"), scale="1 / sqrt(head_dim)"),
     ),
     rotary=(Rotary(frequency="freq"),),
+    multiples=(
+        Multiple(
+            field="hidden_size",
+            of="num_attention_heads",
+            because="LlamaConfig wants hidden_size to be a multiple of num_attention_heads, even with a head_dim of "
+            "its own",
+        ),
+    ),
     ties={"lm_head.weight": "embed_tokens.weight"},
     tie_field="tie_word_embeddings",
     defaults={
@@ -86,6 +95,7 @@ _PLAIN_MLP = {
 
 MISTRAL = LLAMA.extend(
     "mistral",
+    multiples=(),
     model_types=("mistral",),
     arrows={**_PLAIN_ATTENTION, **_PLAIN_MLP},
     defaults={"num_key_value_heads": 8},
@@ -93,6 +103,7 @@ MISTRAL = LLAMA.extend(
 
 QWEN2 = LLAMA.extend(
     "qwen2",
+    multiples=(),
     model_types=("qwen2",),
     arrows={
         "layers.{layer}.self_attn.q_proj": linear("normed -> q:(kv_heads group pair freq)", bias=True),
@@ -106,6 +117,7 @@ QWEN2 = LLAMA.extend(
 
 QWEN3 = LLAMA.extend(
     "qwen3",
+    multiples=(),
     model_types=("qwen3",),
     arrows={
         "layers.{layer}.self_attn.q_proj": linear("normed -> q_raw:(kv_heads group pair freq)", bias="attention_bias"),
