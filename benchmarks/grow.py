@@ -47,14 +47,25 @@ with open(sys.argv[1], "rb", buffering=0) as source, open(sys.argv[3], "wb", buf
 """
 
 
-def make_source(folder: Path, sizes: dict[str, int]) -> None:
-    """Write a random bfloat16 Llama checkpoint of these sizes."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+SOURCE = """
+import json, sys
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.manual_seed(0)
-    config = LlamaConfig(**sizes, dtype="bfloat16")
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+torch.manual_seed(0)
+config = LlamaConfig(**json.loads(sys.argv[2]), dtype="bfloat16")
+LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(sys.argv[1])
+"""
+
+
+def make_source(folder: Path, sizes: dict[str, int]) -> None:
+    """Write a random bfloat16 Llama checkpoint of these sizes, in a process of its own.
+
+    A child counts the memory of the process that it was forked from as its own peak, so this one stays small.
+    """
+    subprocess.run(
+        [sys.executable, "-c", SOURCE, str(folder), json.dumps(sizes)], check=True, stderr=subprocess.DEVNULL
+    )
 
 
 def measure(command: list[str]) -> tuple[float, int]:
@@ -74,7 +85,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="135M")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="keep the result as JSON")
+    parser.add_argument("--folder", type=Path, help="where to work, on the disk to be measured (default: temporary)")
     options = parser.parse_args()
     sizes = SIZES[options.size]
     group = sizes["num_attention_heads"] // sizes["num_key_value_heads"]
@@ -90,7 +102,7 @@ def main() -> None:
         ],
     }  # fmt: skip
     rows = []
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+    with tempfile.TemporaryDirectory(prefix="growformer-benchmark-", dir=options.folder) as name:
         folder = Path(name)
         make_source(folder / "source", sizes)
         for job, arguments in jobs.items():

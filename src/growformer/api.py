@@ -16,7 +16,7 @@ from growformer.planning.plan import Plan
 from growformer.planning.planner import make_plan
 from growformer.planning.resolve import NewLayersAt
 from growformer.planning.transformations import Transformation, merge
-from growformer.storage.folder import ModelFolder, open_folder, read_json
+from growformer.storage.folder import ModelFolder, open_folder, open_headers, read_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -212,7 +212,7 @@ def _describe(
     if isinstance(source, (str, Path)) and str(source).endswith(".json"):
         return _describe(read_json(Path(source), "expected a config.json"), architecture, None, None)
     if isinstance(source, (str, Path, ModelFolder)):
-        folder = source if isinstance(source, ModelFolder) else open_folder(source, revision)
+        folder = source if isinstance(source, ModelFolder) else open_headers(source, revision)
         found = architecture or for_config(folder.config)
         return found, describe(found, folder.config, folder.shapes(), location=str(folder.path))
     if hasattr(source, "state_dict"):

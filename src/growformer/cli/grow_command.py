@@ -43,7 +43,7 @@ def grow(
     from growformer.cli import render
     from growformer.cli.request import read, read_plan
 
-    wanted = read_plan(model, plan, growth) if plan is not None else read(model, growth)
+    wanted = read_plan(model, plan, growth) if plan is not None else read(model, growth, with_weights=True)
     folder = _folder(model, wanted)
     _refuse_standstill(wanted)
     with render.progress(not json) as advance:

@@ -44,7 +44,7 @@ def inspect(model: Model, revision: Revision = None, json: Json = False) -> None
     from growformer.cli import render
     from growformer.cli.request import open_source
 
-    folder = open_source(model, revision)
+    folder = open_source(model, revision, with_weights=False)
     source = folder if folder is not None else model
     found = inspect_model(source)
     sizes = list(_sizes(source, found))

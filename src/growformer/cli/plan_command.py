@@ -37,7 +37,7 @@ def plan(
 
     if out is not None:
         _refuse_existing(Path(out))
-    wanted = read(model, growth)
+    wanted = read(model, growth, with_weights=False)
     check_with_class(wanted.plan)
     if out is not None:
         _write(Path(out), wanted.plan.to_json() + "\n")

@@ -50,8 +50,8 @@ class Wanted:
     notes: tuple[str, ...]
 
 
-def read(model: str, growth: Growth) -> Wanted:
-    """Plan what options (and their recipe) ask for.
+def read(model: str, growth: Growth, *, with_weights: bool) -> Wanted:
+    """Plan what options (and their recipe) ask for; without weights, of a hub model only headers are fetched.
 
     Raises:
         GrowformerError: see ``growformer.plan``.
@@ -59,7 +59,7 @@ def read(model: str, growth: Growth) -> Wanted:
     from growformer.api import inspect, plan
 
     asked = _with_recipe(growth)
-    folder = open_source(model, asked.get("revision"))
+    folder = open_source(model, asked.get("revision"), with_weights=with_weights)
     source = folder if folder is not None else model
     sizes, fields = _split(asked, inspect(source))
     like = _like(asked.get("like"))
@@ -119,13 +119,13 @@ def read_plan(model: str, path: str, growth: Growth) -> Wanted:
     )
 
 
-def open_source(model: str, revision: str | None) -> ModelFolder | None:
+def open_source(model: str, revision: str | None, *, with_weights: bool = True) -> ModelFolder | None:
     """Open a model folder or hub model; return None for the path of a config, which has no tensors."""
     if model.endswith(".json"):
         return None
-    from growformer.storage.folder import open_folder
+    from growformer.storage.folder import open_folder, open_headers
 
-    return open_folder(model, revision)
+    return open_folder(model, revision) if with_weights else open_headers(model, revision)
 
 
 def parse_bytes(text: str | int) -> int:

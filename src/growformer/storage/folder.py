@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from growformer.errors import SourceError
-from growformer.storage.safetensors_file import Entry, read_header, read_tensor
+from growformer.storage.safetensors_file import DTYPES, Entry, read_header, read_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -91,6 +91,36 @@ def open_folder(model: str | Path, revision: str | None = None) -> ModelFolder:
     return ModelFolder(path, config, entries, revision)
 
 
+def open_headers(model: str | Path, revision: str | None = None) -> ModelFolder:
+    """Read config and headers only: of a hub model, a few kilobytes are fetched and no weights.
+
+    Raises:
+        SourceError: as ``open_folder``.
+    """
+    if Path(model).exists():
+        return open_folder(model, revision)
+    _check_hub_id(str(model))
+    try:
+        from huggingface_hub import HfApi, hf_hub_download
+
+        api = HfApi()
+        commit = str(api.model_info(str(model), revision=revision).sha)
+        config_file = hf_hub_download(str(model), "config.json", revision=commit)
+        metadata = api.get_safetensors_metadata(str(model), revision=commit)
+    except Exception as error:
+        raise _not_fetched(str(model), error) from None
+    path = Path(str(model))
+    config = read_json(Path(config_file), "every model has one")
+    _refuse_unsuitable(path, config)
+    entries: dict[str, Entry] = {}
+    for file, contents in metadata.files_metadata.items():
+        for name, tensor in contents.tensors.items():
+            if tensor.dtype not in DTYPES:
+                raise SourceError(f"{model}: {name} has the unknown dtype {tensor.dtype!r}")
+            entries[name] = Entry(path / file, tuple(tensor.shape), DTYPES[tensor.dtype][0], *tensor.data_offsets)
+    return ModelFolder(path, config, entries, commit)
+
+
 def read_json(path: Path, why: str) -> dict[str, Any]:
     """Read a JSON object.
 
@@ -151,9 +181,20 @@ def _refuse_unsuitable(path: Path, config: dict[str, Any]) -> None:
         raise SourceError(f"{path}: an adapter; merge it into its base model first (merge_and_unload)")
 
 
-def _download(model: str, revision: str | None) -> tuple[Path, str]:
+def _check_hub_id(model: str) -> None:
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
         raise SourceError(f"{model}: no such folder (a hub id has the form owner/name)")
+
+
+def _not_fetched(model: str, error: Exception) -> SourceError:
+    reason = str(error).splitlines()[0] if str(error) else "no reason given"
+    return SourceError(
+        f"{model}: no such folder, and it could not be fetched from the hub: {type(error).__name__}: {reason}"
+    )
+
+
+def _download(model: str, revision: str | None) -> tuple[Path, str]:
+    _check_hub_id(model)
     try:
         from huggingface_hub import HfApi, snapshot_download
 
@@ -161,7 +202,4 @@ def _download(model: str, revision: str | None) -> tuple[Path, str]:
         allowed = ["*.json", "*.safetensors", "*.txt", "*.model", "*.md", "*.jinja", "LICENSE*", "*/config.json"]
         return Path(snapshot_download(model, revision=commit, allow_patterns=allowed)), str(commit)
     except Exception as error:
-        raise SourceError(
-            f"{model}: no such folder, and it could not be fetched from the hub: {type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no reason given'}"
-        ) from None
+        raise _not_fetched(model, error) from None
