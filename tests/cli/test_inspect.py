@@ -30,7 +30,7 @@ def test_sizes_and_what_can_grow(run, models: dict[str, Path]) -> None:
     assert by_field["num_attention_heads"]["example"] == 8
     assert "nearest: 6, 8" in by_field["num_attention_heads"]["limits"]
     assert by_field["hidden_size"]["example"] == 30  # the class wants a multiple of the heads
-    assert "not a multiple of the number of attention heads" in by_field["hidden_size"]["limits"]
+    assert "wants hidden_size to be a multiple of num_attention_heads" in by_field["hidden_size"]["limits"]
     assert {f["field"]: f["value"] for f in found["fixed"]} == {"vocab_size": 61}
     assert "resize_token_embeddings" in found["fixed"][0]["because"]
 

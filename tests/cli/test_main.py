@@ -75,13 +75,13 @@ def test_exit_codes(run, monkeypatch: pytest.MonkeyPatch, error: BaseException, 
         raise error
 
     monkeypatch.setattr("growformer.api.inspect", fail)
-    monkeypatch.setattr("growformer.cli.request.open_source", lambda *a: None)
+    monkeypatch.setattr("growformer.cli.request.open_source", lambda *a, **k: None)
     ran = run("inspect", "x")
     assert (ran.code, ran.out, ran.err) == (code, "", message)
 
 
 def test_a_bug_is_not_taken_for_a_failed_check(run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("growformer.cli.request.open_source", lambda *a: 1 / 0)
+    monkeypatch.setattr("growformer.cli.request.open_source", lambda *a, **k: 1 / 0)
     ran = run("inspect", "x")
     assert ran.code == 70
     assert "Traceback" in ran.err
