@@ -247,9 +247,12 @@ def _write_shards(
                             cache[canonical] = read(canonical)
                         return cache[canonical]
 
-                    value = materialise(tensor, plan.init, read_once, getattr(torch, kind))
-                    writer.add(name, value)
                     tensors[name] = plan.status(tensor)
+                    if tensors[name] == "carried" and plan.source.tensors[tensor.source].dtype == kind:
+                        value = read(tensor.source)
+                    else:
+                        value = materialise(tensor, plan.init, read_once, getattr(torch, kind))
+                    writer.add(name, value)
                     done += value.numel() * value.element_size()
                     if progress is not None:
                         progress(done, layout.num_bytes, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -139,12 +140,16 @@ class ShardWriter:
         self.path = path
         self.expected = list(tensors)
         self._digest = hashlib.sha256()
+        self._hashing = ThreadPoolExecutor(1)  # hashing releases the interpreter, and so overlaps with writing
+        self._hashed: Future[None] | None = None
         self._file = path.open("xb")
         self._write(len(raw).to_bytes(8, "little") + raw)
 
     def _write(self, data: bytes | memoryview) -> None:
+        if self._hashed is not None:
+            self._hashed.result()
+        self._hashed = self._hashing.submit(self._digest.update, data)
         self._file.write(data)
-        self._digest.update(data)
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
         """Append the next tensor."""
@@ -165,8 +170,10 @@ class ShardWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+        self._hashing.shutdown()
         return "sha256:" + self._digest.hexdigest()
 
     def abort(self) -> None:
-        """Close without finishing."""
+        """Close without finishing; after ``close`` this does nothing."""
+        self._hashing.shutdown()
         self._file.close()
