@@ -83,12 +83,13 @@ class Initialisation:
         normal = standard_normal(self.seed, fill.tensor, fill.coordinates)
         return _times(normal, COPY_NOISE * self.std if fill.kind == "weight" else 0)
 
-    def cancelling(self, noise: Noise) -> Floats:
-        """Return noise for one copy; the sum over all copies of a source coordinate is zero."""
+    def cancelling(self, noise: Noise) -> npt.NDArray[np.float64]:
+        """Return noise for one copy, in float64, so that over all copies of a source coordinate it adds up to zero."""
         following = (noise.copy + 1) % noise.copies
         first = standard_normal(self.seed, f"{noise.tensor}#{noise.copy}", noise.coordinates)
         second = standard_normal(self.seed, f"{noise.tensor}#{following}", noise.coordinates)
-        return _times(first - second, COPY_NOISE * self.std)
+        difference: npt.NDArray[np.float64] = first.astype(np.float64) - second
+        return difference * (COPY_NOISE * self.std)
 
     def _orthogonal(self, normal: Floats) -> Floats:
         tall = normal if normal.shape[0] >= normal.shape[1] else normal.T
