@@ -38,7 +38,6 @@ def describe_module(
         if owner != name:
             aliases[name] = owner
     aliases = _towards_declared(architecture, aliases)
-    config = {"architectures": [type(model).__name__], **config} if not config.get("architectures") else config
     return describe(architecture, config, tensors, aliases=aliases, location=type(model).__name__)
 
 

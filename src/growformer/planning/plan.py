@@ -220,6 +220,19 @@ class Plan:
         if violations:
             raise PlanError("the plan does not preserve the function:\n  " + "\n  ".join(map(str, violations[:12])))
 
+    def then(self, second: Plan) -> Plan:
+        """Return one plan for two steps: from this plan's source to the second plan's target.
+
+        Source coordinates land where the two steps put them, with the product of their exact factors; each value is
+        rounded once. Free blocks are filled once, by the second plan's initialisation.
+
+        Raises:
+            PlanError: the second plan does not start from this one's target config.
+        """
+        from growformer.planning.planner import compose
+
+        return compose(self, second)
+
     def explain(self) -> str:
         """Return the plan in words, for a terminal."""
         from growformer.planning.explain import explain

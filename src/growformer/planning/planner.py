@@ -60,8 +60,13 @@ def plan_resolved(
     new_layers: str = "copy",
     init: str | Custom = "normal",
     seed: int = 0,
+    start_from: Mapping[str, Mapping[tuple[int, ...], tuple[int, ...]]] | None = None,
 ) -> Plan:
-    """Plan a complete request; see ``make_plan``."""
+    """Plan a complete request; see ``make_plan``.
+
+    ``start_from`` says for every index axis and target position which source position it comes from or copies (-1:
+    none), where that is not what ``new_layers`` implies.
+    """
     if new_layers not in NEW_LAYERS:
         raise RequestError(f"new_layers must be one of {', '.join(NEW_LAYERS)}, got {new_layers!r}")
     source_sizes = architecture.resolve_config(source.sizes)
@@ -74,7 +79,8 @@ def plan_resolved(
             size = max(positions, default=-1) + 1
             index_maps[axis][key] = AxisMap.from_array(size, _as_array(positions))
             found = with_templates(positions)
-            templates[axis][key] = tuple(NEW if new and new_layers == "random" else at for at, new in found)
+            implied = tuple(NEW if new and new_layers == "random" else at for at, new in found)
+            templates[axis][key] = implied if start_from is None else start_from[axis][key]
 
     def origin(index: Mapping[str, int]) -> dict[str, int] | None:
         found: dict[str, int] = {}
@@ -231,16 +237,19 @@ def compose(first: Plan, second: Plan) -> Plan:
     if first.target_sizes != second.source_sizes or first.architecture != second.architecture:
         raise PlanError("cannot compose plans: the second does not start from the first one's target config")
     layers: dict[str, dict[tuple[int, ...], tuple[int, ...]]] = {}
+    start_from: dict[str, dict[tuple[int, ...], tuple[int, ...]]] = {}
     for axis in first.architecture.index_axes:
-        layers[axis] = {}
+        layers[axis], start_from[axis] = {}, {}
         for key, later in second.axis_maps[axis].items():
             outer = first.architecture.size_index(axis)
             origin = second.origin(dict(zip(outer, key, strict=True)))
             earlier = first.axis_maps[axis][tuple(origin.values())] if origin is not None else None
             composed = later.after(earlier) if earlier is not None else later
             layers[axis][key] = tuple(composed.array().tolist())
-    starts = [start for p in (first, second) for maps in p.templates.values() for start in maps.values()]
-    new_layers = "random" if any(NEW in start for start in starts) else "copy"
+            middle = first.templates[axis][tuple(origin.values())] if origin is not None else ()
+            start_from[axis][key] = tuple(
+                middle[at] if at != NEW and middle else NEW for at in second.templates[axis][key]
+            )
     resolved = Resolved(dict(second.target_config), layers, (*first.notes, *second.notes))
     for name in (*first.rho, *second.rho):
         resolved.target[name] = first.source_sizes[name]
@@ -252,5 +261,5 @@ def compose(first: Plan, second: Plan) -> Plan:
                 resolved.target.pop(name, None)
     init = second.init.custom or second.init.name
     return plan_resolved(
-        first.architecture, first.source, resolved, new_layers=new_layers, init=init, seed=second.init.seed
+        first.architecture, first.source, resolved, init=init, seed=second.init.seed, start_from=start_from
     )
