@@ -11,6 +11,7 @@ the source's function needs is a bitwise copy, *rescaled* if some are multiplied
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,22 +30,28 @@ COLUMNS = {
 }
 
 
-def transformation(role: str, sizes: dict[str, Any], architecture: Any) -> Any:
-    """Return a small growth of one kind."""
+def requests(role: str, sizes: dict[str, Any], architecture: Any) -> list[Any]:
+    """Return small growths of one kind, those that ask most of the family first."""
     import growformer as g
 
     fields = architecture.roles
     if role == "mlp":
-        return g.MLPExpansion(intermediate_size=sizes[fields["mlp"]] + 5)
+        return [g.MLPExpansion(intermediate_size=sizes[fields["mlp"]] + 5)]
     if role == "heads":
-        return g.HeadAddition(num_attention_heads=2 * sizes[fields["heads"]])
+        return [g.HeadAddition(num_attention_heads=2 * sizes[fields["heads"]])]
     if role == "value":
-        return g.HeadsExpansion(value_dim=sizes.get(fields.get("value", ""), 8) + 6)
+        return [g.HeadsExpansion(value_dim=sizes.get(fields.get("value", ""), 8) + 6)]
     if role == "key":
-        return g.AttentionExpansion(key_dim=sizes.get(fields.get("key", ""), 8) + 6)
+        return [g.AttentionExpansion(key_dim=sizes.get(fields.get("key", ""), 8) + 6)]
     if role == "hidden":
-        return g.HiddenDimensionExpansion(hidden_size=sizes[fields["hidden"]] * 5 // 3)
-    return g.LayerAddition(positions=[1])
+        unit = math.lcm(sizes[fields["heads"]], sizes[fields["hidden"]] // sizes[fields["heads"]])
+        wanted = (
+            sizes[fields["hidden"]] * 3 // 2,
+            sizes[fields["hidden"]] // unit * unit + unit,
+            2 * sizes[fields["hidden"]],
+        )
+        return [g.HiddenDimensionExpansion(hidden_size=size) for size in wanted]
+    return [g.LayerAddition(positions=[1])]
 
 
 def cell(config: dict[str, Any], role: str) -> tuple[str, str]:
@@ -55,12 +62,17 @@ def cell(config: dict[str, Any], role: str) -> tuple[str, str]:
 
     architecture = for_config(config)
     sizes = architecture.resolve_config(config)
-    try:
-        plan = growformer.plan(config, transformation(role, sizes, architecture))
-    except growformer.RequestError as error:
-        if role == "hidden":
-            return doubled(config, str(error))
-        return "refused", str(error)
+    refusal, plan = "", None
+    for request in requests(role, sizes, architecture):
+        try:
+            plan = growformer.plan(config, request)
+            break
+        except growformer.RequestError as error:
+            refusal = refusal or str(error)
+    if plan is None:
+        return "refused", refusal
+    if any("copy" in state.new.values() for state in plan.spaces.values()):
+        return "repeated, whole multiples only", refusal
     values = [b.value for t in plan.tensors() if not plan.is_new(dict(t.index)) for b in t.blocks]
     kinds = []
     factors = sorted({str(v.scale) for v in values if isinstance(v, Affine) and not v.is_copy})
@@ -76,20 +88,6 @@ def cell(config: dict[str, Any], role: str) -> tuple[str, str]:
     if plan.notes:
         reason = "; ".join([*plan.notes, *([reason] if reason else [])])
     return " and ".join(kinds) or "exact", reason
-
-
-def doubled(config: dict[str, Any], refusal: str) -> tuple[str, str]:
-    """Try the hidden size again as a whole multiple, with as many more heads."""
-    import growformer
-    from growformer.architecture.registry import for_config
-
-    architecture = for_config(config)
-    field = architecture.roles["hidden"]
-    try:
-        growformer.plan(config, growformer.HiddenDimensionExpansion(hidden_size=2 * config[field]))
-    except growformer.RequestError:
-        return "refused", refusal
-    return "repeated, whole multiples only", refusal
 
 
 def page() -> str:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from growformer.architecture.declaration import Architecture
 from growformer.architecture.registry import for_config
-from growformer.architecture.source import SourceInfo, describe, from_config
-from growformer.errors import RequestError, SourceError
+from growformer.architecture.source import SourceInfo, from_config
+from growformer.errors import PlanError, RequestError, SourceError
 from growformer.planning.initialisation import Custom
 from growformer.planning.plan import Plan
 from growformer.planning.planner import make_plan
@@ -91,6 +91,9 @@ def plan(
     if like is not None:
         sizes = {**_sizes_like(architecture, info, like), **sizes}
     options: dict[str, Any] = {}
+    for entry in transformations:
+        if not isinstance(entry, Transformation):
+            raise RequestError(f"expected a transformation such as MLPExpansion(intermediate_size=…), got {entry!r}")
     if transformations:
         request, options = merge(transformations, architecture, info.sizes)
         twice = sorted(set(request) & set(sizes))
@@ -101,7 +104,32 @@ def plan(
         options["new_layers_at"] = new_layers_at
     if new_layers is not None:
         options["new_layers"] = new_layers
-    return make_plan(architecture, info, sizes, init=init, seed=seed, set_fields=set_fields, **options)
+    made = make_plan(architecture, info, sizes, init=init, seed=seed, set_fields=set_fields, **options)
+    wrong = _violations(made)
+    if wrong:
+        raise RequestError(f"this would change what the model computes:\n  {wrong}")
+    return made
+
+
+def _violations(made: Plan) -> str:
+    """Return what the spaces and the target config of a plan break, by code that does not know the planner."""
+    import json
+
+    from growformer.verification.conditions import local_conditions
+
+    return "\n  ".join(map(str, local_conditions(json.loads(made.to_json()))[:12]))
+
+
+def _given(made: Plan | None) -> Plan | None:
+    """Return a plan that was handed over, once it has been checked: it may come from a file that was edited.
+
+    Raises:
+        PlanError: it would change what the model computes.
+    """
+    wrong = _violations(made) if made is not None else ""
+    if wrong:
+        raise PlanError(f"the plan would change what the model computes:\n  {wrong}")
+    return made
 
 
 _plan = plan  # the functions below have a parameter of that name
@@ -132,7 +160,11 @@ def grow(
     """
     from growformer.execute.module import grow_module
 
-    made = plan or _plan(model, *transformations, architecture=architecture, config=config, **options)
+    if not hasattr(model, "state_dict"):
+        raise SourceError(
+            f"expected a live model, got {type(model).__name__}; grow_checkpoint grows a model folder into another"
+        )
+    made = _given(plan) or _plan(model, *transformations, architecture=architecture, config=config, **options)
     return grow_module(made, model, build)
 
 
@@ -166,7 +198,7 @@ def grow_checkpoint(
     from growformer.execute.checkpoint import grow_folder
 
     folder = open_folder(source, revision)
-    made = plan or _plan(folder, *transformations, **options)
+    made = _given(plan) or _plan(folder, *transformations, **options)
     return grow_folder(made, folder, out, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=progress)
 
 
@@ -214,7 +246,9 @@ def _describe(
     if isinstance(source, (str, Path, ModelFolder)):
         folder = source if isinstance(source, ModelFolder) else open_headers(source, revision)
         found = architecture or for_config(folder.config)
-        return found, describe(found, folder.config, folder.shapes(), location=str(folder.path))
+        from growformer.execute.checkpoint import describe_folder
+
+        return found, describe_folder(found, folder)
     if hasattr(source, "state_dict"):
         from growformer.execute.module import config_of, describe_module
 

@@ -123,10 +123,19 @@ def test_a_hidden_size_that_the_class_is_known_to_refuse(refused, llama: Path, c
 
 @pytest.mark.parametrize("command", ["grow", "plan"])
 def test_a_config_that_the_class_refuses(refused, llama: Path, command: str) -> None:
-    message = refused(llama, "--hidden-size", 36, "--set", "hidden_act=7", command=command)
+    message = refused(llama, "--hidden-size", 36, "--set", "attention_dropout=much", command=command)
     assert message.startswith("the class of llama refuses the target config: ")
-    assert "hidden_act" in message
+    assert "attention_dropout" in message
     assert message.endswith("; ask for other sizes")
+
+
+def test_a_field_that_changes_what_the_model_computes(refused, llama: Path) -> None:
+    assert refused(llama, "--hidden-size", 36, "--set", "hidden_act=gelu") == (
+        "this would change what the model computes:\n  hidden_act: expected 'silu', found 'gelu'"
+    )
+    assert refused(llama, "--hidden-size", 36, "--set", "rms_norm_eps=0.3") == (
+        "rms_norm_eps cannot be set: growth keeps it, or derives it from the sizes"
+    )
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,21 @@ class Coupling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LayerRule:
+    """How a class fills in a per-layer list that the config leaves out: one kind from some layer on, another before.
+
+    Attributes:
+        when: config fields that must not be false or null for the rule to make a difference.
+        first: config field with the first layer of the second kind.
+        kinds: the entries before and from there on.
+    """
+
+    when: tuple[str, ...]
+    first: str
+    kinds: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Multiple:
     """A config field that the class wants to be a whole multiple of another, though no tensor's shape does.
 
@@ -236,6 +251,7 @@ class Architecture:
         multiples: fields that must divide another though no shape needs it.
         fixed: axes that cannot grow, with the reason.
         layer_lists: config fields with one entry per layer that follow their layer.
+        layer_rules: such a field -> what the class puts there when the config leaves it out.
         aliases: common config names -> this family's own.
         roles: the paper's sizes (``hidden``, ``mlp``, ``heads``, ``kv_heads``, ``key``, ``value``, ``layers``) ->
             config field.
@@ -263,6 +279,7 @@ class Architecture:
     multiples: tuple[Multiple, ...] = ()
     fixed: Mapping[str, str] = field(default_factory=dict)
     layer_lists: tuple[str, ...] = ()
+    layer_rules: Mapping[str, LayerRule] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     roles: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
@@ -418,6 +435,11 @@ class Architecture:
                     resolved[name] = int(value) if value.denominator == 1 else float(value)
                 else:
                     resolved[name] = default
+        for name, rule in self.layer_rules.items():
+            if resolved.get(name) is None and "layer" in self.sizes:
+                start = resolved[rule.first] if all(resolved.get(f, True) for f in rule.when) else None
+                count = self.size("layer", resolved)
+                resolved[name] = [rule.kinds[start is not None and i >= start] for i in range(count)]
         return resolved
 
     def exists(self, spec: TensorSpec, config: Config) -> bool:
@@ -499,6 +521,7 @@ __all__ = [
     "Axis",
     "Concat",
     "Coupling",
+    "LayerRule",
     "Multiple",
     "Rotary",
     "embedding",

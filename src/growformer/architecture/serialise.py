@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from growformer.architecture.declaration import Architecture, Arrow, Attention, Coupling, Multiple, Rotary
+from growformer.architecture.declaration import Architecture, Arrow, Attention, Coupling, LayerRule, Multiple, Rotary
 from growformer.architecture.language import parse_arrow, parse_term
 
 
@@ -18,6 +18,10 @@ def architecture_to_json(architecture: Architecture) -> dict[str, Any]:
             data["arrows"] = {name: _arrow_to_json(arrow) for name, arrow in value.items()}
         elif item.name in ("attention", "rotary", "coupled", "multiples"):
             data[item.name] = [{f.name: _plain(getattr(entry, f.name)) for f in fields(entry)} for entry in value]
+        elif item.name == "layer_rules":
+            data["layer_rules"] = {
+                name: {f.name: _plain(getattr(rule, f.name)) for f in fields(rule)} for name, rule in value.items()
+            }
         else:
             data[item.name] = _plain(value)
     return data
@@ -34,6 +38,10 @@ def architecture_from_json(data: dict[str, Any]) -> Architecture:
     data["attention"] = tuple(Attention(**{**e, "over": tuple(e["over"])}) for e in data["attention"])
     data["rotary"] = tuple(Rotary(**e) for e in data["rotary"])
     data["multiples"] = tuple(Multiple(**e) for e in data["multiples"])
+    data["layer_rules"] = {
+        name: LayerRule(when=tuple(rule["when"]), first=rule["first"], kinds=tuple(rule["kinds"]))
+        for name, rule in data["layer_rules"].items()
+    }
     data["coupled"] = tuple(Coupling(**e) for e in data["coupled"])
     for name in ("model_types", "layer_lists", "heads", "inferred", "activated"):
         data[name] = tuple(data[name])

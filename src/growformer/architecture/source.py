@@ -17,6 +17,9 @@ from typing import Any
 from growformer.architecture.declaration import Architecture
 from growformer.errors import ArchitectureError, SourceError, did_you_mean
 
+_LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "ForMaskedLM")
+"""Parts of class names that say that there is an output projection, stored or tied."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
@@ -117,13 +120,14 @@ def describe(
         architecture: the declaration.
         config: the source's config.
         tensors: stored name -> (shape, dtype name).
-        aliases: stored names that share the storage of another (a module's tied weights), which are left out.
+        aliases: stored names that hold the same as another one (a module's tied weights), which are left out. Given,
+            even if empty, they decide whether the model is tied; otherwise absence and the config do.
         location: where the source is, for messages.
 
     Raises:
         SourceError: tensors are missing, left over, or have shapes that the config does not predict; all are named.
     """
-    aliases = aliases or {}
+    from_storage, aliases = aliases is not None, aliases or {}
     where = f"{location}: " if location else ""
     resolved = architecture.resolve_config(config)
     for name, (value, reason) in architecture.constants.items():
@@ -181,18 +185,15 @@ def describe(
             problems.append(f"{stored} has shape {list(shape)}; the config predicts {list(expected)} = [{terms}]")
         found[canonical] = TensorInfo(stored, shape, dtype)
         templates.add(spec.template)
-    problems += _missing(architecture, resolved, found, templates, prefix)
+    if any(name.removeprefix(prefix) in architecture.ties for name in aliases):
+        tied = True
+    else:
+        tied = not from_storage and _ties_hold(architecture, resolved, templates)
+    problems += _missing(architecture, resolved, found, templates, prefix, tied)
     if problems:
         shown = "\n  ".join(problems[:12])
         more = f"\n  and {len(problems) - 12} more" if len(problems) > 12 else ""
         raise SourceError(f"{where}the tensors do not fit the config ({architecture.name}):\n  {shown}{more}")
-    heads = config.get("architectures") or [""]
-    headless = str(heads[0]).endswith("Model") and "Head" not in str(heads[0])  # GPT2LMHeadModel has one
-    tied = bool(architecture.ties) and not headless
-    if architecture.tie_field is not None:
-        tied = tied and bool(resolved.get(architecture.tie_field))
-    else:
-        tied = tied and not any(head in found for head in architecture.ties)
     return SourceInfo(
         config=json.loads(json.dumps(dict(config))), tensors=found, templates=frozenset(templates), dropped=dropped,
         prefix=prefix, tied=tied,
@@ -230,19 +231,29 @@ def _renamed(architecture: Architecture, stored: str) -> str:
     return stored
 
 
+def _ties_hold(architecture: Architecture, resolved: Mapping[str, Any], templates: set[str]) -> bool:
+    """Tell from config and names alone whether heads that are not stored are tied."""
+    heads = resolved.get("architectures") or [""]
+    headless = str(heads[0]).endswith("Model") and "Head" not in str(heads[0])  # GPT2LMHeadModel has one
+    flagged = architecture.tie_field is None or bool(resolved.get(architecture.tie_field))
+    return bool(architecture.ties) and not headless and flagged and not (set(architecture.ties) & templates)
+
+
 def _missing(
     architecture: Architecture,
     resolved: Mapping[str, Any],
     found: Mapping[str, TensorInfo],
     templates: set[str],
     prefix: str,
+    tied: bool,
 ) -> list[str]:
     problems = []
+    has_head = any(word in str(a) for a in resolved.get("architectures") or () for word in _LANGUAGE_MODELS)
     owners = {spec.owner for spec in architecture.tensors.values() if spec.template in templates}
     for spec in architecture.tensors.values():
+        is_head = spec.template in architecture.ties
         absent = architecture.arrows[spec.owner].optional and spec.owner not in owners
-        shared = spec.template in architecture.ties and spec.template not in templates
-        if not architecture.exists(spec, resolved) or absent or shared:
+        if not architecture.exists(spec, resolved) or (absent and not (is_head and has_head)) or (is_head and tied):
             continue
         for index in architecture.instances(spec.index, resolved):
             if spec.name(index) not in found:

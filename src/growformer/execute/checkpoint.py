@@ -16,7 +16,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from growformer.architecture.source import describe, stored_name
+from growformer.architecture.declaration import Architecture
+from growformer.architecture.source import SourceInfo, describe, stored_name
 from growformer.errors import OutputError, PlanError, RequestError, SourceError
 from growformer.execute.provenance import FILE, new_region_groups
 from growformer.planning.plan import Plan
@@ -48,6 +49,11 @@ class GrownCheckpoint:
     dropped: dict[str, str]
     files: dict[str, str]
     num_bytes: int
+
+    def __str__(self) -> str:
+        count = {kind: sum(found == kind for found in self.tensors.values()) for kind in ("grown", "carried", "new")}
+        parts = ", ".join(f"{number} tensors {kind}" for kind, number in count.items() if number)
+        return f"{self.path}: {parts}, {self.num_bytes:,} bytes"
 
 
 @dataclass(slots=True)
@@ -83,14 +89,16 @@ def grow_folder(
         OutputError: the output exists, or cannot be written.
     """
     out = Path(out)
-    _check_same_source(plan, source)
-    if dtype is not None and (dtype not in _WIDTH or not dtype.startswith(("float", "bfloat"))):
+    check_same_source(plan, source)
+    if dtype is not None and (dtype not in ("bfloat16", "float16", "float32", "float64")):
         raise RequestError(f"unknown dtype {dtype!r}: expected bfloat16, float16, float32 or float64")
-    config = dict(plan.target_config)
+    config = {name: value for name, value in plan.target_config.items() if name != "auto_map"}  # its code is not taken
     if dtype is not None:
         config["torch_dtype" if "torch_dtype" in config and "dtype" not in config else "dtype"] = dtype
     side_files, dropped_files = _side_files(plan, source)
     layout = _layout(plan, dtype, max_shard_bytes)
+    if out.resolve().is_relative_to(source.path.resolve()):
+        raise OutputError(f"{out}: lies inside the source {source.path}; write beside it")
     _check_output(out, layout.num_bytes)
     check_with_class(plan, config)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
@@ -103,6 +111,8 @@ def grow_folder(
         _write_provenance(grown, source, partial, digests)
         _sync(partial)
         try:
+            if out.exists():  # a rename would replace an empty folder
+                raise FileExistsError("it exists")
             partial.rename(out)
         except OSError as error:
             raise OutputError(f"{out}: appeared while it was being written ({error})") from None
@@ -112,6 +122,27 @@ def grow_folder(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return grown
+
+
+def describe_folder(architecture: Architecture, folder: ModelFolder) -> SourceInfo:
+    """Match a folder's tensors with an architecture.
+
+    Tied heads are those that are not stored, or stored with the same bytes; a head that differs is a head of its own,
+    whatever the config says, as ``transformers`` has it.
+
+    Raises:
+        SourceError: as ``describe``.
+    """
+    shapes, aliases = folder.shapes(), None
+    prefix = f"{architecture.prefix}." if any(n.startswith(f"{architecture.prefix}.") for n in shapes) else ""
+    pairs = {
+        stored_name(architecture, prefix, head): stored_name(architecture, prefix, table)
+        for head, table in architecture.ties.items()
+    }
+    stored = {head: table for head, table in pairs.items() if head in shapes and table in shapes}
+    if stored and architecture.resolve_config(folder.config).get(architecture.tie_field or "") and folder.has_files():
+        aliases = folder.equal(stored) or None
+    return describe(architecture, folder.config, shapes, aliases=aliases, location=str(folder.path))
 
 
 def check_with_class(plan: Plan, config: dict[str, Any]) -> None:
@@ -167,12 +198,17 @@ def _last_line(error: BaseException) -> str:
     return lines[-1].strip().rstrip(".")
 
 
-def _check_same_source(plan: Plan, source: ModelFolder) -> None:
+def check_same_source(plan: Plan, source: ModelFolder) -> None:
+    """Refuse a folder whose config or tensors are not those that a plan was made for.
+
+    Raises:
+        PlanError: they differ.
+    """
     kind, planned = source.config.get("model_type"), plan.source.config.get("model_type")
     if kind != planned:
         raise PlanError(f"{source.path}: a model of type {kind!r}; the plan was made for one of type {planned!r}")
     try:
-        info = describe(plan.architecture, source.config, source.shapes(), location=str(source.path))
+        info = describe_folder(plan.architecture, source)
     except SourceError as error:
         raise PlanError(f"the plan does not fit this source: {error}") from None
     if info.digest != plan.source.digest:
@@ -274,7 +310,13 @@ def _side_files(plan: Plan, source: ModelFolder) -> tuple[dict[Path, dict[str, A
     before, after = plan.source_sizes.get(field_name), plan.target_sizes.get(field_name)
     for path in source.other_files():
         nested_weights = len(path.parts) > 1 and path.suffix in WEIGHT_SUFFIXES
-        if path.name == FILE:
+        if source.leads_outside(path):
+            dropped[str(path)] = "a link that leads out of the model's folder"
+        elif (source.path / path).is_dir():
+            dropped[str(path)] = "a linked folder"
+        elif _is_another_model(source, path):
+            dropped[str(path)] = "part of another checkpoint inside the model's folder"
+        elif path.name == FILE:
             dropped[str(path)] = "the record of an earlier growth; its digest is kept in the new one"
         elif path.suffix == ".py":
             dropped[str(path)] = "code; a stock class loads the result"
@@ -299,12 +341,29 @@ def _side_files(plan: Plan, source: ModelFolder) -> tuple[dict[Path, dict[str, A
     return found, dropped
 
 
+def _is_another_model(source: ModelFolder, path: Path) -> bool:
+    """Tell whether a file belongs to a checkpoint in a subfolder: a Trainer's, or an original's."""
+    if len(path.parts) < 2:
+        return False
+    top = path.parts[0]
+    is_part = (source.path / "modules.json").is_file() and top[:1].isdigit()  # sentence-transformers: 1_Pooling
+    return not is_part and (
+        top.startswith("checkpoint-")
+        or top == "original"
+        or (source.path / top / INDEX).is_file()
+        or (source.path / top / "model.safetensors").is_file()
+    )
+
+
 def _write_side_files(source: ModelFolder, folder: Path, files: dict[Path, dict[str, Any] | None]) -> dict[str, str]:
     written: dict[str, str] = {}
     for path, content in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         if content is None:
-            shutil.copyfile(source.path / path, folder / path)
+            try:
+                shutil.copyfile(source.path / path, folder / path)
+            except OSError as error:
+                raise SourceError(f"{source.path / path}: cannot be carried along: {error.strerror or error}") from None
             written[str(path)] = "carried"
         else:
             (folder / path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

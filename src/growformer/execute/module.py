@@ -72,6 +72,11 @@ def grow_module(plan: Plan, model: nn.Module, build: Build | None = None) -> nn.
         RequestError: the class refuses the target config.
     """
     grown = (build or _own_class(model))(dict(plan.target_config))
+    for path, part in list(grown.named_modules()):
+        for name in [n for n, _ in part.named_children()]:
+            counterpart = _at(model, path)
+            if counterpart is not None and getattr(counterpart, name, part) is None:
+                setattr(part, name, None)  # such as BertModel(add_pooling_layer=False)
     state = grow_state_dict(plan, model.state_dict())
     try:
         result = grown.load_state_dict(state, strict=False, assign=True)
@@ -88,6 +93,13 @@ def grow_module(plan: Plan, model: nn.Module, build: Build | None = None) -> nn.
     return grown
 
 
+def _at(model: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return None
+
+
 def _tied_names(plan: Plan) -> set[str]:
     return {name for tie in plan.architecture.ties for name in (tie, f"{plan.source.prefix}{tie}")}
 
@@ -102,7 +114,12 @@ def _towards_declared(architecture: Architecture, aliases: Mapping[str, str]) ->
 
 
 def _own_class(model: nn.Module) -> Build:
-    config = model.config
+    config = getattr(model, "config", None)
+    if not hasattr(config, "to_dict"):
+        raise RequestError(
+            f"{type(model).__name__} has no config to make a larger one from; pass build=, a function from a config "
+            "dictionary to an ungrown model"
+        )
 
     def build(target: dict[str, Any]) -> nn.Module:
         try:
@@ -110,7 +127,7 @@ def _own_class(model: nn.Module) -> Build:
             if hasattr(model, "base_model_prefix"):
                 from transformers.initialization import no_init_weights
 
-                made = type(config)(**values)
+                made = type(config)(**values)  # type: ignore[misc]
                 made._attn_implementation = config._attn_implementation  # type: ignore[union-attr]
                 with no_init_weights():
                     grown = type(model)(made)
@@ -128,8 +145,6 @@ def _own_class(model: nn.Module) -> Build:
 
 
 def _restore_ties(plan: Plan, model: nn.Module, grown: nn.Module) -> None:
-    if hasattr(grown, "tie_weights"):
-        grown.tie_weights()  # type: ignore[operator]
     for alias, reason in plan.source.dropped.items():
         if not reason.startswith("the same storage as "):
             continue

@@ -32,11 +32,6 @@ class AxisMap:
         return sum(count for _, count in self.runs)
 
     @property
-    def num_new(self) -> int:
-        """How many target coordinates have no source."""
-        return sum(count for first, count in self.runs if first == NEW)
-
-    @property
     def copies(self) -> int:
         """How often every source coordinate appears.
 
@@ -48,10 +43,6 @@ class AxisMap:
         if counts.min() != counts.max() or counts.min() == 0:
             raise PlanError(f"an axis map must use every source coordinate equally often, found {counts.tolist()}")
         return int(counts[0])
-
-    def is_identity(self) -> bool:
-        """Tell whether nothing changes."""
-        return self.runs in (((0, self.source_size),), ())
 
     def array(self) -> Indices:
         """Return the map as an integer array of the target's size, -1 where new."""

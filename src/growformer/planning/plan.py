@@ -70,10 +70,6 @@ class Plan:
         key = tuple(index[name] for name in self.architecture.size_index(axis))
         return self.axis_maps[axis][key]
 
-    def index_map(self, axis: str, index: Index) -> AxisMap:
-        """Return the map of an index axis (which layers are new) inside the instance around it."""
-        return self.axis_map(axis, index)
-
     def is_new(self, index: Index) -> bool:
         """Tell whether a target instance is new along any of its index axes."""
         return self.outermost_new(index) is not None
@@ -81,7 +77,7 @@ class Plan:
     def outermost_new(self, index: Index) -> str | None:
         """Return the first index axis along which a target instance is new."""
         for axis in self.architecture.sizes:
-            if axis in index and self.index_map(axis, index).array()[index[axis]] == NEW:
+            if axis in index and self.axis_map(axis, index).array()[index[axis]] == NEW:
                 return axis
         return None
 
@@ -232,6 +228,9 @@ class Plan:
         from growformer.planning.planner import compose
 
         return compose(self, second)
+
+    def __str__(self) -> str:
+        return self.explain()
 
     def explain(self) -> str:
         """Return the plan in words, for a terminal."""

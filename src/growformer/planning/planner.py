@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from growformer.planning.rules import arrow_is_on_the_residual_path
 from growformer.planning.spaces import New, Sizes, place, solve_new, solve_scales
 
 NEW_LAYERS = ("copy", "random")
+_LARGEST_THETA = 1e38
 
 
 def make_plan(
@@ -123,6 +126,7 @@ def plan_resolved(
         init=initialisation,
         notes=(*resolved.notes, *_rotary_notes(architecture, sizes, target)),
     )
+    plan = replace(plan, notes=tuple(dict.fromkeys((*plan.notes, *_post_norm_notes(plan)))))
     _refuse_impossible_positions(plan)
     return plan
 
@@ -153,6 +157,12 @@ def _grow_rotary(target: dict[str, Any], field: str, ratio: float) -> None:
             "grow other sizes, or use a model with default, linear, llama3 or yarn scaling"
         )
     theta = float((parameters or {}).get("rope_theta", target.get("rope_theta", 10000.0)))
+    most = math.log(_LARGEST_THETA) / math.log(theta)
+    if ratio > most:
+        raise RequestError(
+            f"cannot grow head_dim by a factor of {ratio:g}: the rotary base would be {theta:g}^{ratio:g}, past what "
+            f"float32 holds; the largest factor with rope_theta = {theta:g} is {most:.2f}"
+        )
     grown = theta**ratio
     if parameters is not None:
         parameters["rope_theta"] = grown
@@ -161,10 +171,23 @@ def _grow_rotary(target: dict[str, Any], field: str, ratio: float) -> None:
 
 
 def _write_legacy_rotary(target: dict[str, Any], field: str) -> None:
-    """Write the names that transformers 4 reads beside the new ones; it would silently fall back to a base of 10000."""
+    """Write the names that transformers 4 reads beside the new ones; it would fall back to a base of 10000.
+
+    Raises:
+        RequestError: the source's config spells its rotary parameters twice, and differently.
+    """
     parameters = target.get(field)
     if not isinstance(parameters, dict) or "rope_theta" not in parameters:
         return
+    legacy = target.get("rope_scaling")
+    if legacy:
+        said = {("rope_type" if name == "type" else name): value for name, value in dict(legacy).items()}
+        differs = sorted(name for name, value in said.items() if parameters.get(name) != value)
+        if differs:
+            raise RequestError(
+                f"the source's config contradicts itself: {field} and rope_scaling give different {', '.join(differs)}. "
+                "Remove the one that does not hold from its config.json"
+            )
     target["rope_theta"] = parameters["rope_theta"]
     if parameters.get("rope_type", "default") != "default":
         target["rope_scaling"] = {name: value for name, value in parameters.items() if name != "rope_theta"}
@@ -204,6 +227,20 @@ def _rotary_notes(architecture: Architecture, sizes: Sizes, target: Mapping[str,
     return tuple(notes)
 
 
+def _post_norm_notes(plan: Plan) -> tuple[str, ...]:
+    """Say that a new post-norm layer is exact only as far as epsilon is small against the variance it meets."""
+    for arrow in plan.architecture.arrows.values():
+        if arrow.kind != "norm" or not arrow_is_on_the_residual_path(plan, arrow):
+            continue
+        if any(plan.is_new(dict(index)) for _, index in plan.norm_chain(arrow)):
+            eps = float(plan.epsilon(arrow))
+            return (
+                f"new post-norm layers change what they read by up to eps / (2 variance), and eps is {eps:g}: "
+                + ("nothing next to float32" if eps <= 1e-9 else "compare outputs where activations are small"),
+            )
+    return ()
+
+
 def _about(radians: float) -> str:
     """Return a phase error in words; power functions differ in the last bit, so none is promised to be zero."""
     return "less than 1e-05" if radians < 1e-5 else f"about {radians:.1e}"
@@ -225,6 +262,16 @@ def _refuse_impossible_positions(plan: Plan) -> None:
             raise RequestError(f"a new layer cannot stand in front of {name}: no norm before it hands over its gain")
 
 
+def _computed_with(plan: Plan, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a config that two plans must agree on, however the rotary base is spelled."""
+    eps = {str(arrow.eps) for arrow in plan.architecture.arrows.values() if isinstance(arrow.eps, str)}
+    names = {*plan.architecture.size_fields(), *plan.architecture.layer_lists, *eps}
+    found = {name: config.get(name) for name in sorted(names)}
+    for rotary in plan.architecture.rotary:
+        found["theta"] = (config.get(rotary.parameters) or {}).get("rope_theta", config.get("rope_theta"))
+    return {"architecture": plan.architecture, **found}
+
+
 def compose(first: Plan, second: Plan) -> Plan:
     """Return one plan that leads from the first plan's source to the second's target.
 
@@ -234,7 +281,7 @@ def compose(first: Plan, second: Plan) -> Plan:
     Raises:
         PlanError: the second plan does not start where the first ends.
     """
-    if first.target_sizes != second.source_sizes or first.architecture != second.architecture:
+    if _computed_with(first, first.target_sizes) != _computed_with(second, second.source_sizes):
         raise PlanError("cannot compose plans: the second does not start from the first one's target config")
     layers: dict[str, dict[tuple[int, ...], tuple[int, ...]]] = {}
     start_from: dict[str, dict[tuple[int, ...], tuple[int, ...]]] = {}

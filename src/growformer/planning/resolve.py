@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -52,6 +53,7 @@ def resolve(
     source = architecture.resolve_config(config)
     fields = architecture.size_fields()
     asked = _by_field(architecture, request, fields)
+    _check_set_fields(architecture, fields, set_fields or {})
     pinned = {name: source[name] for name in fields if name in source}
     target = {**source, **(set_fields or {}), **pinned, **asked}
     notes: list[str] = []
@@ -70,11 +72,26 @@ def resolve(
     return Resolved(written, layers, tuple(notes))
 
 
+def _check_set_fields(architecture: Architecture, fields: Sequence[str], set_fields: Mapping[str, Any]) -> None:
+    """Refuse to set what is a size, or follows from the sizes."""
+    derived = {str(a.eps) for a in architecture.arrows.values() if isinstance(a.eps, str)}
+    derived |= {r.parameters for r in architecture.rotary} | {"rope_theta", "rope_scaling", "model_type"}
+    derived |= {n for axis in architecture.fixed for n in names_in(architecture.sizes[axis])}
+    derived |= {architecture.tie_field or ""} | set(architecture.layer_lists)
+    for name in set_fields:
+        if architecture.aliases.get(name, name) in fields:
+            raise RequestError(f"{name} is a size: ask for it as one, not through set_fields")
+        if name in derived:
+            raise RequestError(f"{name} cannot be set: growth keeps it, or derives it from the sizes")
+
+
 def _by_field(architecture: Architecture, request: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
     asked: dict[str, Any] = {}
     known = [*fields, *(a for a, f in architecture.aliases.items() if f in fields)]
     for name, value in request.items():
         own = architecture.aliases.get(name, name)
+        if hasattr(value, "__index__") and not isinstance(value, bool):
+            value = operator.index(value)  # numpy's integers as well
         if own in fields:
             if own in asked and asked[own] != value:
                 raise RequestError(f"{own} is asked for twice: {asked[own]} and {value}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,16 +54,41 @@ class ModelFolder:
 
             yield read
 
+    def has_files(self) -> bool:
+        """Tell whether the weights are here, and not only their headers."""
+        return all(entry.file.is_file() for entry in self.entries.values())
+
+    def equal(self, pairs: Mapping[str, str]) -> dict[str, str]:
+        """Return those of some pairs of stored names whose tensors are both there and the same, byte for byte."""
+        import torch
+
+        found: dict[str, str] = {}
+        with self.reader() as read:
+            for one, other in pairs.items():
+                if one in self.entries and other in self.entries:
+                    first, second = read(one), read(other)
+                    if first.dtype == second.dtype and torch.equal(first, second):
+                        found[one] = other
+        return found
+
     def other_files(self) -> list[Path]:
-        """Return relative paths of the files beside config and weights, in order."""
+        """Return relative paths of the files beside config and weights (and of linked folders), in order."""
+        read = {entry.file for entry in self.entries.values()}
         found = []
         for root, folders, files in os.walk(self.path):
             folders[:] = sorted(f for f in folders if not f.startswith("."))
-            for name in sorted(files):
+            linked = [name for name in folders if (Path(root) / name).is_symlink()]
+            for name in sorted([*files, *linked]):
                 relative = (Path(root) / name).relative_to(self.path)
                 if str(relative) not in ("config.json", INDEX) and not name.startswith("."):
                     found.append(relative)
-        return [p for p in found if not (p.suffix == ".safetensors" and len(p.parts) == 1)]
+        return [p for p in found if self.path / p not in read]
+
+    def leads_outside(self, relative: Path) -> bool:
+        """Tell whether a file is a link to somewhere else than this folder, or the hub cache that it is in."""
+        target, home = (self.path / relative).resolve(), self.path.resolve()
+        blobs = home.parent.parent / "blobs"
+        return not (target.is_relative_to(home) or target.is_relative_to(blobs))
 
 
 def open_folder(model: str | Path, revision: str | None = None) -> ModelFolder:

@@ -149,17 +149,21 @@ def convert(model: nn.Module, dtype: torch.dtype) -> nn.Module:
         for parameter in converted.parameters():
             if parameter.is_floating_point():
                 parameter.data = parameter.data.to(dtype)
-    if hasattr(converted, "tie_weights"):
-        converted.tie_weights()  # type: ignore[operator]
     return converted
 
 
 def put_frequencies(source: nn.Module, grown: nn.Module) -> None:
-    """Overwrite the first rotary frequencies of a grown model with the source's, in place."""
+    """Overwrite the first rotary frequencies of a grown model with the source's, in place.
+
+    Only where they agree up to the rounding of powers in float32 (2^-18 relative); a wrong base stays, and shows.
+    """
     originals = dict(source.named_buffers())
     for name, buffer in grown.named_buffers():
-        if name.endswith("inv_freq") and name in originals:
-            buffer[: originals[name].numel()] = originals[name]
+        if not name.endswith("inv_freq") or name not in originals:
+            continue
+        mine = buffer[: originals[name].numel()]
+        if mine.shape == originals[name].shape and torch.allclose(mine, originals[name], rtol=2**-18, atol=0):
+            mine.copy_(originals[name])
 
 
 def _generations_agree(source: nn.Module, grown: nn.Module, inputs: dict[str, torch.Tensor], count: int) -> bool:

@@ -173,16 +173,24 @@ def _constraints(source: Any, grown: Any, plan: Plan) -> ConstraintsReport:
     from contextlib import ExitStack
 
     from growformer.architecture.source import stored_name
+    from growformer.execute.checkpoint import check_same_source
     from growformer.storage.folder import open_folder
     from growformer.verification.constraints import compare_checkpoints
 
+    record = json.loads(plan.to_json())
+    names = None
     with ExitStack() as stack:
         if _is_folder(source):
-            read_stored = stack.enter_context(open_folder(source).reader())
+            folder = open_folder(source)
+            check_same_source(plan, folder)
+            read_stored = stack.enter_context(folder.reader())
         else:
             read_stored = source.state_dict().__getitem__
         if _is_folder(grown):
-            read_grown = stack.enter_context(open_folder(grown).reader())
+            target = open_folder(grown)
+            record["target_config"] = target.config
+            names = target.entries.keys()
+            read_grown = stack.enter_context(target.reader())
         else:
             read_grown = grown.state_dict().__getitem__
 
@@ -193,9 +201,10 @@ def _constraints(source: Any, grown: Any, plan: Plan) -> ConstraintsReport:
             return read_grown(stored_name(plan.architecture, plan.source.prefix, canonical))
 
         return compare_checkpoints(
-            json.loads(plan.to_json()),
+            record,
             read_source,
             read_target,
+            target_names=names,
             regenerate=_regenerator(plan, read_source, read_target) if plan.init.can_regenerate else None,
         )
 

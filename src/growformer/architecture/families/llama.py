@@ -3,6 +3,7 @@
 from growformer.architecture.declaration import (
     Architecture,
     Attention,
+    LayerRule,
     Multiple,
     Rotary,
     embedding,
@@ -93,6 +94,15 @@ _PLAIN_MLP = {
     "layers.{layer}.mlp.down_proj": linear("mlp -> stream"),
 }
 
+_SLIDING = {
+    "layer_types": LayerRule(
+        when=("use_sliding_window", "sliding_window"),
+        first="max_window_layers",
+        kinds=("full_attention", "sliding_attention"),
+    )
+}
+_SLIDING_DEFAULTS = {"use_sliding_window": False, "max_window_layers": 28}
+
 MISTRAL = LLAMA.extend(
     "mistral",
     multiples=(),
@@ -103,6 +113,7 @@ MISTRAL = LLAMA.extend(
 
 QWEN2 = LLAMA.extend(
     "qwen2",
+    layer_rules=_SLIDING,
     multiples=(),
     model_types=("qwen2",),
     arrows={
@@ -112,11 +123,12 @@ QWEN2 = LLAMA.extend(
         "layers.{layer}.self_attn.o_proj": linear("attended:(kv_heads group value) -> stream"),
         **_PLAIN_MLP,
     },
-    defaults={"num_key_value_heads": 32},
+    defaults={"num_key_value_heads": 32, **_SLIDING_DEFAULTS},
 )
 
 QWEN3 = LLAMA.extend(
     "qwen3",
+    layer_rules=_SLIDING,
     multiples=(),
     model_types=("qwen3",),
     arrows={
@@ -126,5 +138,5 @@ QWEN3 = LLAMA.extend(
         "layers.{layer}.self_attn.k_norm": rms_norm("k_raw -> k", over="(pair freq)", eps="rms_norm_eps"),
         **_PLAIN_MLP,
     },
-    defaults={"head_dim": 128, "num_key_value_heads": 32},
+    defaults={"head_dim": 128, "num_key_value_heads": 32, **_SLIDING_DEFAULTS},
 )
