@@ -2,7 +2,7 @@
 
 >>> import growformer
 >>> grown = growformer.grow(model, hidden_size=1024, num_hidden_layers=24)      # doctest: +SKIP
->>> growformer.grow_checkpoint("SmolLM2-135M", "SmolLM2-269M", hidden_size=768)  # doctest: +SKIP
+>>> growformer.grow_checkpoint("SmolLM2-135M", "SmolLM2-168M", hidden_size=720)  # doctest: +SKIP
 
 Public names are loaded when they are first used, so that importing the package costs next to nothing.
 """

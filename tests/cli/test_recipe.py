@@ -63,7 +63,7 @@ def test_like_is_relative_to_the_recipe(run, models: dict[str, Path], tmp_path: 
         ("init: magic", "init: expected 'normal', 'copy' or 'orthogonal', found 'magic'"),
         ("new_layers_at: middle", "new_layers_at: expected 'end' or 'interleave' or a list, found 'middle'"),
         ("set: 3", "set: expected a mapping, found 3"),
-        ("- hidden_size: 3", "expected lines such as hidden_size: 768, found a list"),
+        ("- hidden_size: 3", "expected lines such as hidden_size: 720, found a list"),
         ("hidden_size: [3", "not YAML: line 2: expected"),
         ("hidden_size: 3\nhidden_size: 4", "not YAML: line 2: the key 'hidden_size' stands twice"),
         ("set: {a: 1, a: 2}", "the key 'a' stands twice"),

@@ -222,7 +222,7 @@ def test_a_broken_recipe(refused, llama: Path, tmp_path: Path) -> None:
     recipe.write_text("hidden_size: [\n")
     assert refused(llama, "--recipe", recipe).startswith(f"{recipe}: not YAML: line 2: ")
     assert refused(llama, "--recipe", tmp_path / "no.yaml") == (
-        f"{tmp_path}/no.yaml: no such recipe; expected a YAML file with lines such as hidden_size: 768"
+        f"{tmp_path}/no.yaml: no such recipe; expected a YAML file with lines such as hidden_size: 720"
     )
 
 

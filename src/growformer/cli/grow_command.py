@@ -35,9 +35,9 @@ def grow(
     OUT is a stock checkpoint: from_pretrained loads it. It appears whole or not at all, and keeps the tokenizer and all
     other files of the source. growformer.json in it says what every parameter was made from.
 
-        $ growformer grow SmolLM2-135M SmolLM2-220M --hidden-size 768
+        $ growformer grow SmolLM2-135M SmolLM2-168M --hidden-size 720
         $ growformer grow SmolLM2-135M deeper --num-hidden-layers 36 --new-layers-at end
-        $ growformer grow SmolLM2-135M SmolLM2-220M --plan plan.json
+        $ growformer grow SmolLM2-135M SmolLM2-168M --plan plan.json
     """
     from growformer.api import grow_checkpoint, verify
     from growformer.cli import render

@@ -60,9 +60,9 @@ def _top(
     Look at a model, see what a growth would do, do it, and check it:
 
         $ growformer inspect SmolLM2-135M
-        $ growformer plan SmolLM2-135M --hidden-size 768
-        $ growformer grow SmolLM2-135M SmolLM2-220M --hidden-size 768
-        $ growformer verify SmolLM2-135M SmolLM2-220M
+        $ growformer plan SmolLM2-135M --hidden-size 720
+        $ growformer grow SmolLM2-135M SmolLM2-168M --hidden-size 720
+        $ growformer verify SmolLM2-135M SmolLM2-168M
     """
 
 

@@ -83,7 +83,7 @@ class Growth:
         typer.Option(
             metavar="FILE",
             rich_help_panel=SIZES,
-            help="A YAML file with options of these groups by name: hidden_size: 768. "
+            help="A YAML file with options of these groups by name: hidden_size: 720. "
             "Options on the command line override it.",
         ),
     ] = None

@@ -30,7 +30,7 @@ def plan(
 
     Writes nothing without -o, and reads config and headers only. MODEL may also be a config.json without any weights.
 
-        $ growformer plan SmolLM2-135M --hidden-size 768 -o plan.json
+        $ growformer plan SmolLM2-135M --hidden-size 720 -o plan.json
     """
     from growformer.cli import render
     from growformer.cli.request import check_with_class, read

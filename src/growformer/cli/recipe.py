@@ -1,6 +1,6 @@
 """A recipe: the options of a growth in a YAML file, so that a growth can be kept, reviewed and repeated.
 
-    hidden_size: 768
+    hidden_size: 720
     num_hidden_layers: 36
     new_layers_at: end            # or interleave, or [30, 31, 32, 33, 34, 35]
     init: orthogonal
@@ -54,7 +54,7 @@ def load_recipe(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise RequestError(f"{path}: no such recipe; expected a YAML file with lines such as hidden_size: 768")
+        raise RequestError(f"{path}: no such recipe; expected a YAML file with lines such as hidden_size: 720")
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except yaml.MarkedYAMLError as error:
@@ -65,7 +65,7 @@ def load_recipe(path: str | Path) -> dict[str, Any]:
     if data is None:
         data = {}
     if not isinstance(data, dict):
-        raise RequestError(f"{path}: expected lines such as hidden_size: 768, found a {type(data).__name__}")
+        raise RequestError(f"{path}: expected lines such as hidden_size: 720, found a {type(data).__name__}")
     try:
         said = Recipe.model_validate(data).model_dump(exclude_none=True)
     except ValidationError as error:

@@ -46,7 +46,7 @@ def verify(
 
     Outputs are judged against the rounding that the source has itself, compared with float64.
 
-        $ growformer verify SmolLM2-135M SmolLM2-220M --dtype float32,bfloat16
+        $ growformer verify SmolLM2-135M SmolLM2-168M --dtype float32,bfloat16
     """
     from growformer.api import verify as run
     from growformer.cli import render

@@ -185,8 +185,8 @@ def _write_legacy_rotary(target: dict[str, Any], field: str) -> None:
         differs = sorted(name for name, value in said.items() if parameters.get(name) != value)
         if differs:
             raise RequestError(
-                f"the source's config contradicts itself: {field} and rope_scaling give different {', '.join(differs)}. "
-                "Remove the one that does not hold from its config.json"
+                f"the source's config contradicts itself: {field} and rope_scaling give different "
+                f"{', '.join(differs)}. Remove the one that does not hold from its config.json"
             )
     target["rope_theta"] = parameters["rope_theta"]
     if parameters.get("rope_type", "default") != "default":
