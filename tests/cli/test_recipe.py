@@ -89,7 +89,7 @@ def test_the_example_in_the_docstring_is_valid(tmp_path: Path) -> None:
     lines = [line for line in (module.__doc__ or "").splitlines() if line.startswith("    ")]
     (tmp_path / "r.yaml").write_text("\n".join(lines).replace("    ", "", 1).replace("\n    ", "\n"))
     assert load_recipe(tmp_path / "r.yaml") == {
-        "hidden_size": 768,
+        "hidden_size": 720,
         "num_hidden_layers": 36,
         "new_layers_at": "end",
         "init": "orthogonal",

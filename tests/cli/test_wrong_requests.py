@@ -65,8 +65,8 @@ def test_an_indivisible_head_count(refused, llama: Path) -> None:
         "number with num_key_value_heads = 2; nearest: 6, 8"
     )
     assert refused(llama, "--num-key-value-heads", 3).endswith(
-        "would shrink from 3 to 2 with num_attention_heads = 6; no larger value fits while the others stay, so grow "
-        "them together"
+        "would shrink from 3 to 2 with num_attention_heads = 6; no larger value fits while the others stay: ask for "
+        "num_key_value_heads=3 and num_attention_heads=9"
     )
     assert refused(llama, "--head-dim", 11) == (
         "cannot grow head_dim 10 -> 11: freq = head_dim / 2 is not a whole number; nearest: 10, 12"

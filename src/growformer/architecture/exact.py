@@ -77,6 +77,11 @@ class Root:
             raise ValueError(f"{self} is irrational")
         return exact
 
+    def is_whole(self) -> bool:
+        """Tell whether it is a whole number."""
+        exact = self._exact()
+        return exact is not None and exact.denominator == 1
+
     def is_one(self) -> bool:
         """Tell whether the factor changes nothing."""
         return self.square == 1

@@ -133,6 +133,9 @@ def describe(
     for name, (value, reason) in architecture.constants.items():
         if resolved.get(name, value) != value:
             raise SourceError(f"{where}{name} = {resolved[name]!r}: {reason}")
+    for name, arrow in architecture.arrows.items():
+        if isinstance(arrow.eps, str) and arrow.eps not in resolved:
+            raise SourceError(f"{where}the config has no {arrow.eps!r}, the epsilon that {name} is declared with")
     if architecture.prefix and any(_renamed(architecture, n).startswith(architecture.prefix + ".") for n in tensors):
         prefix = architecture.prefix + "."
     else:

@@ -321,6 +321,18 @@ def _check_multiples(architecture: Architecture, source: Mapping[str, Any], targ
             )
 
 
+def _together(architecture: Architecture, axis: str, name: str, target: Mapping[str, Any], least: int) -> str:
+    """Return the smallest value of another field that makes a request possible."""
+    for other in names_in(architecture.sizes[axis]):
+        if other == name or not isinstance(target[other], int):
+            continue
+        for value in range(target[other], 64 * target[other]):
+            size = evaluate(architecture.sizes[axis], {**target, other: value})
+            if size.square >= Fraction(least) ** 2 and size.is_whole():
+                return f"ask for {name}={target[name]} and {other}={value}"
+    return ""
+
+
 def _nearest(
     architecture: Architecture, axis: str, name: str, source: Mapping[str, Any], target: Mapping[str, Any], least: int
 ) -> str:
@@ -329,14 +341,13 @@ def _nearest(
         return ""
     found: list[int] = []
     for value in range(source[name], 4 * max(wanted, source[name]) + 1):
-        size = evaluate(architecture.sizes[axis], {**target, name: value}).square
-        if size >= Fraction(least) ** 2 and evaluate(architecture.sizes[axis], {**target, name: value})._exact():
-            whole = evaluate(architecture.sizes[axis], {**target, name: value}).rational()
-            if whole.denominator == 1:
-                found.append(value)
+        size = evaluate(architecture.sizes[axis], {**target, name: value})
+        if size.square >= Fraction(least) ** 2 and size.is_whole():
+            found.append(value)
     below = [v for v in found if v < wanted]
     above = [v for v in found if v > wanted]
     nearest = [*below[-1:], *above[:1]]
     if nearest == [source[name]]:
-        return "; no larger value fits while the others stay, so grow them together"
+        together = _together(architecture, axis, name, target, least)
+        return "; no larger value fits while the others stay" + (f": {together}" if together else "")
     return f"; nearest: {', '.join(map(str, nearest))}" if nearest else ""

@@ -142,6 +142,7 @@ def verify(
         models = [_load(m) for m in (source, grown)]
         run_on = dict(inputs) if inputs is not None else _inputs(source, models[0], prompt, seed, length)
         if "outputs" in checks:
+            notes += _stored_dtypes(source, grown, dtypes)
             from growformer.verification.outputs import RATIO_LIMIT, compare_outputs
 
             for dtype in dtypes:
@@ -259,12 +260,31 @@ def _inputs(source: Any, model: nn.Module, prompt: str | None, seed: int, length
 
         if not _is_folder(source):
             raise RequestError("a prompt needs a model folder with a tokenizer; pass inputs=... for live models")
-        return dict(AutoTokenizer.from_pretrained(source)(prompt, return_tensors="pt"))
+        encoded = dict(AutoTokenizer.from_pretrained(source)(prompt, return_tensors="pt"))
+        if not encoded["input_ids"].numel():
+            raise RequestError(f"the prompt {prompt!r} has no tokens; give a text, or none for random tokens")
+        return encoded
     config = getattr(model, "config", None)
     vocabulary = int(getattr(config, "vocab_size", 256))
     longest = getattr(config, "max_position_embeddings", None) or length
     generator = torch.Generator().manual_seed(seed)
     return {"input_ids": torch.randint(0, vocabulary, (2, min(length, longest)), generator=generator)}
+
+
+def _stored_dtypes(source: Any, grown: Any, dtypes: Sequence[str]) -> list[str]:
+    """Say where the grown checkpoint was stored in fewer bits than it is compared in."""
+    if not (_is_folder(source) and _is_folder(grown)):
+        return []
+    from growformer.storage.folder import open_folder
+
+    stored = [{e.dtype for e in open_folder(m).entries.values() if "float" in e.dtype} for m in (source, grown)]
+    rounded = sorted(stored[1] - stored[0])
+    if not rounded or set(dtypes) <= stored[1]:
+        return []
+    return [
+        f"the grown checkpoint is stored as {', '.join(rounded)}, the source is not: what is measured in "
+        f"{', '.join(d for d in dtypes if d not in stored[1])} is that rounding; compare in {', '.join(rounded)}"
+    ]
 
 
 def _generates(models: Sequence[nn.Module]) -> bool:
