@@ -183,6 +183,23 @@ def test_new_parameters_learn_within_two_steps(name: str, growth: str, new_layer
     assert result.ok, result
 
 
+def test_one_dead_unit_is_noticed() -> None:
+    """Negative control: gate and up of one new unit are both zero, so that it never learns."""
+    case = CASES["llama"]
+    model = case.build()
+    plan = growformer.plan(model, intermediate_size=53)
+    grown = growformer.grow(model, plan=plan)
+    with torch.no_grad():
+        for part in (grown.model.layers[1].mlp.gate_proj, grown.model.layers[1].mlp.up_proj):
+            part.weight[40].zero_()
+            part.bias[40].zero_()
+    result = growformer.verify(model, grown, plan=plan, checks=["gradients"])
+    assert not result.ok
+    assert result.gradients is not None
+    assert {r.dead_units for r in result.gradients.dead} == {1}
+    assert all("layers.1.mlp" in r.tensor for r in result.gradients.dead)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_growing_twice(name: str) -> None:
     case = CASES[name]

@@ -22,13 +22,13 @@ class Reach:
         tensor: its parameter.
         region: ranges per dimension.
         first_step: the first optimizer step whose gradient reaches it; None if none did.
-        share: share of its entries with a gradient by the last step.
+        dead_units: new coordinates (rows or columns that the source does not have) none of whose entries was reached.
     """
 
     tensor: str
     region: list[Ranges]
     first_step: int | None
-    share: float
+    dead_units: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ class GradientsReport:
 
     @property
     def dead(self) -> tuple[Reach, ...]:
-        """Regions that no gradient reached."""
-        return tuple(r for r in self.regions if r.first_step is None)
+        """Regions that no gradient reached, or not in every new coordinate."""
+        return tuple(r for r in self.regions if r.first_step is None or r.dead_units)
 
     @property
     def ok(self) -> bool:
@@ -62,7 +62,7 @@ class GradientsReport:
             "by_first_step": {
                 str(step): sum(r.first_step == step for r in self.regions) for step in range(1, self.steps + 1)
             },
-            "dead": [{"tensor": r.tensor, "region": r.region} for r in self.dead],
+            "dead": [{"tensor": r.tensor, "region": r.region, "units": r.dead_units} for r in self.dead],
         }
 
 
@@ -107,7 +107,7 @@ def gradient_reach(
                     first[name, number] = step
         optimizer.step()
     found = [
-        Reach(name, region, first.get((name, number)), float(_select(reached[name], region).double().mean()))
+        Reach(name, region, first.get((name, number)), _dead_units(reached[name], region))
         for name in parameters
         for number, region in enumerate(regions[name])
     ]
@@ -128,6 +128,23 @@ def _loss(model: nn.Module, inputs: dict[str, torch.Tensor], seed: int) -> torch
         weights = torch.randn(output.shape, generator=generator).to(output.device)
         total = (output * weights).mean()
     return total
+
+
+def _dead_units(reached: torch.Tensor, region: list[Ranges]) -> int:
+    """Count the coordinates of a region without any gradient, along dimensions that it does not span.
+
+    A dimension that it spans is not new there: rows of an embedding whose token did not occur are not dead. Vectors
+    are judged as a whole: softmax cancels a bias of keys, in any model, so that its gradient is rounding.
+    """
+    if reached.ndim < 2:
+        return 0
+    inside = _select(reached, region)
+    dead = 0
+    for dim, ranges in enumerate(region):
+        if sum(stop - start for start, stop in ranges) < reached.shape[dim]:
+            others = [d for d in range(inside.ndim) if d != dim]
+            dead += int((~inside.any(dim=others)).sum())
+    return dead
 
 
 def _select(tensor: torch.Tensor, region: list[Ranges]) -> torch.Tensor:
