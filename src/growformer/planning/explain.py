@@ -34,7 +34,7 @@ def changes(plan: Plan) -> list[Change]:
         if name in plan.rho:
             why = f"× {plan.rho[name]}: keeps every norm exact although its mean runs over more coordinates"
         elif name in size_fields:
-            why = "requested or derived"
+            why = "requested" if name in plan.requested else "follows"
         elif any(name in (r.parameters, "rope_theta") for r in plan.architecture.rotary):
             why = "keeps the angle of every source frequency"
         elif name in plan.architecture.layer_lists:

@@ -41,6 +41,7 @@ class Plan:
         rho: factors on the epsilons that are config fields.
         init: how free blocks are filled.
         notes: what the resolver decided and the user should know.
+        requested: the config fields that were asked for; others follow from them.
     """
 
     architecture: Architecture
@@ -52,6 +53,7 @@ class Plan:
     rho: Mapping[str, Fraction]
     init: Initialisation
     notes: tuple[str, ...] = field(default=())
+    requested: tuple[str, ...] = field(default=())
 
     @cached_property
     def source_sizes(self) -> dict[str, Any]:
@@ -269,6 +271,7 @@ class Plan:
                 "epsilon_factors": {name: str(factor) for name, factor in self.rho.items()},
                 "init": self.init.to_json(),
                 "notes": list(self.notes),
+                "requested": list(self.requested),
             },
             indent=1,
         )
@@ -305,6 +308,7 @@ class Plan:
                 rho={name: Fraction(factor) for name, factor in data["epsilon_factors"].items()},
                 init=Initialisation.from_json(data["init"]),
                 notes=tuple(data["notes"]),
+                requested=tuple(data["requested"]),
             )
         except PlanError:
             raise

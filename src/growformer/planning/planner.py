@@ -125,6 +125,7 @@ def plan_resolved(
         rho=rho,
         init=initialisation,
         notes=(*resolved.notes, *_rotary_notes(architecture, sizes, target)),
+        requested=resolved.requested,
     )
     plan = replace(plan, notes=tuple(dict.fromkeys((*plan.notes, *_post_norm_notes(plan)))))
     _refuse_impossible_positions(plan)
@@ -297,7 +298,9 @@ def compose(first: Plan, second: Plan) -> Plan:
             start_from[axis][key] = tuple(
                 middle[at] if at != NEW and middle else NEW for at in second.templates[axis][key]
             )
-    resolved = Resolved(dict(second.target_config), layers, (*first.notes, *second.notes))
+    resolved = Resolved(
+        dict(second.target_config), layers, (*first.notes, *second.notes), (*first.requested, *second.requested)
+    )
     for name in (*first.rho, *second.rho):
         resolved.target[name] = first.source_sizes[name]
     for rotary in first.architecture.rotary:

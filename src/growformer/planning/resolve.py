@@ -23,11 +23,13 @@ class Resolved:
         target: config with the target's sizes, written as config.json holds them.
         layers: index axis -> instance around it -> for every target position its source position, or -1.
         notes: decisions that the user did not spell out.
+        requested: config fields that were asked for.
     """
 
     target: dict[str, Any]
     layers: dict[str, dict[tuple[int, ...], tuple[int, ...]]]
     notes: tuple[str, ...] = field(default=())
+    requested: tuple[str, ...] = field(default=())
 
 
 def resolve(
@@ -69,7 +71,7 @@ def resolve(
         implied = architecture.resolve_config({k: v for k, v in target.items() if k != name})
         if config.get(name) is not None or implied.get(name) != target[name]:
             written[name] = target[name]
-    return Resolved(written, layers, tuple(notes))
+    return Resolved(written, layers, tuple(notes), (*asked, *(set_fields or ())))
 
 
 def _check_set_fields(architecture: Architecture, fields: Sequence[str], set_fields: Mapping[str, Any]) -> None:
