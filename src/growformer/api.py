@@ -202,16 +202,15 @@ def grow_checkpoint(
     return grow_folder(made, folder, out, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=progress)
 
 
-def verify(
-    source: Source, grown: Source, *, checks: Sequence[str] = ("constraints", "outputs"), **options: Any
-) -> Verification:
+def verify(source: Source, grown: Source, *, checks: Sequence[str] | None = None, **options: Any) -> Verification:
     """Check that a grown model computes what its source computes.
 
     Args:
         source: a folder, or a live model.
         grown: likewise.
-        checks: ``constraints`` (block by block, no forward pass; folders), ``outputs`` (both models on the same
-            inputs), ``gradients`` (which new parameters learn in two steps).
+        checks: ``constraints`` (block by block, no forward pass), ``outputs`` (both models on the same inputs),
+            ``gradients`` (which new parameters learn in two steps). By default the first two; of live models without
+            ``plan=``, which constraints need, only outputs.
         options: see ``growformer.verification.verification.verify``.
     """
     from growformer.verification.verification import verify as run

@@ -197,6 +197,15 @@ def test_steps_of_live_models_compose() -> None:
     assert_preserved("llama", source, growformer.grow(source, plan=first.then(second)))
 
 
+def test_live_models_without_a_plan_are_compared_by_outputs() -> None:
+    source = CASES["llama"].build()
+    result = growformer.verify(source, growformer.grow(source, hidden_size=36))
+    assert result.ok
+    assert result.constraints is None
+    with pytest.raises(growformer.SourceError, match="need plan="):
+        growformer.verify(source, source, checks=["constraints"])
+
+
 def test_a_model_without_its_pooler() -> None:
     model = transformers.BertModel(CASES["bert"].build().config, add_pooling_layer=False).eval()
     grown = growformer.grow(model, intermediate_size=53)

@@ -96,7 +96,7 @@ def verify(
     source: Any,
     grown: Any,
     *,
-    checks: Sequence[str] = ("constraints", "outputs"),
+    checks: Sequence[str] | None = None,
     plan: Plan | None = None,
     dtypes: Sequence[str] = ("float32",),
     inputs: Mapping[str, torch.Tensor] | None = None,
@@ -111,7 +111,8 @@ def verify(
     Args:
         source: model folder, or live model.
         grown: likewise. A folder's growformer.json says how it was grown.
-        checks: any of ``constraints``, ``outputs``, ``gradients``.
+        checks: any of ``constraints``, ``outputs``, ``gradients``; by default the first two, of live models without a
+            plan the second.
         plan: how a live model was grown; folders bring their own.
         dtypes: in which outputs are compared.
         inputs: what both models are run on; by default random tokens.
@@ -126,6 +127,8 @@ def verify(
         RequestError: an unknown check or dtype.
         SourceError: a model cannot be read, or the record of the growth is missing.
     """
+    if checks is None:
+        checks = ("constraints", "outputs") if plan is not None or _is_folder(grown) else ("outputs",)
     for name in checks:
         if name not in CHECKS:
             raise RequestError(f"unknown check {name!r}: expected {', '.join(CHECKS)}{did_you_mean(name, CHECKS)}")
