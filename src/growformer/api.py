@@ -62,7 +62,9 @@ def plan(
     revision: str | None = None,
     **sizes: Any,
 ) -> Plan:
-    """Plan a growth that leaves every output as it is; reads config and headers, and touches no tensor.
+    """Plan a growth that leaves every output as it is; reads config and headers only.
+
+    One exception: where a folder stores a head that its config calls tied, it is compared with the embedding.
 
     Args:
         source: a model folder or hub id, a config, or a live model.

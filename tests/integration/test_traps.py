@@ -210,6 +210,7 @@ def test_a_model_without_its_pooler() -> None:
     model = transformers.BertModel(CASES["bert"].build().config, add_pooling_layer=False).eval()
     grown = growformer.grow(model, intermediate_size=53)
     assert grown.pooler is None
+    assert_preserved("bert", model, grown)
 
 
 def test_new_post_norm_layers_say_how_exact_they_are() -> None:

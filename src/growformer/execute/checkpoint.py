@@ -109,6 +109,8 @@ def grow_folder(
         files = _write_side_files(source, partial, side_files)
         grown = GrownCheckpoint(out, plan, tensors, {**plan.source.dropped, **dropped_files}, files, layout.num_bytes)
         _write_provenance(grown, source, partial, digests)
+        for path in sorted(partial.rglob("*")):
+            _sync(path)
         _sync(partial)
         try:
             if out.exists():  # a rename would replace an empty folder
@@ -146,7 +148,7 @@ def describe_folder(architecture: Architecture, folder: ModelFolder) -> SourceIn
 
 
 def check_with_class(plan: Plan, config: dict[str, Any]) -> None:
-    """Ask the model's own class whether it takes the target config and has exactly the planned tensors.
+    """Ask the model's own class whether it takes the target config and builds the planned shapes from it.
 
     Architectures that transformers does not know are left to their owner.
 

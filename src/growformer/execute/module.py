@@ -82,7 +82,7 @@ def grow_module(plan: Plan, model: nn.Module, build: Build | None = None) -> nn.
         result = grown.load_state_dict(state, strict=False, assign=True)
     except RuntimeError as error:
         raise PlanError(f"the grown tensors do not fit {type(grown).__name__}: {error}") from None
-    left = set(result.missing_keys) - set(plan.source.dropped) - _tied_names(plan)
+    left = set(result.missing_keys) - set(plan.source.dropped)
     if left or result.unexpected_keys:
         raise PlanError(
             f"{type(grown).__name__} built from the target config has other tensors: missing {sorted(left)[:3]}, "
@@ -98,10 +98,6 @@ def _at(model: nn.Module, path: str) -> nn.Module | None:
         return model.get_submodule(path)
     except AttributeError:
         return None
-
-
-def _tied_names(plan: Plan) -> set[str]:
-    return {name for tie in plan.architecture.ties for name in (tie, f"{plan.source.prefix}{tie}")}
 
 
 def _towards_declared(architecture: Architecture, aliases: Mapping[str, str]) -> dict[str, str]:

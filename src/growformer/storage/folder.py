@@ -48,9 +48,12 @@ class ModelFolder:
 
             def read(name: str) -> torch.Tensor:
                 entry = self.entries[name]
-                if entry.file not in files:
-                    files[entry.file] = stack.enter_context(entry.file.open("rb"))
-                return read_tensor(entry, files[entry.file])
+                try:
+                    if entry.file not in files:
+                        files[entry.file] = stack.enter_context(entry.file.open("rb"))
+                    return read_tensor(entry, files[entry.file])
+                except OSError as error:
+                    raise SourceError(f"{entry.file}: cannot be read: {error.strerror or error}") from None
 
             yield read
 
