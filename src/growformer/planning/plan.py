@@ -16,7 +16,7 @@ from growformer.architecture.language import Term, leaves
 from growformer.architecture.serialise import architecture_from_json, architecture_to_json
 from growformer.architecture.source import SourceInfo
 from growformer.errors import PlanError
-from growformer.planning.axis_map import NEW, AxisMap
+from growformer.planning.axis_map import NEW, AxisMap, origin_of
 from growformer.planning.blocks import Affine, TensorPlan
 from growformer.planning.initialisation import Initialisation
 from growformer.planning.rules import tensor_plan
@@ -85,15 +85,7 @@ class Plan:
 
     def origin(self, index: Index) -> dict[str, int] | None:
         """Return the source instance that a target instance comes from or copies; None if it is new and random."""
-        found: dict[str, int] = {}
-        for axis in self.architecture.sizes:
-            if axis in index:
-                key = tuple(index[name] for name in self.architecture.size_index(axis))
-                at = self.templates[axis][key][index[axis]]
-                if at == NEW:
-                    return None
-                found[axis] = at
-        return found
+        return origin_of(self.architecture, self.templates, index)
 
     # What rules need.
 

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from growformer.architecture.declaration import Architecture
 from growformer.architecture.source import SourceInfo
 from growformer.errors import PlanError, RequestError
-from growformer.planning.axis_map import NEW, AxisMap
+from growformer.planning.axis_map import NEW, AxisMap, origin_of
 from growformer.planning.initialisation import CUSTOM, Custom, Initialisation
 from growformer.planning.plan import Plan
 from growformer.planning.resolve import NewLayersAt, Resolved, resolve, with_templates
@@ -85,17 +86,7 @@ def plan_resolved(
             implied = tuple(NEW if new and new_layers == "random" else at for at, new in found)
             templates[axis][key] = implied if start_from is None else start_from[axis][key]
 
-    def origin(index: Mapping[str, int]) -> dict[str, int] | None:
-        found: dict[str, int] = {}
-        for axis in architecture.sizes:
-            if axis in index:
-                key = tuple(index[name] for name in architecture.size_index(axis))
-                at = templates[axis][key][index[axis]]
-                if at == NEW:
-                    return None
-                found[axis] = at
-        return found
-
+    origin = partial(origin_of, architecture, templates)
     sizes = Sizes(architecture=architecture, source=source_sizes, target=target_sizes, origin=origin)
     new = solve_new(sizes)
     states, rho = solve_scales(sizes, new, source.tied)

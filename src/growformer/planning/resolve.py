@@ -11,6 +11,7 @@ from typing import Any
 from growformer.architecture.declaration import Architecture
 from growformer.architecture.exact import evaluate, names_in
 from growformer.errors import ArchitectureError, RequestError, did_you_mean
+from growformer.planning.axis_map import origin_of
 
 NewLayersAt = str | Sequence[int]
 
@@ -275,22 +276,11 @@ def _check_sizes(
     asked: Mapping[str, Any],
     layers: Mapping[str, Mapping[tuple[int, ...], tuple[int, ...]]],
 ) -> None:
-    def origin(instance: Mapping[str, int]) -> dict[str, int] | None:
-        found: dict[str, int] = {}
-        for axis in architecture.sizes:
-            if axis in instance:
-                key = tuple(instance[a] for a in architecture.size_index(axis))
-                at = layers[axis][key][instance[axis]]
-                if at < 0:
-                    return None
-                found[axis] = at
-        return found
-
     for axis, expression in architecture.sizes.items():
         if axis in architecture.index_axes:
             continue
         for instance in architecture.instances(architecture.size_index(axis), target):
-            before_at = origin(instance)
+            before_at = origin_of(architecture, layers, instance)
             if before_at is None:
                 continue
             before = architecture.size(axis, source, before_at)
