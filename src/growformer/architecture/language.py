@@ -7,6 +7,7 @@ An arrow says which vector a weight reads and which it writes. Either side is a 
     ([q:- k:- v:-] heads key)     a concatenation; each labelled part is a space of its own, here
                                   q:(heads key), k:(heads key) and v:(heads key)
     (heads [q:key k:key v:value]) the same spaces in another memory order
+    [mlp:mlp mlp:mlp]             twice the same space: the halves meet coordinate by coordinate (a gated MLP)
     q                             a space that another arrow spells out
     "-> mlp"                      nothing on the left: a bare parameter, or a bias
 
@@ -176,10 +177,10 @@ def _ambiguity(term: Product | Concat) -> str | None:
         return f"{term.label!r} names the whole, so no part can have a name ({named[0]})"
     if isinstance(term, Product) and len(named) > 1:
         return f"two factors of one product have names ({named[0]} and {named[1]})"
-    labels = [label for part in named for label in _labels(part)]
-    twice = [label for label in labels if labels.count(label) > 1]
+    labels = [(label, axes) for part in named for label, axes in _leaf_axes(part)]
+    twice = [label for label, axes in labels if any(label == other and axes != a for other, a in labels)]
     if twice:
-        return f"the space {twice[0]!r} occurs twice"
+        return f"the space {twice[0]!r} occurs twice with different axes"
     for _, axes in _leaf_axes(term):
         if len(set(axes)) < len(axes):
             return f"an axis occurs twice in one product ({' '.join(axes)})"

@@ -117,11 +117,13 @@ class Plan:
             if other.kind == "norm" and (other.source, other.target) == (arrow.source, arrow.target)
         ]
         chain: list[tuple[str, tuple[tuple[str, int], ...]]] = []
+        specs = {name: self.architecture.tensors[f"{name}.weight"] for name in names}
         while names:
-            index = self.architecture.tensors[f"{names[0]}.weight"].index
-            together = [n for n in names if self.architecture.tensors[f"{n}.weight"].index == index]
+            index = specs[names[0]].index
+            together = [n for n in names if specs[n].index == index]
             for instance in self.architecture.instances(index, self.target_sizes):
-                chain += [(name, tuple(instance.items())) for name in together]
+                there = [n for n in together if self.architecture.exists(specs[n], self.target_sizes, instance)]
+                chain += [(name, tuple(instance.items())) for name in there]
             names = [n for n in names if n not in together]
         return chain
 
@@ -147,11 +149,12 @@ class Plan:
                     break
                 together.append(spec)
             if index:
-                for outer in self.architecture.instances(index[:1], self.target_sizes):
-                    for spec in together:
-                        for instance in self.architecture.instances(spec.index, self.target_sizes):
-                            if instance[index[0]] == outer[index[0]]:
-                                yield spec, instance
+                by_layer: dict[int, list[tuple[TensorSpec, dict[str, int]]]] = {}
+                for spec in together:
+                    for instance in self.architecture.instances_of(spec, self.target_sizes):
+                        by_layer.setdefault(instance[index[0]], []).append((spec, instance))
+                for layer in sorted(by_layer):
+                    yield from by_layer[layer]
             else:
                 for spec in together:
                     yield spec, {}
@@ -181,7 +184,20 @@ class Plan:
     def source_dtype(self, spec: TensorSpec, index: Index) -> str:
         """Return the dtype of the source tensor that an instance comes from."""
         origin = self.origin(index)
-        return self.source.tensors[spec.name(origin if origin is not None else dict.fromkeys(spec.index, 0))].dtype
+        info = self.source.tensors.get(spec.name(origin)) if origin is not None else None
+        return (info or self.source.tensors[self.any_source(spec)]).dtype
+
+    def any_source(self, spec: TensorSpec) -> str:
+        """Return the canonical name of the first instance of a tensor in the source."""
+        return self._first_instances[spec.template]
+
+    @cached_property
+    def _first_instances(self) -> dict[str, str]:
+        found = {}
+        for template in self.source.templates:
+            spec = self.architecture.tensors[template]
+            found[template] = spec.name(next(self.architecture.instances_of(spec, self.source_sizes)))
+        return found
 
     def status(self, tensor: TensorPlan) -> Literal["grown", "carried", "new"]:
         """Return whether a tensor is taken over bit by bit, made larger (or rescaled), or stands in a new layer."""

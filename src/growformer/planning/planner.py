@@ -19,7 +19,8 @@ from growformer.planning.initialisation import CUSTOM, Custom, Initialisation
 from growformer.planning.plan import Plan
 from growformer.planning.resolve import NewLayersAt, Resolved, resolve, with_templates
 from growformer.planning.rules import arrow_is_on_the_residual_path
-from growformer.planning.spaces import New, Sizes, place, solve_new, solve_scales
+from growformer.planning.scales import solve_scales
+from growformer.planning.spaces import New, Sizes, place, solve_new
 
 NEW_LAYERS = ("copy", "random")
 _LARGEST_THETA = 1e38

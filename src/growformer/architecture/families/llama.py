@@ -3,7 +3,6 @@
 from growformer.architecture.declaration import (
     Architecture,
     Attention,
-    LayerRule,
     Multiple,
     Rotary,
     embedding,
@@ -95,13 +94,10 @@ _PLAIN_MLP = {
 }
 
 _SLIDING = {
-    "layer_types": LayerRule(
-        when=("use_sliding_window", "sliding_window"),
-        first="max_window_layers",
-        kinds=("full_attention", "sliding_attention"),
-    )
+    "layer_types": "'sliding_attention' if use_sliding_window and sliding_window and layer >= max_window_layers "
+    "else 'full_attention'"
 }
-_SLIDING_DEFAULTS = {"use_sliding_window": False, "max_window_layers": 28}
+_SLIDING_DEFAULTS = {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28}
 
 MISTRAL = LLAMA.extend(
     "mistral",
