@@ -9,6 +9,7 @@ from typing import Any
 
 from growformer.architecture import families
 from growformer.architecture.declaration import Architecture
+from growformer.architecture.exact import compute
 from growformer.errors import ArchitectureError, UnknownArchitectureError, did_you_mean
 
 
@@ -24,13 +25,17 @@ def architectures() -> dict[str, Architecture]:
 
 
 @lru_cache(maxsize=1)
-def _by_model_type() -> dict[str, Architecture]:
-    found: dict[str, Architecture] = {}
+def _by_model_type() -> dict[str, list[Architecture]]:
+    found: dict[str, list[Architecture]] = {}
     for architecture in architectures().values():
         for model_type in architecture.model_types:
-            if model_type in found:
-                raise ArchitectureError(f"both {found[model_type].name} and {architecture.name} claim {model_type!r}")
-            found[model_type] = architecture
+            others = found.setdefault(model_type, [])
+            if others and (architecture.variant is None or others[0].variant is None):
+                raise ArchitectureError(
+                    f"both {others[0].name} and {architecture.name} claim {model_type!r}, and one of them does not say "
+                    "which configs it describes (variant)"
+                )
+            others.append(architecture)
     return found
 
 
@@ -52,4 +57,13 @@ def for_config(config: dict[str, Any]) -> Architecture:
             f"{', '.join(sorted(known))}. To bring your own, declare its tensors as in docs/architectures.md and pass "
             "architecture=... to growformer.grow_checkpoint"
         )
-    return known[model_type]
+    found = known[model_type]
+    if len(found) == 1:
+        return found[0]
+    for architecture in found:
+        if compute(str(architecture.variant), architecture.resolve_config(config)):
+            return architecture
+    raise UnknownArchitectureError(
+        f"no architecture describes this config of model_type {model_type!r}; those that are described: "
+        + "; ".join(f"{a.name} ({a.variant})" for a in found)
+    )

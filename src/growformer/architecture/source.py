@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -146,6 +146,13 @@ def spelled(architecture: Architecture, source: SourceInfo | Any, template: str,
     if pattern is not None:
         return str(pattern).format(**index)
     return stored_name(architecture, source.prefix, template.format(**index))
+
+
+def canonical_names(architecture: Architecture, stored: Iterable[str]) -> dict[str, str]:
+    """Return canonical name -> stored name."""
+    names = dict.fromkeys(stored)
+    prefix = _prefix(architecture, names)
+    return {_canonical(architecture, prefix, name): name for name in names}
 
 
 def with_carried(architecture: Architecture, tensors: Mapping[str, tuple[tuple[int, ...], str]]) -> Architecture:
@@ -304,7 +311,7 @@ def from_config(architecture: Architecture, config: Mapping[str, Any], dtype: st
     return describe(architecture, config, tensors, location="config")
 
 
-def _prefix(architecture: Architecture, tensors: Mapping[str, Any]) -> str:
+def _prefix(architecture: Architecture, tensors: Iterable[str]) -> str:
     base = architecture.prefix + "."
     has_prefix = architecture.prefix and any(_renamed(architecture, name).startswith(base) for name in tensors)
     return base if has_prefix else ""

@@ -158,18 +158,14 @@ def _requirements(architecture: Architecture, grown: set[str]) -> dict[tuple[str
     for space_name in architecture.activated:
         for axis in architecture.spaces[space_name].axes:
             want(space_name, axis, "live", f"an activation function on {space_name} keeps neither zeros nor means")
-    readers = {s for arrow in architecture.arrows.values() for s in _read(arrow)}
+    readers = {s for arrow in architecture.arrows.values() for s in spaces_in(arrow.source)}
     readers |= {s for c in architecture.attention for s in (*c.queries, *c.keys, c.value, *c.per_head)}
     readers |= {add.source for add in architecture.adds}
-    for space in architecture.spaces.values():
-        if space.name not in readers:
-            for axis in space.axes:
-                want(space.name, axis, "silent", "an output of the model")
+    for name, found in architecture.spaces.items():
+        if name not in readers:
+            for axis in found.axes:
+                want(name, axis, "silent", "an output of the model")
     return wants
-
-
-def _read(arrow: Arrow) -> Iterator[str]:
-    return spaces_in(arrow.source)
 
 
 def joined(architecture: Architecture, space: str) -> set[str]:
