@@ -97,6 +97,7 @@ class Architecture:
         coupled: fields that the class does not let vary alone.
         multiples: fields that must divide another though no shape needs it.
         fixed: axes that cannot grow, with the reason.
+        follows: config fields that repeat a size under another name -> expression; written where the config has them.
         layer_lists: config fields with one entry per layer that follow their layer.
         layer_rules: such a field -> expression for what the class puts there for a layer when the config leaves it out.
         kinds: properties that layers derive from their number.
@@ -132,6 +133,7 @@ class Architecture:
     coupled: tuple[Coupling, ...] = ()
     multiples: tuple[Multiple, ...] = ()
     fixed: Mapping[str, str] = field(default_factory=dict)
+    follows: Mapping[str, str] = field(default_factory=dict)
     layer_lists: tuple[str, ...] = ()
     layer_rules: Mapping[str, str] = field(default_factory=dict)
     kinds: tuple[LayerKind, ...] = ()

@@ -77,6 +77,9 @@ def resolve(
         implied = architecture.resolve_config({k: v for k, v in _flat(architecture, target).items() if k != name})
         if _is_given(config, name) or implied.get(name) != target[name]:
             write_field(written, name, target[name])
+    for name, expression in architecture.follows.items():
+        if _is_given(config, name):
+            write_field(written, name, compute(expression, target))
     for rotary in architecture.rotary:
         if rotary.fraction is not None and target.get(rotary.fraction) != source.get(rotary.fraction):
             write_share(written, rotary, target[rotary.fraction])

@@ -81,35 +81,35 @@ LLAMA = Architecture(
 )
 
 # Classes without the fields attention_bias or mlp_bias; one that stands in the config all the same has no effect.
-_PLAIN_ATTENTION = {
+PLAIN_ATTENTION = {
     "layers.{layer}.self_attn.q_proj": linear("normed -> q:(kv_heads group pair freq)"),
     "layers.{layer}.self_attn.k_proj": linear("normed -> k:(kv_heads pair freq)"),
     "layers.{layer}.self_attn.v_proj": linear("normed -> v:(kv_heads value)"),
     "layers.{layer}.self_attn.o_proj": linear("attended:(kv_heads group value) -> stream"),
 }
-_PLAIN_MLP = {
+PLAIN_MLP = {
     "layers.{layer}.mlp.gate_proj": linear("mlp_normed -> mlp"),
     "layers.{layer}.mlp.up_proj": linear("mlp_normed -> mlp"),
     "layers.{layer}.mlp.down_proj": linear("mlp -> stream"),
 }
 
-_SLIDING = {
+SLIDING = {
     "layer_types": "'sliding_attention' if use_sliding_window and sliding_window and layer >= max_window_layers "
     "else 'full_attention'"
 }
-_SLIDING_DEFAULTS = {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28}
+SLIDING_DEFAULTS = {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28}
 
 MISTRAL = LLAMA.extend(
     "mistral",
     multiples=(),
     model_types=("mistral",),
-    arrows={**_PLAIN_ATTENTION, **_PLAIN_MLP},
+    arrows={**PLAIN_ATTENTION, **PLAIN_MLP},
     defaults={"num_key_value_heads": 8},
 )
 
 QWEN2 = LLAMA.extend(
     "qwen2",
-    layer_rules=_SLIDING,
+    layer_rules=SLIDING,
     multiples=(),
     model_types=("qwen2",),
     arrows={
@@ -117,14 +117,14 @@ QWEN2 = LLAMA.extend(
         "layers.{layer}.self_attn.k_proj": linear("normed -> k:(kv_heads pair freq)", bias=True),
         "layers.{layer}.self_attn.v_proj": linear("normed -> v:(kv_heads value)", bias=True),
         "layers.{layer}.self_attn.o_proj": linear("attended:(kv_heads group value) -> stream"),
-        **_PLAIN_MLP,
+        **PLAIN_MLP,
     },
-    defaults={"num_key_value_heads": 32, **_SLIDING_DEFAULTS},
+    defaults={"num_key_value_heads": 32, **SLIDING_DEFAULTS},
 )
 
 QWEN3 = LLAMA.extend(
     "qwen3",
-    layer_rules=_SLIDING,
+    layer_rules=SLIDING,
     multiples=(),
     model_types=("qwen3",),
     arrows={
@@ -132,7 +132,7 @@ QWEN3 = LLAMA.extend(
         "layers.{layer}.self_attn.k_proj": linear("normed -> k_raw:(kv_heads pair freq)", bias="attention_bias"),
         "layers.{layer}.self_attn.q_norm": rms_norm("q_raw -> q", over="(pair freq)", eps="rms_norm_eps"),
         "layers.{layer}.self_attn.k_norm": rms_norm("k_raw -> k", over="(pair freq)", eps="rms_norm_eps"),
-        **_PLAIN_MLP,
+        **PLAIN_MLP,
     },
-    defaults={"head_dim": 128, "num_key_value_heads": 32, **_SLIDING_DEFAULTS},
+    defaults={"head_dim": 128, "num_key_value_heads": 32, **SLIDING_DEFAULTS},
 )

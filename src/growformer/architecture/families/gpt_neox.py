@@ -1,0 +1,75 @@
+"""GPT-NeoX: LayerNorm, attention and MLP beside each other or in a row, QKV fused per head, part of a head rotated."""
+
+from growformer.architecture.declaration import Architecture, Attention, Coupling, Rotary, embedding, layer_norm, linear
+
+_EPS = "layer_norm_eps"
+_HEAD = "hidden_size / num_attention_heads"
+
+GPT_NEOX = Architecture(
+    name="gpt_neox",
+    model_types=("gpt_neox",),
+    sizes={
+        "layer": "num_hidden_layers",
+        "vocab": "vocab_size",
+        "stream": "hidden_size",
+        "mlp": "intermediate_size",
+        "heads": "num_attention_heads",
+        "pair": "2",
+        "freq": f"int({_HEAD} * partial_rotary_factor) / 2",
+        "rest": f"{_HEAD} - int({_HEAD} * partial_rotary_factor)",
+        "value": _HEAD,
+    },
+    arrows={
+        "embed_in": embedding("vocab -> stream"),
+        "layers.{layer}.input_layernorm": layer_norm("stream -> normed", eps=_EPS),
+        "layers.{layer}.attention.query_key_value": linear(
+            "normed -> (heads [[q:(pair freq) q_rest:rest] [k:(pair freq) k_rest:rest] v:value])", bias="attention_bias"
+        ),
+        "layers.{layer}.attention.dense": linear("attended:(heads value) -> stream", bias="attention_bias"),
+        "layers.{layer}.post_attention_layernorm": layer_norm("stream -> mlp_normed", eps=_EPS),
+        "layers.{layer}.mlp.dense_h_to_4h": linear("mlp_normed -> mlp", bias=True),
+        "layers.{layer}.mlp.dense_4h_to_h": linear("mlp -> stream", bias=True),
+        "final_layer_norm": layer_norm("stream -> final", eps=_EPS),
+        "lm_head": linear("final -> vocab", optional=True),
+    },
+    attention=(
+        Attention(
+            query=("q", "q_rest"), key=("k", "k_rest"), value="v", output="attended", over=("pair", "freq", "rest"),
+            scale=f"1 / sqrt({_HEAD})",
+        ),
+    ),
+    rotary=(Rotary(frequency="freq", fraction="partial_rotary_factor", of=_HEAD),),
+    ties={"lm_head.weight": "embed_in.weight"},
+    tie_field="tie_word_embeddings",
+    defaults={
+        "partial_rotary_factor": "rotary_pct or 0.25",
+        "rotary_pct": 0.25,
+        "layer_norm_eps": 1e-5,
+        "attention_bias": True,
+        "tie_word_embeddings": False,
+        "initializer_range": 0.02,
+    },
+    coupled=(
+        Coupling(
+            field="num_attention_heads", keeps="value", formula="hidden_size / keep",
+            because="GPT-NeoX has no head_dim of its own, it is hidden_size / num_attention_heads",
+        ),
+    ),
+    fixed={
+        "vocab": "a larger vocabulary changes the output distribution; use resize_token_embeddings",
+        "pair": "a rotary plane has two coordinates",
+    },
+    roles={
+        "hidden": "hidden_size",
+        "mlp": "intermediate_size",
+        "heads": "num_attention_heads",
+        "layers": "num_hidden_layers",
+    },
+    prefix="gpt_neox",
+    heads=("lm_head",),
+    renames=((r"^embed_out\.", "lm_head."),),
+    ignored={
+        r"(gpt_neox\.)?layers\.\d+\.attention\.(bias|masked_bias)": "a causal mask that older versions stored",
+        r"(.*\.)?rotary_emb\.inv_freq": "a buffer of older versions, computed from the config today",
+    },
+)  # fmt: skip
