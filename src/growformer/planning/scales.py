@@ -50,11 +50,12 @@ def solve_scales(
                     f"{architecture.name}: two norms read {space!r} with different epsilons; no scale suits both"
                 )
     gainless = [(name, arrow) for name, arrow in norms.items() if not arrow.gain]
-    scales.spread(gainless, rho)
+    links = scales.links(gainless, rho)
+    scales.spread(links)
     _scale_keys(sizes, scales)
     if tied:
         _scale_tied(sizes, new, scales)
-    scales.spread(gainless, rho)
+    scales.settle(links)
     for name in architecture.activated:
         if scales.differ_from_one(name):
             raise NotPreservableError(
@@ -63,6 +64,10 @@ def solve_scales(
     states = {name: SpaceState(dict(new[name]), scales.of(name)) for name in architecture.spaces}
     fields = {str(arrow.eps): rho[name] for name, arrow in norms.items() if isinstance(arrow.eps, str)}
     return states, {name: factor for name, factor in fields.items() if factor != 1}
+
+
+_Link = tuple[str, str, dict[str, int], Root]
+"""Source and target space, instance, and by what the target's scale differs from the source's."""
 
 
 class _Scales:
@@ -92,20 +97,20 @@ class _Scales:
     def differ_from_one(self, space: str) -> bool:
         return bool(self.of(space))
 
-    def spread(self, gainless: Sequence[tuple[str, Arrow]], rho: Mapping[str, Fraction]) -> None:
-        """Carry factors over additions, and through norms that have no gain to change.
-
-        Raises:
-            NotPreservableError: two that must agree do not.
-        """
-        links = [
+    def links(self, gainless: Sequence[tuple[str, Arrow]], rho: Mapping[str, Fraction]) -> list[_Link]:
+        """Return which scales determine each other: those of additions, and of norms that have no gain to change."""
+        found: list[_Link] = [
             (add.source, add.target, index, _growth_of_factor(self.sizes, add))
             for add in self.sizes.architecture.adds
             for index in self._pairs(add.source, add.target)
         ]
         for name, arrow in gainless:
             source, target = space_of(arrow.source), space_of(arrow.target)
-            links += [(source, target, index, ONE / Root.sqrt(rho[name])) for index in self._pairs(source, target)]
+            found += [(source, target, index, ONE / Root.sqrt(rho[name])) for index in self._pairs(source, target)]
+        return found
+
+    def spread(self, links: Sequence[_Link]) -> None:
+        """Carry what is decided over links."""
         changed = True
         while changed:
             changed = False
@@ -118,6 +123,18 @@ class _Scales:
                 else:
                     continue
                 changed = True
+
+    def settle(self, links: Sequence[_Link]) -> None:
+        """Decide what is left, the ends of links first, and check that all links hold.
+
+        Raises:
+            NotPreservableError: two that must agree do not.
+        """
+        self.spread(links)
+        for _, target, index, ratio in reversed(links):
+            if ratio != ONE and self.get(target, index) is None:
+                self.set(target, index, ONE)
+                self.spread(links)
         for source, target, index, ratio in links:
             before, after = self.get(source, index) or ONE, self.get(target, index) or ONE
             if before * ratio != after:

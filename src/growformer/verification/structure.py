@@ -164,16 +164,18 @@ class Structure:
 
         It reaches what it is added to, and what a norm without a gain makes of it: no weight stands in between.
         """
-        if axis not in self.architecture.spaces[space].index:
-            return False
-        return all(self.is_local(other, axis) for other in self._reached.get(space, ()))
+        reached, pending = {space}, [space]
+        while pending:
+            more = self._reached.get(pending.pop(), set()) - reached
+            reached |= more
+            pending += more
+        return all(axis in self.architecture.spaces[name].index for name in reached)
 
     @cached_property
     def _reached(self) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
         for add in self.architecture.adds:
-            if add.source != add.target:
-                found.setdefault(add.source, set()).add(add.target)
+            found.setdefault(add.source, set()).add(add.target)
         for arrow in self.norms.values():
             if not arrow.gain:
                 found.setdefault(space_of(arrow.source), set()).add(space_of(arrow.target))

@@ -31,7 +31,9 @@ OLMO2 = LLAMA.extend(
         "layers.{layer}.self_attn.o_proj": linear(
             "attended:(kv_heads group value) -> attn_raw:stream", bias="attention_bias"
         ),
-        "layers.{layer}.self_attn.q_norm": rms_norm("q_raw -> q", over="(kv_heads group pair freq)", eps="rms_norm_eps"),
+        "layers.{layer}.self_attn.q_norm": rms_norm(
+            "q_raw -> q", over="(kv_heads group pair freq)", eps="rms_norm_eps"
+        ),
         "layers.{layer}.self_attn.k_norm": rms_norm("k_raw -> k", over="(kv_heads pair freq)", eps="rms_norm_eps"),
         "layers.{layer}.post_attention_layernorm": rms_norm("attn_raw -> stream", eps="rms_norm_eps"),
         "layers.{layer}.mlp.gate_proj": linear("stream -> mlp"),
