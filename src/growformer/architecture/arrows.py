@@ -8,7 +8,7 @@ from typing import Literal
 from growformer.architecture.language import Term, format_arrow, parse_arrow, parse_term
 from growformer.errors import ArchitectureError
 
-Kind = Literal["linear", "linear_transposed", "embedding", "parameter", "norm", "convolution", "carried"]
+Kind = Literal["linear", "linear_transposed", "embedding", "parameter", "norm", "scale", "convolution", "carried"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +18,7 @@ class Arrow:
     Attributes:
         kind: how the tensor is stored: ``linear`` is ``[target, source]``, ``linear_transposed`` and ``embedding``
             are ``[source, target]``, ``parameter`` is the vector ``[target]``, ``norm`` a gain over ``over``,
-            ``convolution`` is ``[target, source, *kernel]``, ``carried`` a tensor of any shape that no growth touches.
+            ``scale`` a vector that multiplies its source coordinate by coordinate, ``convolution`` is ``[target, source, *kernel]``, ``carried`` a tensor of any shape that no growth touches.
         source: the term it reads; None for a parameter.
         target: the term it writes.
         bias: whether it has a bias: yes, no, or the condition that says so.
@@ -122,6 +122,12 @@ def layer_norm(
     )  # fmt: skip
 
 
+def layer_scale(arrow: str, *, when: str | None = None, optional: bool = False) -> Arrow:
+    """A bare vector that multiplies a vector coordinate by coordinate (LayerScale)."""
+    source, target = parse_arrow(arrow)
+    return Arrow(kind="scale", source=source, target=target, when=when, optional=optional, bare=True)
+
+
 def _weight(
     kind: Kind,
     arrow: str,
@@ -143,5 +149,6 @@ def _weight(
 
 
 __all__ = [
-    "Arrow", "Kind", "convolution", "embedding", "layer_norm", "linear", "linear_transposed", "parameter", "rms_norm",
+    "Arrow", "Kind", "convolution", "embedding", "layer_norm", "layer_scale", "linear", "linear_transposed", "parameter",
+    "rms_norm",
 ]  # fmt: skip

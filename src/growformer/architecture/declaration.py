@@ -18,6 +18,7 @@ from growformer.architecture.arrows import (
     convolution,
     embedding,
     layer_norm,
+    layer_scale,
     linear,
     linear_transposed,
     parameter,
@@ -209,7 +210,7 @@ class Architecture:
                     define(space, found, name)
                 if isinstance(term, Axis) and term.label is None and term.name in self.sizes:
                     define(term.name, (term.name,), name)
-        pending = [a for a in arrows.values() if a.kind == "norm"]
+        pending = [a for a in arrows.values() if a.kind in ("norm", "scale")]
         while pending:
             left = []
             for arrow in pending:
@@ -254,6 +255,8 @@ class Architecture:
                 bias_dims = (Dim("offset", over),)
                 if not arrow.gain:
                     continue
+            elif arrow.kind == "scale":
+                dims, bias_dims = (Dim("gain", target),), ()
             elif arrow.kind == "parameter":
                 found[name] = TensorSpec(name, name, "bias", (*units, Dim("write", target)), index)
                 continue
@@ -433,6 +436,6 @@ def spaces_in(term: Term | None) -> Iterator[str]:
 
 __all__ = [
     "Add", "Alibi", "Architecture", "Arrow", "Attention", "Axis", "Concat", "Coupling", "Kind", "LayerKind", "Multiple",
-    "Packed", "Rotary", "convolution", "embedding", "layer_norm", "linear", "linear_transposed", "parameter",
+    "Packed", "Rotary", "convolution", "embedding", "layer_norm", "layer_scale", "linear", "linear_transposed", "parameter",
     "rms_norm",
 ]  # fmt: skip

@@ -101,7 +101,7 @@ def tensor_plan(plan: Plan, spec: TensorSpec, index: Mapping[str, int]) -> Tenso
     if fresh and not _is_local(plan, spec, index):
         value: Value = Constant(float(-arrow.offset) if spec.dims[0].role == "gain" else 0.0)
         return made((Block(everything, value),))
-    if arrow.kind == "norm":
+    if arrow.kind in ("norm", "scale"):
         return made(_norm_blocks(plan, spec, arrow, index, origin, name, source, tables[0]))
     noisy = spec.template not in plan.tied_templates and arrow.kind != "embedding"
     return made(_weight_blocks(spec, name, source, tables, noisy))

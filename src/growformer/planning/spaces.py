@@ -138,6 +138,9 @@ def _requirements(architecture: Architecture, grown: set[str]) -> dict[tuple[str
             for axis in architecture.spaces[space].axes:
                 want(space, axis, "live", "a number per head")
     for name, arrow in architecture.arrows.items():
+        if arrow.kind == "scale":
+            for axis in architecture.spaces[space_of(arrow.source)].axes:
+                want(space_of(arrow.source), axis, "silent", f"{name} multiplies it, and a mean would not stay one")
         if arrow.kind != "norm":
             continue
         source, target = space_of(arrow.source), space_of(arrow.target)
@@ -169,15 +172,16 @@ def _requirements(architecture: Architecture, grown: set[str]) -> dict[tuple[str
 
 
 def joined(architecture: Architecture, space: str) -> set[str]:
-    """Return a space with all that is added to it or that it is added to, directly or not."""
+    """Return a space with all that carry the same there: what enters it without a weight, or by a LayerScale."""
+    pairs = [(add.source, add.target) for add in architecture.adds]
+    pairs += [(space_of(a.source), space_of(a.target)) for a in architecture.arrows.values() if a.kind == "scale"]
     found, frontier = {space}, [space]
     while frontier:
         here = frontier.pop()
-        for add in architecture.adds:
-            for one, other in ((add.source, add.target), (add.target, add.source)):
-                if one == here and other not in found:
-                    found.add(other)
-                    frontier.append(other)
+        for pair in pairs:
+            if here in pair:
+                frontier += [other for other in pair if other not in found]
+                found |= {*pair}
     return found
 
 
