@@ -17,8 +17,9 @@ class Arrow:
 
     Attributes:
         kind: how the tensor is stored: ``linear`` is ``[target, source]``, ``linear_transposed`` and ``embedding``
-            are ``[source, target]``, ``parameter`` is the vector ``[target]``, ``norm`` a gain over ``over``,
-            ``scale`` a vector that multiplies its source coordinate by coordinate, ``convolution`` is ``[target, source, *kernel]``, ``carried`` a tensor of any shape that no growth touches.
+            are ``[source, target]``, ``parameter`` is the vector ``[target]``, ``norm`` a gain over ``over``, ``scale``
+            a vector that multiplies its source coordinate by coordinate, ``convolution`` is ``[target, source,
+            *kernel]``, ``carried`` a tensor of any shape that no growth touches.
         source: the term it reads; None for a parameter.
         target: the term it writes.
         bias: whether it has a bias: yes, no, or the condition that says so.
@@ -149,6 +150,6 @@ def _weight(
 
 
 __all__ = [
-    "Arrow", "Kind", "convolution", "embedding", "layer_norm", "layer_scale", "linear", "linear_transposed", "parameter",
-    "rms_norm",
+    "Arrow", "Kind", "convolution", "embedding", "layer_norm", "layer_scale", "linear",
+    "linear_transposed", "parameter", "rms_norm",
 ]  # fmt: skip

@@ -111,6 +111,7 @@ class Architecture:
         heads: first components of names outside of the base model, which never take the prefix.
         renames: (pattern, replacement) from older checkpoints' names.
         ignored: patterns of buffers in older checkpoints, with the reason why they are dropped.
+        active: index axis -> how many of its instances a token meets (experts that the router picks).
         carried: patterns of tensors that depend on no size that grows, with the reason; they go on as they are.
         packed: stored tensor (a template) -> the declared tensors that it holds.
         std: config field with the standard deviation of fresh weights.
@@ -146,6 +147,7 @@ class Architecture:
     heads: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     ignored: Mapping[str, str] = field(default_factory=dict)
+    active: Mapping[str, str] = field(default_factory=dict)
     carried: Mapping[str, str] = field(default_factory=dict)
     packed: Mapping[str, Packed] = field(default_factory=dict)
     std: str = "initializer_range"
@@ -436,6 +438,7 @@ def spaces_in(term: Term | None) -> Iterator[str]:
 
 __all__ = [
     "Add", "Alibi", "Architecture", "Arrow", "Attention", "Axis", "Concat", "Coupling", "Kind", "LayerKind", "Multiple",
-    "Packed", "Rotary", "convolution", "embedding", "layer_norm", "layer_scale", "linear", "linear_transposed", "parameter",
+    "Packed", "Rotary", "convolution", "embedding", "layer_norm", "layer_scale",
+    "linear", "linear_transposed", "parameter",
     "rms_norm",
 ]  # fmt: skip

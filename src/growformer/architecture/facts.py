@@ -74,6 +74,7 @@ class Rotary:
             in older ones. Growth adds to the rest, and lowers the share so that as much is rotated as before.
         of: config field of the size that the fraction is a share of.
         legacy: kind of layer -> config field with its base in older configs.
+        legacy_fraction: config field with the fraction in older configs, where it has another name.
     """
 
     frequency: str
@@ -81,6 +82,7 @@ class Rotary:
     fraction: str | None = None
     of: str = "head_dim"
     legacy: Mapping[str, str] = field(default_factory=dict)
+    legacy_fraction: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

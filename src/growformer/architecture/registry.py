@@ -1,10 +1,20 @@
-"""Finds every declared family by looking into ``families/``; nothing is registered by hand."""
+"""Finds every declared family: those in ``families/``, and those of other packages through an entry point.
+
+Nothing is registered by hand. A package adds its own with, in its pyproject.toml,
+
+    [project.entry-points."growformer.architectures"]
+    my_model = "my_package.architectures"
+
+where the module (or object) holds ``Architecture`` values.
+"""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Iterator
 from functools import lru_cache
+from importlib.metadata import entry_points
 from typing import Any
 
 from growformer.architecture import families
@@ -12,16 +22,52 @@ from growformer.architecture.declaration import Architecture
 from growformer.architecture.exact import compute
 from growformer.errors import ArchitectureError, UnknownArchitectureError, did_you_mean
 
+GROUP = "growformer.architectures"
+
 
 @lru_cache(maxsize=1)
 def architectures() -> dict[str, Architecture]:
-    """Return every declared family by name, in alphabetical order."""
+    """Return every declared family by name, in alphabetical order.
+
+    Raises:
+        ArchitectureError: two have the same name, or another package declares something that is none.
+    """
     found: dict[str, Architecture] = {}
-    for module in pkgutil.iter_modules(families.__path__):
-        for value in vars(importlib.import_module(f"{families.__name__}.{module.name}")).values():
-            if isinstance(value, Architecture) and found.setdefault(value.name, value) is not value:
-                raise ArchitectureError(f"two families are called {value.name!r}")
+    for value in (*_own(), *_from_entry_points()):
+        if found.setdefault(value.name, value) is not value:
+            raise ArchitectureError(f"two families are called {value.name!r}")
     return dict(sorted(found.items()))
+
+
+def _own() -> Iterator[Architecture]:
+    for module in pkgutil.iter_modules(families.__path__):
+        yield from _in(importlib.import_module(f"{families.__name__}.{module.name}"))
+
+
+def _from_entry_points() -> Iterator[Architecture]:
+    """Yield what other packages declare.
+
+    Raises:
+        ArchitectureError: an entry point cannot be loaded, or holds no declaration.
+    """
+    for entry in entry_points(group=GROUP):
+        try:
+            loaded = entry.load()
+        except Exception as error:  # it is another package's code
+            raise ArchitectureError(f"the entry point {entry.name} = {entry.value!r} of {GROUP}: {error}") from error
+        declared = [loaded] if isinstance(loaded, Architecture) else list(_in(loaded))
+        if not declared:
+            raise ArchitectureError(
+                f"the entry point {entry.name} = {entry.value!r} of {GROUP} holds no Architecture; expected one, or a "
+                "module with some"
+            )
+        yield from declared
+
+
+def _in(module: object) -> Iterator[Architecture]:
+    for value in vars(module).values():
+        if isinstance(value, Architecture):
+            yield value
 
 
 @lru_cache(maxsize=1)

@@ -22,7 +22,7 @@ from growformer.planning.plan import Plan
 from growformer.planning.resolve import NewLayersAt, Resolved, resolve, with_templates, write_field, write_share
 from growformer.planning.rotary import finish_rotary, rotary_notes
 from growformer.planning.rules import arrow_is_on_the_residual_path
-from growformer.planning.scales import solve_scales
+from growformer.planning.scales import rounding_notes, solve_scales
 from growformer.planning.spaces import New, Sizes, place, solve_new
 
 NEW_LAYERS = ("copy", "random")
@@ -127,7 +127,7 @@ def plan_resolved(
         spaces=states,
         rho=rho,
         init=initialisation,
-        notes=(*resolved.notes, *rotary_notes(architecture, sizes, target)),
+        notes=(*resolved.notes, *rotary_notes(architecture, sizes, target), *rounding_notes(sizes)),
         requested=resolved.requested,
     )
     plan = replace(plan, notes=tuple(dict.fromkeys((*plan.notes, *_post_norm_notes(plan)))))

@@ -81,6 +81,8 @@ def _grown(theta: float, ratio: float) -> float:
 
 def _write_legacy(target: dict[str, Any], rotary: Rotary) -> None:
     for kind, parameters in _entries(target, rotary):
+        if rotary.fraction in parameters:
+            target[rotary.legacy_fraction or str(rotary.fraction)] = parameters[rotary.fraction]
         if "rope_theta" not in parameters:
             continue
         if kind is not None:

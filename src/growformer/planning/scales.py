@@ -157,6 +157,17 @@ def _growth_of_factor(sizes: Sizes, add: Add) -> Root:
     return Root.of(rounded(float(after), dtype)) / Root.of(rounded(float(before), dtype))
 
 
+def rounding_notes(sizes: Sizes) -> tuple[str, ...]:
+    """Say where a class rounds a factor that depends on a size, so that growth holds for one dtype of the weights."""
+    return tuple(
+        f"the class multiplies {add.source} by {add.factor}, rounded to the dtype of the weights: this plan is exact "
+        f"for {sizes.dtypes.get(add.rounded, 'float32')}, in which they are stored; run in another dtype, the rounding "
+        "of that factor (up to 0.4 % in bfloat16) comes on top"
+        for add in sizes.architecture.adds
+        if add.rounded is not None and _growth_of_factor(sizes, add) != ONE
+    )
+
+
 def rounded(value: float, dtype: str) -> Fraction:
     """Return a number as a class holds it that makes a float32 tensor of it and then converts that to a dtype."""
     single = np.float32(value)

@@ -8,7 +8,7 @@ other, ``requirements`` says what every tensor must hold for them to be true.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -191,8 +191,9 @@ class Recorded(Structure):
         Raises:
             KeyError: the source has none.
         """
-        inside = self._source_parts.get(canonical)
-        return inside if inside is not None else Held(self.tensors[canonical].stored, canonical)
+        stored = self.tensors[canonical].stored
+        inside = self._source_parts.get(canonical) if self.packed else None
+        return replace(inside, stored=stored) if inside is not None else Held(stored, canonical)
 
     def target_held(self, spec: TensorSpec, index: Index) -> Held:
         """Return where a tensor of the target is stored."""
@@ -220,6 +221,11 @@ class Recorded(Structure):
             if found is not None:
                 return found.dtype
         raise ArchitectureError(f"the source has no tensor {template!r}")
+
+    @cached_property
+    def cache(self) -> dict[Any, Any]:
+        """What has been derived from this record, by those who derive it."""
+        return {}
 
     # Claims.
 

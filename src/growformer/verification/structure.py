@@ -74,9 +74,9 @@ class Structure:
         found = {tensors[t].owner for t in self.present if t in tensors}
         for name, arrow in self.architecture.arrows.items():
             # A norm without a gain has no tensor that would show that it is there.
-            if arrow.kind == "norm" and not arrow.gain and not arrow.optional:
-                if self.architecture.exists(self._module(name), self.source_config):
-                    found.add(name)
+            unseen = arrow.kind == "norm" and not arrow.gain and not arrow.optional
+            if unseen and self.architecture.exists(self._module(name), self.source_config):
+                found.add(name)
         return found
 
     @cached_property
