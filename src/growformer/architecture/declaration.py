@@ -24,9 +24,9 @@ from growformer.architecture.arrows import (
     parameter,
     rms_norm,
 )
-from growformer.architecture.exact import compute, evaluate, evaluate_size, indices_in, mentions, names_in
+from growformer.architecture.exact import Fields, compute, evaluate, evaluate_size, indices_in, mentions, names_in
 from growformer.architecture.facts import Add, Alibi, Attention, Coupling, LayerKind, Multiple, Packed, Rotary
-from growformer.architecture.language import UNIT, Axis, Concat, Product, Term, labelled_spaces, leaves, term_axes
+from growformer.architecture.language import UNIT, Axis, Concat, Product, Term, flat_size, labelled_spaces, term_axes
 from growformer.errors import ArchitectureError, did_you_mean
 
 Role = Literal["read", "write", "gain", "offset", "kernel", "unit"]
@@ -112,6 +112,8 @@ class Architecture:
         renames: (pattern, replacement) from older checkpoints' names.
         ignored: patterns of buffers in older checkpoints, with the reason why they are dropped.
         active: index axis -> how many of its instances a token meets (experts that the router picks).
+        beyond: index axis -> how many instances past the last one (an expression) a checkpoint may hold that the class
+            leaves out, and why they are dropped (DeepSeek's layers that predict further tokens).
         carried: patterns of tensors that depend on no size that grows, with the reason; they go on as they are.
         packed: stored tensor (a template) -> the declared tensors that it holds.
         std: config field with the standard deviation of fresh weights.
@@ -148,6 +150,7 @@ class Architecture:
     renames: tuple[tuple[str, str], ...] = ()
     ignored: Mapping[str, str] = field(default_factory=dict)
     active: Mapping[str, str] = field(default_factory=dict)
+    beyond: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     carried: Mapping[str, str] = field(default_factory=dict)
     packed: Mapping[str, Packed] = field(default_factory=dict)
     std: str = "initializer_range"
@@ -178,6 +181,8 @@ class Architecture:
                 self._known(part, self.tensors, "packed")
         for axis in self.fixed:
             self._known(axis, self.sizes, "fixed")
+        for axis in self.beyond:
+            self._known(axis, self.sizes, "beyond")
         for spec in self.tensors.values():
             for index in spec.index:
                 self._known(index, self.sizes, f"the name {spec.template!r}")
@@ -294,7 +299,11 @@ class Architecture:
         Raises:
             ArchitectureError: the size is not a whole number.
         """
-        return evaluate_size(self.sizes[axis], config, index)
+        expression = self.sizes[axis]
+        if isinstance(config, Fields):
+            found: int = config.remember(expression, index, lambda: evaluate_size(expression, config, index))
+            return found
+        return evaluate_size(expression, config, index)
 
     def shape(self, spec: TensorSpec, config: Config, index: Mapping[str, int]) -> tuple[int, ...]:
         """Return the shape of one instance of a tensor under a resolved config.
@@ -302,15 +311,15 @@ class Architecture:
         Raises:
             ArchitectureError: a size is not a whole number, or the config has no such instance.
         """
-        return tuple(leaves(dim.term, lambda axis: self.size(axis, config, index))[0] for dim in spec.dims)
+        return tuple(flat_size(dim.term, lambda axis: self.size(axis, config, index)) for dim in spec.dims)
 
     def size_index(self, axis: str) -> tuple[str, ...]:
         """Return the index axes that an axis' size depends on."""
         return indices_in(self.sizes[axis])
 
-    def resolve_config(self, config: Config) -> dict[str, Any]:
+    def resolve_config(self, config: Config) -> Fields:
         """Return the config with nested fields spelled out and declared defaults filled in, as the class would."""
-        resolved = {**dict.fromkeys(self.inferred, 1), **config}
+        resolved = Fields({**dict.fromkeys(self.inferred, 1), **config})
         for name in self.nested:
             inner = config.get(name)
             if isinstance(inner, Mapping):
@@ -399,6 +408,8 @@ def _holds(condition: str, config: Config, index: Mapping[str, int] | None) -> b
     """Evaluate a condition; one that is the name of a field that the config lacks does not hold."""
     if condition.isidentifier():
         return bool(config.get(condition))
+    if isinstance(config, Fields):
+        return bool(config.remember(f"bool({condition})", index, lambda: bool(compute(condition, config, index))))
     return bool(compute(condition, config, index))
 
 

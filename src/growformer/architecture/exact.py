@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -94,6 +94,26 @@ class Root:
 
 
 ONE = Root(Fraction(1))
+
+
+class Fields(dict[str, Any]):
+    """Values of config fields, with what was already evaluated from them: a large model asks for few sizes often."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.known: dict[tuple[Any, ...], Any] = {}
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.known.clear()
+        super().__setitem__(name, value)
+
+    def remember(self, expression: str, index: Mapping[str, int] | None, make: Callable[[], Any]) -> Any:
+        """Return a value made from these fields and the indices that an expression names; only once each."""
+        named = _all_names(expression)
+        key = (expression, *((axis, at) for axis, at in (index or {}).items() if axis in named))
+        if key not in self.known:
+            self.known[key] = make()
+        return self.known[key]
 
 
 def evaluate(expression: str, names: Mapping[str, Any], index: Mapping[str, int] | None = None) -> Root:
@@ -199,7 +219,7 @@ def compute(expression: str, names: Mapping[str, Any], index: Mapping[str, int] 
             case ast.Constant():
                 return node.value
             case ast.Name() | ast.Attribute():
-                name = ast.unparse(node)
+                name = node.id if isinstance(node, ast.Name) else ast.unparse(node)
                 if name not in values:
                     raise fail(f"unknown name {name!r}{did_you_mean(name, values)}")
                 return values[name]
@@ -257,6 +277,11 @@ _COMPARISONS: dict[type[ast.cmpop], Any] = {
 
 
 @lru_cache(maxsize=1024)
+def _all_names(expression: str) -> frozenset[str]:
+    return frozenset(node.id for node in ast.walk(_parse(expression)) if isinstance(node, ast.Name))
+
+
+@lru_cache(maxsize=1024)
 def _parse(expression: str) -> ast.Expression:
     try:
         return ast.parse(expression, mode="eval")
@@ -288,9 +313,10 @@ def names_in(expression: str) -> list[str]:
 
 def mentions(expression: str, name: str) -> bool:
     """Tell whether a name stands anywhere in an expression, in brackets and conditions as well."""
-    return any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(_parse(expression)))
+    return name in _all_names(expression)
 
 
+@lru_cache(maxsize=1024)
 def indices_in(expression: str) -> tuple[str, ...]:
     """Return the index names in brackets: ``("layer", "head")`` for ``"key[layer][head]"``."""
     found: list[str] = []

@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -118,6 +119,14 @@ def term_axes(term: Term) -> set[str]:
     if isinstance(term, Axis):
         return {term.name}
     return set().union(*(term_axes(part) for part in term.parts))
+
+
+def flat_size(term: Term, size_of: Callable[[str], int]) -> int:
+    """Return the flattened size of a term."""
+    if isinstance(term, Axis):
+        return 1 if term.name == UNIT else size_of(term.name)
+    sizes = [flat_size(part, size_of) for part in term.parts]
+    return sum(sizes) if isinstance(term, Concat) else prod(sizes)
 
 
 def leaves(term: Term, size_of: Callable[[str], int]) -> tuple[int, list[Leaf]]:

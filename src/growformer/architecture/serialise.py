@@ -46,7 +46,8 @@ def architecture_from_json(data: dict[str, Any]) -> Architecture:
     for name in ("model_types", "layer_lists", "heads", "inferred", "activated", "nested"):
         data[name] = tuple(data[name])
     data["renames"] = tuple((a, b) for a, b in data["renames"])
-    data["constants"] = {name: (value, reason) for name, (value, reason) in data["constants"].items()}
+    for name in ("constants", "beyond"):
+        data[name] = {key: (value, reason) for key, (value, reason) in data[name].items()}
     return Architecture(**data)
 
 

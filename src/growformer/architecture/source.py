@@ -16,6 +16,7 @@ from typing import Any
 
 from growformer.architecture.arrows import Arrow
 from growformer.architecture.declaration import Architecture, TensorSpec
+from growformer.architecture.exact import evaluate_size
 from growformer.architecture.language import Axis, Product
 from growformer.architecture.packing import Piece, packed_shape, pieces
 from growformer.errors import ArchitectureError, SourceError, did_you_mean
@@ -232,6 +233,7 @@ def describe(
         if spec is None or not there:
             name = _renamed(architecture, stored)
             why = next((r for p, r in architecture.ignored.items() if re.fullmatch(p, name)), None)
+            why = why or _beyond(architecture, resolved, canonical)
             if why is not None:
                 dropped[stored] = why
             elif spec is None:
@@ -364,6 +366,17 @@ def _is_there(
             raise
     inner = {**dict.fromkeys(spec.index, 0), **index} if packed else index
     return architecture.exists(spec, resolved, inner)
+
+
+def _beyond(architecture: Architecture, resolved: Mapping[str, Any], canonical: str) -> str | None:
+    """Return why a tensor of an instance past the last one is dropped; None where it is not of one."""
+    for axis, (more, reason) in architecture.beyond.items():
+        last = architecture.size(axis, resolved)
+        for stem in {template.partition(f"{{{axis}}}")[0] for template in architecture.tensors}:
+            number = re.match(re.escape(stem) + r"(\d+)\.", canonical)
+            if number and last <= int(number[1]) < last + evaluate_size(more, resolved):
+                return reason
+    return None
 
 
 def _spelling(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from growformer.architecture.declaration import Architecture, Arrow, TensorSpec
 from growformer.architecture.exact import ONE, Root
-from growformer.architecture.language import Term, leaves
+from growformer.architecture.language import Term, flat_size
 from growformer.architecture.serialise import architecture_from_json, architecture_to_json
 from growformer.architecture.source import SourceInfo
 from growformer.errors import PlanError
@@ -91,7 +91,7 @@ class Plan:
 
     def term_size(self, term: Term, index: Index) -> int:
         """Return the flattened size of a term in the target."""
-        return leaves(term, lambda axis: self.axis_map(axis, index).target_size)[0]
+        return flat_size(term, lambda axis: self.axis_map(axis, index).target_size)
 
     def space_scale(self, space: str, index: Index) -> Root:
         """Return the factor on a space's source coordinates."""

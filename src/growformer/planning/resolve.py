@@ -412,11 +412,17 @@ def _check_sizes(
                 after = architecture.size(axis, target, instance)
             except ArchitectureError:
                 after = None
-            if after is not None and after >= before:
+            is_fixed = axis in architecture.fixed
+            if after is not None and (after == before or (after > before and not is_fixed)):
                 continue
             used = names_in(expression)
             name = next((n for n in used if n in asked), next((n for n in used if target[n] != source[n]), used[0]))
             rest = ", ".join(f"{n} = {target[n]}" for n in used if n != name)
+            if is_fixed and after is not None:
+                raise RequestError(
+                    f"cannot grow {name} {source[name]} -> {target[name]}: {axis} = {expression} would change from "
+                    f"{before} to {after}, and {architecture.fixed[axis]}"
+                )
             if after is None:
                 why = f"{axis} = {expression} is not a whole number" + (f" with {rest}" if rest else "")
             else:

@@ -16,7 +16,6 @@ from growformer.errors import PlanError
 from growformer.verification.recorded import LIVE, MEAN, SILENT, SOURCE, STATUS, Indices, Recorded
 from growformer.verification.structure import Index
 
-
 WITHOUT_SPACE = ("kernel", "unit")
 """Roles of dimensions that carry no space: a convolution's window, and dimensions of size one. They never grow."""
 

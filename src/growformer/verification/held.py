@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -54,6 +54,16 @@ class Named(Protocol):
         """Templates of stored tensors that hold several declared ones."""
 
 
+@dataclass(frozen=True, slots=True)
+class LiveNames:
+    """What the names in a live model follow from; see ``Named``."""
+
+    architecture: Architecture
+    prefix: str
+    spelling: Mapping[str, str]
+    packed: tuple[str, ...]
+
+
 def held_tensor(named: Named, spec: TensorSpec, index: Mapping[str, int]) -> Held:
     """Return where a tensor is stored that is not packed with others."""
     return Held(spelled(named.architecture, named, spec.template, index), spec.name(index))
@@ -75,6 +85,43 @@ def parts_of(named: Named, config: Mapping[str, Any]) -> Iterator[tuple[str, Hel
                 yield canonical, Held(stored, canonical, piece, shape)
 
 
+class Shelf:
+    """Reads declared tensors out of stored ones; the stored tensor read last is kept, as the next may lie in it too.
+
+    Args:
+        read: stored name -> tensor.
+    """
+
+    def __init__(self, read: Callable[[str], torch.Tensor]) -> None:
+        self._read = read
+        self._latest: tuple[str, torch.Tensor] | None = None
+
+    def tensor(self, held: Held) -> torch.Tensor:
+        """Return a declared tensor, on the CPU.
+
+        Raises:
+            KeyError, SourceError: there is none.
+            ShapeError: what holds it has another shape than its config says.
+        """
+        if held.piece is None:
+            return self._read(held.stored).detach().cpu()
+        if self._latest is None or self._latest[0] != held.stored:
+            self._latest = None
+            self._latest = held.stored, self._read(held.stored).detach().cpu()
+        whole = self._latest[1]
+        if tuple(whole.shape) != held.shape:
+            raise ShapeError(held.shape, tuple(whole.shape))
+        return take(whole, held.piece)
+
+
+class ShapeError(Exception):
+    """A stored tensor that holds several has another shape than its config says."""
+
+    def __init__(self, expected: tuple[int, ...], found: tuple[int, ...]) -> None:
+        super().__init__(f"the shape {list(found)} instead of {list(expected)}")
+        self.expected, self.found = expected, found
+
+
 def take(stored: torch.Tensor, piece: Piece | None) -> torch.Tensor:
     """Return a declared tensor out of the stored one that holds it (a view)."""
     if piece is None:
@@ -83,4 +130,17 @@ def take(stored: torch.Tensor, piece: Piece | None) -> torch.Tensor:
     return part.T if piece.transposed else part
 
 
-__all__ = ["Held", "Named", "held_tensor", "parts_of", "take"]
+def ranges_inside(region: list[list[list[int]]], piece: Piece | None) -> list[list[list[int]]]:
+    """Return a region of a declared tensor, as ranges per dimension, as one of the stored tensor that holds it."""
+    if piece is None:
+        return region
+    dims = region[::-1] if piece.transposed else list(region)
+    if piece.step == 1:
+        dims[piece.dim] = [[piece.start + first, piece.start + end] for first, end in dims[piece.dim]]
+    else:
+        along = [piece.start + at * piece.step for first, end in dims[piece.dim] for at in range(first, end)]
+        dims[piece.dim] = [[at, at + 1] for at in along]
+    return dims if piece.at is None else [[[piece.at, piece.at + 1]], *dims]
+
+
+__all__ = ["Held", "LiveNames", "Named", "ShapeError", "Shelf", "held_tensor", "parts_of", "ranges_inside", "take"]

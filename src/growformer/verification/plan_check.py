@@ -99,7 +99,11 @@ def check_tensor(needed: TensorRequirements, tensor: TensorPlan) -> Iterator[Vio
                 if problem is not None:
                     expected, found = problem
                     yield Violation(
-                        kind="block", where=str(needed.held), region=show(region.copies[0]), expected=expected, found=found
+                        kind="block",
+                        where=str(needed.held),
+                        region=show(region.copies[0]),
+                        expected=expected,
+                        found=found,
                     )
 
 
