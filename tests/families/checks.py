@@ -23,6 +23,7 @@ import growformer
 from growformer.planning.plan import Plan
 from growformer.verification.oracles import check_declaration
 from growformer.verification.outputs import compare_outputs, convert, put_frequencies
+from tests.families import gradients
 from tests.families.case import Case
 from tests.families.growths import Growth, growths_of, make_plan
 
@@ -172,7 +173,7 @@ def said() -> Iterator[list[str]]:
 
 
 def check_gradients(case: Case, growth: Growth) -> Problems:
-    """Every new value learns within two steps."""
+    """Every new value learns within two steps, no two new units stay equal, no new gradient is out of scale."""
     source = case.source(growth.eps)
     problems: Problems = []
     for new_layers in ("copy", "random"):
@@ -181,11 +182,14 @@ def check_gradients(case: Case, growth: Growth) -> Problems:
         inputs = covering(case, larger)
         result = growformer.verify(source, larger, plan=plan, checks=["gradients"], inputs=inputs).gradients
         assert result is not None
-        problems += [
-            f"new_layers={new_layers}: {r.tensor} {r.region}: "
+        found = [
+            f"{r.tensor} {r.region}: "
             + ("no gradient reaches it" if r.first_step is None else f"{r.dead_units} dead units")
             for r in result.dead
         ]
+        learned = gradients.learn(larger, plan, inputs)
+        found += [*gradients.dead(learned), *gradients.locked(learned, plan), *gradients.out_of_scale(learned)]
+        problems += [f"new_layers={new_layers}: {problem}" for problem in found]
     return problems
 
 

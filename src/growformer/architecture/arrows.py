@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from growformer.architecture.language import Term, format_arrow, parse_arrow, parse_term
@@ -33,6 +33,7 @@ class Arrow:
         kernel: axes of a convolution's window.
         leading: number of dimensions of size one in front (a class token is stored ``[1, 1, hidden]``).
         bare: stored under its own name, without ``.weight``.
+        otherwise: what it reads where nothing in the source at hand writes ``source`` (one name, two classes).
     """
 
     kind: Kind
@@ -49,14 +50,23 @@ class Arrow:
     kernel: tuple[str, ...] = ()
     leading: int = 0
     bare: bool = False
+    otherwise: Term | None = None
 
     def __str__(self) -> str:
         return format_arrow(self.source, self.target)
 
 
-def linear(arrow: str, *, bias: bool | str = False, when: str | None = None, optional: bool = False) -> Arrow:
+def linear(
+    arrow: str,
+    *,
+    bias: bool | str = False,
+    when: str | None = None,
+    optional: bool = False,
+    otherwise: str | None = None,
+) -> Arrow:
     """A matrix stored ``[target, source]``, as ``torch.nn.Linear`` does."""
-    return _weight("linear", arrow, bias, when, optional)
+    made = _weight("linear", arrow, bias, when, optional)
+    return replace(made, otherwise=parse_term(otherwise)) if otherwise else made
 
 
 def linear_transposed(

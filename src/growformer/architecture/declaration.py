@@ -324,6 +324,9 @@ class Architecture:
             inner = config.get(name)
             if isinstance(inner, Mapping):
                 resolved.update({f"{name}.{key}": value for key, value in inner.items()})
+        for name, own in self.aliases.items():
+            if resolved.get(own) is None and resolved.get(name) is not None:
+                resolved[own] = resolved[name]
         for rotary in self.rotary:
             share = _inside(config.get(rotary.parameters), rotary.fraction)
             if rotary.fraction and share is not None:
@@ -393,6 +396,31 @@ class Architecture:
             if isinstance(default, str):
                 pending += names_in(default)
         return tuple(fields)
+
+    def restricted(self, arrows: Mapping[str, Arrow], **changes: Any) -> Architecture:
+        """Return the same family with these arrows alone, and the facts that are about their spaces."""
+        if len(arrows) == len(self.arrows) and all(self.arrows.get(n) is a for n, a in arrows.items()):
+            return self
+        named = {
+            space
+            for arrow in arrows.values()
+            if arrow.kind != "carried"
+            for term in (arrow.source, arrow.target)
+            for space in spaces_in(term)
+        }
+        attention = tuple(c for c in self.attention if named >= {*c.queries, *c.keys, c.value})
+        named |= {c.output for c in attention}
+        tensors = {t for t, spec in self.tensors.items() if spec.owner in arrows}
+        return replace(
+            self,
+            arrows=arrows,
+            attention=attention,
+            adds=tuple(add for add in self.adds if {add.source, add.target} <= named),
+            activated=tuple(space for space in self.activated if space in named),
+            ties={a: b for a, b in self.ties.items() if {a, b} <= tensors},
+            packed={n: p for n, p in self.packed.items() if set(p.parts) <= tensors},
+            **changes,
+        )
 
     def extend(self, name: str, **changes: Any) -> Architecture:
         """Return a family that differs from this one; ``arrows`` and mappings are merged, None removes an entry."""

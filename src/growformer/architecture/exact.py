@@ -159,7 +159,10 @@ def evaluate(expression: str, names: Mapping[str, Any], index: Mapping[str, int]
         raise fail(f"{ast.unparse(node)!r} is not allowed here")
 
     def truth(node: ast.expr) -> bool:
-        return bool(compute(ast.unparse(node), names, index))
+        try:
+            return bool(compute(ast.unparse(node), names, index))
+        except ArchitectureError as error:
+            raise fail(str(error).partition(": ")[2]) from None
 
     def value(node: ast.expr) -> Root | Fraction:
         if isinstance(node, ast.Constant):

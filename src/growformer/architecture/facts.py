@@ -75,6 +75,9 @@ class Rotary:
         of: config field of the size that the fraction is a share of.
         legacy: kind of layer -> config field with its base in older configs.
         legacy_fraction: config field with the fraction in older configs, where it has another name.
+        theta: the class's base where a config has none.
+        sections: how many frequencies follow each kind of position (``mrope_section``), one after the other, where a
+            config does not say so; None: all follow the one position. The last section grows.
     """
 
     frequency: str
@@ -83,6 +86,8 @@ class Rotary:
     of: str = "head_dim"
     legacy: Mapping[str, str] = field(default_factory=dict)
     legacy_fraction: str | None = None
+    theta: float = 10000.0
+    sections: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

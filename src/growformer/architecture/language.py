@@ -186,10 +186,15 @@ def _ambiguity(term: Product | Concat) -> str | None:
         return f"{term.label!r} names the whole, so no part can have a name ({named[0]})"
     if isinstance(term, Product) and len(named) > 1:
         return f"two factors of one product have names ({named[0]} and {named[1]})"
-    labels = [(label, axes) for part in named for label, axes in _leaf_axes(part)]
-    twice = [label for label, axes in labels if any(label == other and axes != a for other, a in labels)]
-    if twice:
-        return f"the space {twice[0]!r} occurs twice with different axes"
+    spelled: dict[str, list[tuple[str, ...]]] = {}
+    for part in named:
+        inside: dict[str, list[tuple[str, ...]]] = {}
+        for label, axes in _leaf_axes(part):
+            if label is not None:
+                inside.setdefault(label, []).append(axes)
+        for label, found in inside.items():
+            if spelled.setdefault(label, found) != found:
+                return f"the space {label!r} occurs twice with different axes"
     for _, axes in _leaf_axes(term):
         if len(set(axes)) < len(axes):
             return f"an axis occurs twice in one product ({' '.join(axes)})"

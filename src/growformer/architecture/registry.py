@@ -99,9 +99,9 @@ def for_config(config: dict[str, Any]) -> Architecture:
         )
     if model_type not in known:
         raise UnknownArchitectureError(
-            f"no architecture describes model_type {model_type!r}{did_you_mean(model_type, known) or ';'} known: "
-            f"{', '.join(sorted(known))}. To bring your own, declare its tensors as in docs/architectures.md and pass "
-            "architecture=... to growformer.grow_checkpoint"
+            f"no architecture describes model_type {model_type!r}{did_you_mean(model_type, known) or ';'} "
+            f"{len(known)} model types are described (docs/guarantees.md lists them). To bring your own, declare its "
+            "tensors as in docs/architectures.md and pass architecture=... to growformer.grow_checkpoint"
         )
     found = known[model_type]
     if len(found) == 1:

@@ -73,14 +73,15 @@ def _arrow_to_json(arrow: Arrow) -> dict[str, Any]:
         value = getattr(arrow, item.name)
         if item.name in ("kind", "source", "target") or value == item.default:
             continue
-        data[item.name] = str(value) if item.name == "over" else _plain(value)
+        data[item.name] = str(value) if item.name in ("over", "otherwise") else _plain(value)
     return data
 
 
 def _arrow_from_json(data: dict[str, Any]) -> Arrow:
     data = dict(data)
     source, target = parse_arrow(data.pop("arrow"))
-    if data.get("over") is not None:
-        data["over"] = parse_term(data["over"])
+    for name in ("over", "otherwise"):
+        if data.get(name) is not None:
+            data[name] = parse_term(data[name])
     data["kernel"] = tuple(data.get("kernel", ()))
     return Arrow(source=source, target=target, **data)

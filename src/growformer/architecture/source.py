@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from growformer.architecture.arrows import Arrow
-from growformer.architecture.declaration import Architecture, TensorSpec
+from growformer.architecture.declaration import Architecture, TensorSpec, spaces_in
 from growformer.architecture.exact import evaluate_size
 from growformer.architecture.language import Axis, Product
 from growformer.architecture.packing import Piece, packed_shape, pieces
@@ -156,27 +156,40 @@ def canonical_names(architecture: Architecture, stored: Iterable[str]) -> dict[s
     return {_canonical(architecture, prefix, name): name for name in names}
 
 
-def with_carried(architecture: Architecture, tensors: Mapping[str, tuple[tuple[int, ...], str]]) -> Architecture:
-    """Return the architecture with an arrow for every stored tensor that it carries, of whatever shape."""
-    if not architecture.carried:
-        return architecture
+def specialised(architecture: Architecture, tensors: Mapping[str, tuple[tuple[int, ...], str]]) -> Architecture:
+    """Return the architecture as it holds for one source: with what it carries, without heads that are not there.
+
+    Every stored tensor that the architecture carries, of whatever shape, gets an arrow. Optional arrows of which the
+    source has no tensor are left out, and so restrict nothing. An arrow that reads what nothing in this source writes
+    reads what it is declared to read otherwise.
+    """
     prefix = _prefix(architecture, tensors)
-    arrows: dict[str, Arrow] = {}
+    find = _finder(architecture)
+    arrows = dict(architecture.arrows)
     sizes: dict[str, str] = {}
+    present: set[str] = set()
     for stored, (shape, _) in tensors.items():
         canonical = _canonical(architecture, prefix, stored)
-        if canonical in architecture.tensors or not any(re.fullmatch(p, canonical) for p in architecture.carried):
-            continue
-        sizes.update({f"_{size}": str(size) for size in shape})
-        term = Product(tuple(Axis(f"_{size}") for size in shape)) if shape else Axis("-")
-        arrows[canonical] = Arrow(kind="carried", source=None, target=term)
+        template, _ = find(canonical)
+        if template in architecture.tensors:
+            present.add(architecture.tensors[template].owner)
+        elif template is None and any(re.fullmatch(p, canonical) for p in architecture.carried):
+            sizes.update({f"_{size}": str(size) for size in shape})
+            term = Product(tuple(Axis(f"_{size}") for size in shape)) if shape else Axis("-")
+            arrows[canonical] = Arrow(kind="carried", source=None, target=term)
+            present.add(canonical)
+    tied = {architecture.tensors[head].owner for head in architecture.ties}
+    arrows = {n: a for n, a in arrows.items() if n in present or n in tied or not a.optional}
+    written = {s for a in arrows.values() if a.kind != "carried" for s in spaces_in(a.target)}
+    written |= {c.output for c in architecture.attention} | {add.target for add in architecture.adds}
+    for name, arrow in list(arrows.items()):
+        if arrow.optional and arrow.source is not None and not written & set(spaces_in(arrow.source)):
+            if arrow.otherwise is not None:
+                arrows[name] = replace(arrow, source=arrow.otherwise, otherwise=None)
+            elif name not in present:  # a tied head behind a transformation that is not there
+                del arrows[name]
     fixed = dict.fromkeys(sizes, "not a size of the model")
-    return replace(
-        architecture,
-        arrows={**architecture.arrows, **arrows},
-        sizes={**architecture.sizes, **sizes},
-        fixed={**architecture.fixed, **fixed},
-    )
+    return architecture.restricted(arrows, sizes={**architecture.sizes, **sizes}, fixed={**architecture.fixed, **fixed})
 
 
 def describe(
@@ -421,7 +434,7 @@ def _renamed(architecture: Architecture, stored: str) -> str:
 def _ties_hold(architecture: Architecture, resolved: Mapping[str, Any], templates: set[str]) -> bool:
     """Tell from config and names alone whether heads that are not stored are tied."""
     heads = resolved.get("architectures") or [""]
-    headless = str(heads[0]).endswith("Model") and "Head" not in str(heads[0])  # GPT2LMHeadModel has one
+    headless = str(heads[0]).endswith(("Model", "Encoder")) and "Head" not in str(heads[0])  # GPT2LMHeadModel has one
     flagged = architecture.tie_field is None or bool(resolved.get(architecture.tie_field))
     return bool(architecture.ties) and not headless and flagged and not (set(architecture.ties) & templates)
 

@@ -80,6 +80,9 @@ def resolve(
     for name, expression in architecture.follows.items():
         if _is_given(config, name):
             write_field(written, name, compute(expression, target))
+    for name, own in architecture.aliases.items():
+        if own in fields and name not in fields and _is_given(config, name) and source[name] == source.get(own):
+            write_field(written, name, target[own])
     for rotary in architecture.rotary:
         if rotary.fraction is not None and target.get(rotary.fraction) != source.get(rotary.fraction):
             write_share(written, rotary, target[rotary.fraction])

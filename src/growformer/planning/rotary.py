@@ -17,8 +17,9 @@ from growformer.errors import RequestError
 from growformer.planning.spaces import Sizes
 
 _LARGEST_THETA = 1e38
-_KEEPS_FREQUENCIES = ("default", "linear", "llama3", "yarn", "longrope", "proportional")
+_KEEPS_FREQUENCIES = ("default", "linear", "llama3", "yarn", "longrope", "su", "proportional", "mrope")
 _FACTORS = ("short_factor", "long_factor")
+_SECTIONS = "mrope_section"
 
 
 def finish_rotary(target: dict[str, Any], rotary: Rotary, before: int, after: int) -> None:
@@ -31,11 +32,13 @@ def finish_rotary(target: dict[str, Any], rotary: Rotary, before: int, after: in
     """
     if before != after:
         for _, parameters in _entries(target, rotary):
-            _grow(parameters, after / before, after - before)
+            _grow(parameters, rotary, after / before, after - before)
         if not isinstance(target.get(rotary.parameters), dict):
-            kind = (target.get("rope_scaling") or {}).get("rope_type", (target.get("rope_scaling") or {}).get("type"))
-            _refuse_unknown(kind or "default")
-            target["rope_theta"] = _grown(float(target.get("rope_theta", 10000.0)), after / before)
+            said = dict(target.get("rope_scaling") or {})
+            _extend(said, rotary, after - before)
+            if said:
+                target["rope_scaling"] = said
+            target["rope_theta"] = _grown(float(target.get("rope_theta", rotary.theta)), after / before)
     _write_legacy(target, rotary)
 
 
@@ -51,14 +54,21 @@ def _entries(target: Mapping[str, Any], rotary: Rotary) -> Iterator[tuple[str | 
         yield None, parameters
 
 
-def _grow(parameters: dict[str, Any], ratio: float, more: int) -> None:
-    kind = parameters.get("rope_type", parameters.get("type", "default"))
-    _refuse_unknown(kind)
-    parameters["rope_theta"] = _grown(float(parameters.get("rope_theta", 10000.0)), ratio)
+def _grow(parameters: dict[str, Any], rotary: Rotary, ratio: float, more: int) -> None:
+    _extend(parameters, rotary, more)
+    parameters["rope_theta"] = _grown(float(parameters.get("rope_theta", rotary.theta)), ratio)
+
+
+def _extend(parameters: dict[str, Any], rotary: Rotary, more: int) -> None:
+    """Let lists with an entry per frequency, and the partition of frequencies, reach over the new ones."""
+    _refuse_unknown(parameters.get("rope_type", parameters.get("type", "default")))
     for name in _FACTORS:
         factors = parameters.get(name)
         if isinstance(factors, list) and factors:
             parameters[name] = [*factors, *(factors[-1:] * more)]
+    if rotary.sections is not None:
+        *others, last = parameters.get(_SECTIONS) or rotary.sections
+        parameters[_SECTIONS] = [*others, last + more]
 
 
 def _refuse_unknown(kind: str) -> None:
@@ -94,7 +104,9 @@ def _write_legacy(target: dict[str, Any], rotary: Rotary) -> None:
         if legacy:
             said = {("rope_type" if name == "type" else name): value for name, value in dict(legacy).items()}
             differs = sorted(
-                name for name, value in said.items() if name not in _FACTORS and parameters.get(name) != value
+                name
+                for name, value in said.items()
+                if name not in (*_FACTORS, _SECTIONS) and parameters.get(name) != value
             )
             if differs:
                 raise RequestError(
@@ -131,7 +143,7 @@ def rotary_notes(architecture: Architecture, sizes: Sizes, target: Mapping[str, 
         if before == after:
             continue
         entries = [parameters for _, parameters in _entries(sizes.source, rotary)] or [{}]
-        default = sizes.source.get("rope_theta") or 10000.0
+        default = sizes.source.get("rope_theta") or rotary.theta
         bases = [float(parameters.get("rope_theta", default)) for parameters in entries]
         longest = int(target.get("max_position_embeddings") or 4096)
         error = max(phase_error(theta, 2 * before, 2 * after, longest) for theta in bases)

@@ -15,7 +15,7 @@ head) that is new, everything is free but the tensors that write to spaces outsi
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
 from math import prod
@@ -63,7 +63,7 @@ class _Table:
     factors: list[Root]
     group: npt.NDArray[np.int64]
     groups: list[npt.NDArray[np.int64]]
-    copies: int
+    copies: npt.NDArray[np.int64]
     source_size: int
 
 
@@ -71,7 +71,7 @@ def _empty_table(size: int, source_size: int) -> _Table:
     def column(value: int) -> npt.NDArray[np.int64]:
         return np.full(size, value, dtype=np.int64)
 
-    return _Table(column(NEW), column(0), column(0), column(0), [ONE], column(NEW), [], 1, source_size)
+    return _Table(column(NEW), column(0), column(0), column(0), [ONE], column(NEW), [], column(1), source_size)
 
 
 def tensor_plan(plan: Plan, spec: TensorSpec, index: Mapping[str, int]) -> TensorPlan:
@@ -133,10 +133,9 @@ def _table(
     size, target_leaves = leaves(term, lambda axis: plan.axis_map(axis, index).target_size)
     source_size, source_leaves = leaves(term, lambda axis: plan.axis_map(axis, index).source_size)
     table = _empty_table(size, source_size if origin is not None else 0)
-    copies = 1
     for target_leaf, source_leaf in zip(target_leaves, source_leaves, strict=True):
-        copies = max(copies, _fill_leaf(plan, table, target_leaf, source_leaf, role, index, origin, fresh))
-    return replace(table, copies=copies)
+        _fill_leaf(plan, table, target_leaf, source_leaf, role, index, origin, fresh)
+    return table
 
 
 def _fill_leaf(
@@ -148,8 +147,8 @@ def _fill_leaf(
     index: Mapping[str, int],
     origin: Mapping[str, int] | None,
     fresh: bool,
-) -> int:
-    """Fill in the coordinates of one space, and return how often each source coordinate appears."""
+) -> None:
+    """Fill in the coordinates of one space."""
     state = plan.spaces.get(leaf.space) if leaf.space else None
     scale = plan.space_scale(leaf.space, index) if state is not None and leaf.space and role != "gain" else ONE
     shape = leaf.positions.shape
@@ -205,7 +204,7 @@ def _fill_leaf(
         factor = combined
     else:
         factor[...] = _intern(table.factors, base)
-    if not known:
+    if origin is None:
         status = np.full(shape, _STATUSES.index("fresh"), dtype=np.int64)
     at = leaf.positions
     if known and leaf.space and (status == _STATUSES.index("mean")).any():
@@ -214,7 +213,7 @@ def _fill_leaf(
     table.status[at] = status
     table.factor[at] = factor
     table.copy[at] = copy
-    return copies
+    table.copies[at] = copies
 
 
 def _groups(
@@ -271,6 +270,7 @@ def _segments(table: _Table) -> list[Segment]:
     """Group a dimension's coordinates that are treated alike."""
     is_mean = table.status == _STATUSES.index("mean")
     codes = (table.status * len(table.factors) + table.factor) * (int(table.copy.max(initial=0)) + 1) + table.copy
+    codes = codes * (int(table.copies.max(initial=0)) + 1) + table.copies
     codes = codes * (len(table.groups) + 1) + np.where(is_mean, table.group + 1, 0)
     found = []
     for code in np.unique(codes):
@@ -284,7 +284,7 @@ def _segments(table: _Table) -> list[Segment]:
                 _STATUSES[table.status[first]],
                 table.factors[table.factor[first]],
                 int(table.copy[first]),
-                table.copies,
+                int(table.copies[first]),
                 compact(table.groups[table.group[first]]) if is_mean[first] and table.group[first] >= 0 else None,
             )
         )

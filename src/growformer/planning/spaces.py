@@ -74,9 +74,9 @@ class Sizes:
         return source, self.architecture.size(axis, self.target, wanted)
 
     def grows(self, axis: str) -> bool:
-        """Tell whether an axis grows in any instance that has a source."""
-        pairs = (self.pair(axis, i) for i in self.instances(self.architecture.size_index(axis)))
-        return any(source and source != target for source, target in pairs)
+        """Tell whether an axis grows in any instance that has a source, from nothing as well."""
+        instances = (i for i in self.instances(self.architecture.size_index(axis)) if self.origin(i) is not None)
+        return any(source != target for source, target in (self.pair(axis, i) for i in instances))
 
 
 def norm_axes(architecture: Architecture, arrow: Arrow) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ def local_conditions(data: Mapping[str, Any] | Recorded) -> list[Violation]:
     if found:  # nothing else can be looked up with certainty
         return found
     for check in (
-        existence_conditions, _spaces, _norms, attention_conditions, alibi_conditions, _adds, _ties, _post_norms,
+        existence_conditions, _spaces, _norms, _layer_scales, attention_conditions, alibi_conditions, _adds, _ties, _post_norms,
         rotary_conditions, config_conditions,
     ):  # fmt: skip
         try:
@@ -208,6 +208,23 @@ def _epsilon(rec: Recorded, where: str, eps: str | float, ratio: Fraction) -> It
             kind="norm", where=where, expected=f"the factor {ratio} on {eps}",
             found=f"{rec.epsilon_factors.get(eps, Fraction(1))} recorded",
         )  # fmt: skip
+
+
+def _layer_scales(rec: Recorded) -> Iterator[Violation]:
+    """A vector that multiplies coordinate by coordinate: each keeps what it carries, and a mean would not stay one."""
+    for name, arrow in rec.arrows.items():
+        if arrow.kind != "scale":
+            continue
+        source, target = space_of(arrow.source), space_of(arrow.target)
+        for axis in rec.architecture.spaces[source].axes:
+            before, after = rec.kind(source, axis), rec.kind(target, axis)
+            if not rec.grows(axis) or (before == after and before not in ("mean", "split")):
+                continue
+            dead = before == "silent" and after == "live"
+            yield Violation(
+                kind="dead" if dead else "norm", where=f"{name} along {axis}",
+                expected="the same on both sides, and neither 'mean' nor 'split'", found=f"{before!r} and {after!r}",
+            )  # fmt: skip
 
 
 def _adds(rec: Recorded) -> Iterator[Violation]:

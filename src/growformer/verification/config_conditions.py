@@ -27,6 +27,7 @@ def config_conditions(rec: Recorded) -> Iterator[Violation]:
     """Yield every field of the target's config that contradicts preservation."""
     yield from _layer_kinds(rec)
     yield from _layer_lists(rec)
+    yield from _repeated(rec)
     yield from _unexplained(rec)
 
 
@@ -80,10 +81,23 @@ def _numbered_by(rec: Recorded, name: str, length: int) -> str | None:
     return next((a for a in axes if architecture.size(a, rec.source_config) == length), None)
 
 
+def _repeated(rec: Recorded) -> Iterator[Violation]:
+    """Fields that repeat a size under another name still do."""
+    names = {alias: own for alias, own in rec.architecture.aliases.items() if own in rec.architecture.size_fields()}
+    for name, expression in {**names, **rec.architecture.follows}.items():
+        before, after = rec.source_config.get(name), rec.target_config.get(name)
+        if before is None and after is None:
+            continue
+        same = before is None or isinstance(before, list) or before == compute(expression, rec.source_config)
+        wanted = compute(expression, rec.target_config) if same else before
+        if after != wanted:
+            yield Violation(kind="config", where=name, expected=f"{wanted} = {expression}", found=repr(after))
+
+
 def _unexplained(rec: Recorded) -> Iterator[Violation]:
     """Everything that growth does not explain must be as it was; of nested configs, every field by itself."""
     architecture = rec.architecture
-    explained = {*architecture.size_fields(), *architecture.layer_lists}
+    explained = {*architecture.size_fields(), *architecture.layer_lists, *architecture.follows, *architecture.aliases}
     explained |= {name for expression in architecture.sizes.values() for name in names_in(expression)}
     explained |= {name for kind in architecture.kinds for name in kind.settle}
     explained |= {name for rotary in architecture.rotary for name in rotary_fields(rotary)}

@@ -167,7 +167,7 @@ def _origin(rec: Recorded, index: Index) -> dict[str, int]:
 
 def _of_use(rec: Recorded, spec: TensorSpec, index: Index, source: str) -> Iterator[Requirement]:
     arrow = rec.architecture.arrows[spec.owner]
-    if arrow.kind == "norm":
+    if arrow.kind in ("norm", "scale"):
         yield from _norm(rec, spec, arrow, index, source)
         return
     if arrow.kind == "carried":
@@ -206,7 +206,10 @@ def _weight(parts: tuple[Segment, ...], written: int, new: bool, source: str) ->
 
 
 def _norm(rec: Recorded, spec: TensorSpec, arrow: Arrow, index: Index, source: str) -> Iterator[Requirement]:
-    """A gain makes what it reads into what it writes; where it writes zero or what is ignored, it is free."""
+    """A gain makes what it reads into what it writes; where it writes zero or what is ignored, it is free.
+
+    That of a norm also makes good for what the mean square has changed by; a LayerScale has no other part.
+    """
     is_gain = spec.dims[0].role == "gain"
     writes = space_of(arrow.target)
     new = rec.outermost_new(index)
@@ -220,7 +223,9 @@ def _norm(rec: Recorded, spec: TensorSpec, arrow: Arrow, index: Index, source: s
             yield from moved
             return
     before, after = (norm_table(rec, arrow, space_of(end), index) for end in (arrow.source, arrow.target))
-    ratio = ONE if new is not None else Root.sqrt(rec.mean_square_ratio(arrow, index))
+    ratio = ONE
+    if new is None and arrow.kind == "norm":
+        ratio = Root.sqrt(rec.mean_square_ratio(arrow, index))
     for (status, reads, wrote), where in alike(after.status, before.factor, after.factor):
         writing = after.factors[wrote]
         must: Must

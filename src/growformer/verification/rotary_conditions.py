@@ -15,11 +15,11 @@ from growformer.architecture.facts import Rotary
 from growformer.verification.recorded import Recorded
 from growformer.verification.violations import Violation, at_instance
 
-SCALABLE_ROTARY = ("default", "linear", "llama3", "longrope", "yarn")
+SCALABLE_ROTARY = ("default", "linear", "llama3", "longrope", "su", "yarn", "mrope")
 """Rotary types in which theta^(d'/d) keeps every frequency."""
 LISTS = ("short_factor", "long_factor")
 """Entries with one number per frequency."""
-THETA, TYPE = "rope_theta", "rope_type"
+THETA, TYPE, SECTIONS = "rope_theta", "rope_type", "mrope_section"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def rotary_fields(rotary: Rotary) -> set[str]:
     """Return the config fields that say something about rotary embeddings, of which any may be missing."""
     nest = _nest(rotary)
     named = {rotary.parameters, f"{nest}{THETA}", f"{nest}rope_scaling", *rotary.legacy.values()}
-    return named | ({rotary.fraction, nest + _share(rotary)} if rotary.fraction else set())
+    return named | set(_share_fields(rotary))
 
 
 def rotary_types(config: Config, rotary: Rotary) -> set[str]:
@@ -90,8 +90,12 @@ def _parameters(rec: Recorded, rotary: Rotary, source: int, target: int) -> Iter
                 found = repr(after[kind][key]) if key in after[kind] else "nothing"
                 yield Violation(kind="rotary", where=f"{where}.{key}", expected=problem, found=found)
         if ratio != 1 and THETA not in before[kind] and THETA not in after[kind]:
-            says = f"{10000.0 ** float(ratio)!r} = theta^({ratio}), so that every frequency stays"
+            says = f"{rotary.theta ** float(ratio)!r} = theta^({ratio}), so that every frequency stays"
             yield Violation(kind="rotary", where=f"{where}.{THETA}", expected=says, found="nothing")
+        if SECTIONS not in before[kind] and SECTIONS not in after[kind]:
+            problem = _problem(rec, rotary, SECTIONS, None, None, source, target)
+            if problem is not None:
+                yield Violation(kind="rotary", where=f"{where}.{SECTIONS}", expected=problem, found="nothing")
         share = _share(rotary)
         if share and share not in before[kind] and share not in after[kind]:
             problem = _problem(rec, rotary, share, None, None, source, target)
@@ -103,7 +107,7 @@ def _problem(rec: Recorded, rotary: Rotary, key: str, before: Any, after: Any, s
     """Return what was expected of a parameter that is not what it must be."""
     ratio = Fraction(target, source)
     if key == THETA:
-        wanted = float(10000.0 if before is None else before) ** float(ratio)
+        wanted = float(rotary.theta if before is None else before) ** float(ratio)
         if isinstance(after, (int, float)) and abs(after - wanted) <= 1e-12 * wanted:
             return None
         return f"{wanted!r} = theta^({ratio}), so that every frequency stays"
@@ -118,6 +122,10 @@ def _problem(rec: Recorded, rotary: Rotary, key: str, before: Any, after: Any, s
         if fits and all(isinstance(x, (int, float)) and x > 0 for x in after):
             return None
         return f"the source's {len(before)} numbers first, and {size} positive ones in all"
+    if key == SECTIONS and rotary.sections is not None:
+        *first, last = before or rotary.sections
+        sections = [*first, last + target - source]
+        return None if list(after or rotary.sections) == sections else f"{sections}: new frequencies in the last one"
     if rotary.fraction and key == _share(rotary):
         wanted_size = _rotated(rotary, rec.source_config, before) * ratio
         found_size = _rotated(rotary, rec.target_config, after)
@@ -177,8 +185,8 @@ def _spellings(config: Config, rotary: Rotary, kinds: tuple[str, ...]) -> Iterat
             yield Spelled(field, (kind,), THETA, config[field])
     if not rotary.legacy and config.get(plain) is not None:
         yield Spelled(plain, kinds, THETA, config[plain])
-    for field in dict.fromkeys((rotary.fraction, nest + share) if rotary.fraction else ()):
-        if field and config.get(field) is not None:
+    for field in _share_fields(rotary):
+        if config.get(field) is not None:
             yield Spelled(field, kinds, share, config[field])
 
 
@@ -186,6 +194,15 @@ def _nest(rotary: Rotary) -> str:
     """Return what stands in front of fields of the same nested config."""
     outer, dot, _ = rotary.parameters.rpartition(".")
     return outer + dot
+
+
+def _share_fields(rotary: Rotary) -> tuple[str, ...]:
+    """Return the fields of the config itself that may hold the share that is rotated."""
+    if rotary.fraction is None:
+        return ()
+    return tuple(
+        dict.fromkeys(n for n in (rotary.fraction, _nest(rotary) + _share(rotary), rotary.legacy_fraction) if n)
+    )
 
 
 def _share(rotary: Rotary) -> str:

@@ -129,6 +129,8 @@ class Structure:
         found = {space_of(end) for arrow in self.norms.values() for end in (arrow.source, arrow.target)}
         for c in self.architecture.attention:
             found |= {*c.queries, *c.keys, c.value, c.output}
+        scales = [a for a in self.arrows.values() if a.kind == "scale"]
+        found |= {space_of(a.source) for a in scales if found & self.joined(space_of(a.target))}
         apart = {*self.architecture.activated, *(s for c in self.architecture.attention for s in c.per_head)}
         return frozenset(s for s in self.architecture.spaces if found & self.joined(s) and not apart & self.joined(s))
 

@@ -33,9 +33,44 @@ def like_llama(model_type: str, prefix: str, defaults: dict[str, Any], **changes
     )
 
 
+def decoder(model_type: str, model: str, name: str = "", *, drop: tuple[str, ...] = (), **changes: Any) -> Case:
+    """A case of a decoder with Llama's sizes.
+
+    Args:
+        model_type, model, name: of the case.
+        drop: sizes that the class does not have, or that are left to it.
+        changes: of the config.
+    """
+    config = {field: value for field, value in {**SIZES, **changes}.items() if field not in drop}
+    return Case(model_type=model_type, model=model, name=name, config=config)
+
+
 CASES = (
     *like_llama("llama", "Llama", {}, attention_bias=True, mlp_bias=True),
+    decoder("llama", "LlamaForSequenceClassification", num_labels=5, pad_token_id=0),
+    decoder("llama", "LlamaForTokenClassification", num_labels=5),
+    decoder("llama", "LlamaForQuestionAnswering"),
     *like_llama("mistral", "Mistral", {"num_key_value_heads": 2}, sliding_window=7),
     *like_llama("qwen2", "Qwen2", {"num_key_value_heads": 2}, **SLIDING),
     *like_llama("qwen3", "Qwen3", {"num_key_value_heads": 2}, attention_bias=True),
-)
+    decoder("ministral", "MinistralForCausalLM", sliding_window=7),
+    decoder("ministral", "MinistralForCausalLM", "mixed", layer_types=["full_attention", "sliding_attention"], sliding_window=7),
+    decoder(
+        "ministral3", "Ministral3ForCausalLM", sliding_window=None,
+        rope_parameters={
+            "rope_type": "default", "rope_theta": 1e4, "llama_4_scaling_beta": 0.1,
+            "original_max_position_embeddings": 16,
+        },
+    ),
+    decoder("smollm3", "SmolLM3ForCausalLM", num_hidden_layers=4, no_rope_layer_interval=3),
+    decoder(
+        "smollm3", "SmolLM3ForCausalLM", "sliding", num_hidden_layers=3, no_rope_layers=[0, 1, 0], tie_word_embeddings=True,
+        use_sliding_window=True, sliding_window=7, attention_bias=True, mlp_bias=True, drop=("head_dim",),
+    ),
+    decoder("cwm", "CwmForCausalLM", num_hidden_layers=5, sliding_window=7),
+    decoder("seed_oss", "SeedOssForCausalLM", attention_out_bias=True, mlp_bias=True),
+    decoder("seed_oss", "SeedOssForCausalLM", "defaults", attention_bias=False, num_attention_heads=6),
+    decoder("helium", "HeliumForCausalLM", hidden_size=36, num_attention_heads=6, head_dim=6, attention_bias=True, mlp_bias=True),
+    decoder("ernie4_5", "Ernie4_5ForCausalLM", use_bias=True),
+    decoder("ernie4_5", "Ernie4_5ForCausalLM", "tied", tie_word_embeddings=True),
+)  # fmt: skip

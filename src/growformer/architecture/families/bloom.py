@@ -1,6 +1,7 @@
 """BLOOM: linear biases on scores instead of positions, a LayerNorm right after the embedding, QKV fused per head."""
 
-from growformer.architecture.declaration import Alibi, Architecture, Attention, Coupling, embedding, layer_norm, linear
+from growformer.architecture.declaration import Alibi, Architecture, Attention, embedding, layer_norm, linear
+from growformer.architecture.families.gpt2 import HEADS, LABELS, VOCAB, no_head_dim
 
 _EPS = "layer_norm_epsilon"
 _HEAD = "hidden_size / n_head"
@@ -16,6 +17,7 @@ BLOOM = Architecture(
         "heads": "n_head",
         "key": _HEAD,
         "value": _HEAD,
+        "labels": "labels",
     },
     arrows={
         "word_embeddings": embedding("vocab -> embedded:stream"),
@@ -28,6 +30,7 @@ BLOOM = Architecture(
         "h.{layer}.mlp.dense_4h_to_h": linear("mlp -> stream", bias=True),
         "ln_f": layer_norm("stream -> final", eps=_EPS),
         "lm_head": linear("final -> vocab", optional=True),
+        **HEADS,
     },
     attention=(Attention(query="q", key="k", value="v", output="attended", over=("key",), scale=f"1 / sqrt({_HEAD})"),),
     alibi=(Alibi(heads="heads", slopes="bloom"),),
@@ -42,15 +45,11 @@ BLOOM = Architecture(
     constants={
         "apply_residual_connection_post_layernorm": (False, "residuals from behind the norms are not described yet")
     },
-    coupled=(
-        Coupling(
-            field="n_head", keeps="key", formula="hidden_size / keep",
-            because="BLOOM has no head_dim of its own, it is hidden_size / n_head",
-        ),
-    ),
-    fixed={"vocab": "a larger vocabulary changes the output distribution; use resize_token_embeddings"},
+    inferred=("labels",),
+    coupled=no_head_dim("BLOOM", "hidden_size", "n_head"),
+    fixed={**VOCAB, **LABELS},
     aliases={"num_attention_heads": "n_head", "num_hidden_layers": "n_layer", "n_embed": "hidden_size"},
     roles={"hidden": "hidden_size", "heads": "n_head", "layers": "n_layer"},
     prefix="transformer",
-    heads=("lm_head",),
+    heads=("lm_head", *HEADS),
 )  # fmt: skip

@@ -1,20 +1,51 @@
-"""DeepSeek: latent attention, where queries and keys have a rotated part and one that is not; experts in later layers."""
+"""DeepSeek: latent attention, where queries and keys have a rotated part and one that is not; experts in later layers.
 
-from growformer.architecture.declaration import Attention, LayerKind, linear, parameter, rms_norm
+The rotated part of keys is one for all heads, and comes out of the same matrix as their latent vector.
+"""
+
+from growformer.architecture.declaration import Add, Arrow, Attention, linear, parameter, rms_norm
+from growformer.architecture.families.experts import (
+    FIRST_DENSE,
+    LATER,
+    LISTED,
+    NO_MORE_EXPERTS,
+    experts,
+    gated,
+    packed,
+)
 from growformer.architecture.families.llama import LLAMA
-from growformer.architecture.families.mixtral import EXPERTS, FUSED_EXPERTS, NO_MORE_EXPERTS
 
-_LATENT_EPS = 1e-6
-_SPARSE = "layer >= first_k_dense_replace"
-_WITH_QUERY_LATENT, _WITHOUT = "q_lora_rank", "not q_lora_rank"
-_QUERY = "q:(heads [q_nope:nope q_rope:(freq pair)])".removeprefix("q:")
+_EPS = 1e-6  # of both latent norms, whatever the config says
+_LATENT, _DIRECT = "q_lora_rank", "not q_lora_rank"
 
-DEEPSEEK_V3 = LLAMA.extend(
-    "deepseek_v3",
-    model_types=("deepseek_v3",),
-    multiples=(),
+
+def latent_attention(rotated: str, bias: bool | str = "attention_bias") -> dict[str, Arrow | None]:
+    """Return the arrows of latent attention; ``rotated`` is how coordinates of the rotated part lie in memory."""
+    query = f"(heads [q_nope:nope q_rope:{rotated}])"
+    at = "layers.{layer}.self_attn"
+    return {
+        f"{at}.q_proj": linear(f"normed -> {query}", when=_DIRECT),
+        f"{at}.k_proj": None,
+        f"{at}.v_proj": None,
+        f"{at}.q_a_proj": linear("normed -> q_latent_raw:q_latent", bias=bias, when=_LATENT),
+        f"{at}.q_a_layernorm": rms_norm("q_latent_raw -> q_latent", eps=_EPS, when=_LATENT),
+        f"{at}.q_b_proj": linear(f"q_latent -> {query}", when=_LATENT),
+        f"{at}.kv_a_proj_with_mqa": linear(f"normed -> [kv_latent_raw:kv_latent k_rope:{rotated}]", bias=bias),
+        f"{at}.kv_a_layernorm": rms_norm("kv_latent_raw -> kv_latent", eps=_EPS),
+        f"{at}.kv_b_proj": linear("kv_latent -> (heads [k_nope:nope v:value])"),
+        f"{at}.o_proj": linear("attended:(heads value) -> stream", bias=bias),
+    }
+
+
+INTERLEAVED, HALVES = "(freq pair)", "(pair freq)"
+_ROUTED = experts(when=LATER, shared="shared_experts", shared_bias="mlp_bias")
+
+DEEPSEEK_V2 = LLAMA.extend(
+    "deepseek_v2",
+    model_types=("deepseek_v2",),
     sizes={
-        "kv_heads": None, "group": None,
+        "kv_heads": None,
+        "group": None,
         "heads": "num_attention_heads",
         "nope": "qk_nope_head_dim",
         "freq": "qk_rope_head_dim / 2",
@@ -26,43 +57,21 @@ DEEPSEEK_V3 = LLAMA.extend(
         "expert": "n_routed_experts",
     },
     arrows={
-        "layers.{layer}.self_attn.q_proj": linear(f"normed -> {_QUERY}", when=_WITHOUT),
-        "layers.{layer}.self_attn.k_proj": None,
-        "layers.{layer}.self_attn.v_proj": None,
-        "layers.{layer}.self_attn.q_a_proj": linear("normed -> q_latent_raw:q_latent", bias="attention_bias", when=_WITH_QUERY_LATENT),
-        "layers.{layer}.self_attn.q_a_layernorm": rms_norm("q_latent_raw -> q_latent", eps=_LATENT_EPS, when=_WITH_QUERY_LATENT),
-        "layers.{layer}.self_attn.q_b_proj": linear(f"q_latent -> {_QUERY}", when=_WITH_QUERY_LATENT),
-        "layers.{layer}.self_attn.kv_a_proj_with_mqa": linear(
-            "normed -> [kv_latent_raw:kv_latent k_rope:(freq pair)]", bias="attention_bias"
-        ),
-        "layers.{layer}.self_attn.kv_a_layernorm": rms_norm("kv_latent_raw -> kv_latent", eps=_LATENT_EPS),
-        "layers.{layer}.self_attn.kv_b_proj": linear("kv_latent -> (heads [k_nope:nope v:value])"),
-        "layers.{layer}.self_attn.o_proj": linear("attended:(heads value) -> stream", bias="attention_bias"),
-        "layers.{layer}.mlp.gate_proj": linear("mlp_normed -> mlp", when=f"not ({_SPARSE})"),
-        "layers.{layer}.mlp.up_proj": linear("mlp_normed -> mlp", when=f"not ({_SPARSE})"),
-        "layers.{layer}.mlp.down_proj": linear("mlp -> stream", when=f"not ({_SPARSE})"),
-        **{name: linear(str(arrow), when=_SPARSE) for name, arrow in EXPERTS.items() if arrow is not None},
-        "layers.{layer}.mlp.gate.e_score_correction_bias": parameter("-> router:expert", when=_SPARSE),
-        "layers.{layer}.mlp.shared_experts.gate_proj": linear("mlp_normed -> shared_mlp", when=_SPARSE),
-        "layers.{layer}.mlp.shared_experts.up_proj": linear("mlp_normed -> shared_mlp", when=_SPARSE),
-        "layers.{layer}.mlp.shared_experts.down_proj": linear("shared_mlp -> stream", when=_SPARSE),
+        **latent_attention(INTERLEAVED),
+        **gated("mlp", "mlp", when=f"not ({LATER})", bias="mlp_bias"),
+        **_ROUTED,
     },
-    packed=FUSED_EXPERTS,
+    packed=packed(),
     attention=(
         Attention(
             query=("q_nope", "q_rope"), key=("k_nope", "k_rope"), value="v", output="attended",
             over=("nope", "freq", "pair"), scale="1 / sqrt(qk_nope_head_dim + qk_rope_head_dim)",
         ),
     ),
-    kinds=(
-        LayerKind(
-            when=_SPARSE, settle={"first_k_dense_replace": "num_others"},
-            because="the first layers (first_k_dense_replace) have no experts and all others do",
-        ),
-    ),
+    kinds=(FIRST_DENSE,),
     defaults={
-        "first_k_dense_replace": 3, "q_lora_rank": None, "n_shared_experts": 1, "n_routed_experts": 256,
-        "num_key_value_heads": "num_attention_heads", "head_dim": "qk_rope_head_dim",
+        "q_lora_rank": None, "num_key_value_heads": "num_attention_heads", "head_dim": "qk_rope_head_dim",
+        "first_k_dense_replace": 0, "n_shared_experts": 2, "n_routed_experts": 64,
     },
     fixed=NO_MORE_EXPERTS,
     follows={
@@ -70,8 +79,27 @@ DEEPSEEK_V3 = LLAMA.extend(
         "qk_head_dim": "qk_nope_head_dim + qk_rope_head_dim",
         "num_key_value_heads": "num_attention_heads",
     },
-    roles={
-        "kv_heads": None, "key": "qk_nope_head_dim", "value": "v_head_dim",
-    },
-    ignored={r"(model\.)?layers\.\d+\.(eh_proj|enorm|hnorm|shared_head|embed_tokens)\..*": "a layer that predicts further tokens"},
+    roles={"kv_heads": None, "key": "qk_nope_head_dim", "value": "v_head_dim"},
 )  # fmt: skip
+
+_NEXT = {"layer": ("num_nextn_predict_layers or 0", "it predicts further tokens, for layers that are changed now")}
+
+DEEPSEEK_V3 = DEEPSEEK_V2.extend(
+    "deepseek_v3",
+    model_types=("deepseek_v3",),
+    variant="rope_interleave",
+    multiples=(),
+    arrows={
+        **gated("mlp", "mlp", when=f"not ({LATER})"),
+        **experts(when=LATER, shared="shared_experts", correction="gate.e_score_correction_bias"),
+    },
+    beyond=_NEXT,
+    defaults={
+        "first_k_dense_replace": 3, "n_shared_experts": 1, "n_routed_experts": 256, "rope_interleave": True,
+        "num_nextn_predict_layers": 1,
+    },
+    follows={"num_nextn_predict_layers": "0"},
+)  # fmt: skip
+DEEPSEEK_V3_HALVES = DEEPSEEK_V3.extend(
+    "deepseek_v3_halves", variant="not rope_interleave", arrows=latent_attention(HALVES)
+)

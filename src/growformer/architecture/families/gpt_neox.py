@@ -1,6 +1,19 @@
-"""GPT-NeoX: LayerNorm, attention and MLP beside each other or in a row, QKV fused per head, part of a head rotated."""
+"""GPT-NeoX: LayerNorm, attention and MLP beside each other or in a row, QKV fused per head, part of a head rotated.
 
-from growformer.architecture.declaration import Architecture, Attention, Coupling, Rotary, embedding, layer_norm, linear
+The Japanese one has no biases but for one behind the last layer's attention.
+"""
+
+from growformer.architecture.declaration import (
+    Architecture,
+    Attention,
+    LayerKind,
+    Rotary,
+    embedding,
+    layer_norm,
+    linear,
+    parameter,
+)
+from growformer.architecture.families.gpt2 import HEADS, LABELS, VOCAB, no_head_dim
 
 _EPS = "layer_norm_eps"
 _HEAD = "hidden_size / num_attention_heads"
@@ -18,6 +31,7 @@ GPT_NEOX = Architecture(
         "freq": f"int({_HEAD} * partial_rotary_factor) / 2",
         "rest": f"{_HEAD} - int({_HEAD} * partial_rotary_factor)",
         "value": _HEAD,
+        "labels": "labels",
     },
     arrows={
         "embed_in": embedding("vocab -> stream"),
@@ -31,6 +45,7 @@ GPT_NEOX = Architecture(
         "layers.{layer}.mlp.dense_4h_to_h": linear("mlp -> stream", bias=True),
         "final_layer_norm": layer_norm("stream -> final", eps=_EPS),
         "lm_head": linear("final -> vocab", optional=True),
+        **HEADS,
     },
     attention=(
         Attention(
@@ -49,16 +64,9 @@ GPT_NEOX = Architecture(
         "tie_word_embeddings": False,
         "initializer_range": 0.02,
     },
-    coupled=(
-        Coupling(
-            field="num_attention_heads", keeps="value", formula="hidden_size / keep",
-            because="GPT-NeoX has no head_dim of its own, it is hidden_size / num_attention_heads",
-        ),
-    ),
-    fixed={
-        "vocab": "a larger vocabulary changes the output distribution; use resize_token_embeddings",
-        "pair": "a rotary plane has two coordinates",
-    },
+    inferred=("labels",),
+    coupled=no_head_dim("GPT-NeoX", "hidden_size", "num_attention_heads", keeps="value"),
+    fixed={**VOCAB, **LABELS, "pair": "a rotary plane has two coordinates"},
     roles={
         "hidden": "hidden_size",
         "mlp": "intermediate_size",
@@ -66,10 +74,39 @@ GPT_NEOX = Architecture(
         "layers": "num_hidden_layers",
     },
     prefix="gpt_neox",
-    heads=("lm_head",),
+    heads=("lm_head", *HEADS),
     renames=((r"^embed_out\.", "lm_head."),),
     ignored={
         r"(gpt_neox\.)?layers\.\d+\.attention\.(bias|masked_bias)": "a causal mask that older versions stored",
         r"(.*\.)?rotary_emb\.inv_freq": "a buffer of older versions, computed from the config today",
     },
 )  # fmt: skip
+
+_LAST = "layer == num_hidden_layers - 1"
+
+GPT_NEOX_JAPANESE = GPT_NEOX.extend(
+    "gpt_neox_japanese",
+    model_types=("gpt_neox_japanese",),
+    sizes={"mlp": "hidden_size * intermediate_multiple_size"},
+    arrows={
+        "layers.{layer}.attention.query_key_value": linear(
+            "normed -> (heads [[q:(pair freq) q_rest:rest] [k:(pair freq) k_rest:rest] v:value])"
+        ),
+        "layers.{layer}.attention.dense": linear("attended:(heads value) -> stream"),
+        "layers.{layer}.attention.dense_bias": parameter("-> stream", when=_LAST),
+        "layers.{layer}.mlp.dense_h_to_4h": linear("mlp_normed -> mlp"),
+        "layers.{layer}.mlp.dense_4h_to_h": linear("mlp -> stream"),
+        "lm_head": None,
+        "embed_out": linear("final -> vocab", optional=True),
+        **dict.fromkeys(HEADS),
+    },
+    ties={"lm_head.weight": None, "embed_out.weight": "embed_in.weight"},
+    defaults={"rotary_pct": 1.0, "tie_word_embeddings": True, "intermediate_multiple_size": 4},
+    coupled=no_head_dim("GPT-NeoX Japanese", "hidden_size", "num_attention_heads", keeps="value"),
+    kinds=(LayerKind(when=_LAST, because="only the last layer has a dense_bias, so new layers go in front of it"),),
+    roles={"mlp": None},
+    prefix="gpt_neox_japanese",
+    heads=("embed_out",),
+    renames=(),
+    ignored={r"(gpt_neox_japanese\.)?layers\.\d+\.attention\.(bias|masked_bias)": "a causal mask of older versions"},
+)

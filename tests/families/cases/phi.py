@@ -1,0 +1,25 @@
+"""Phi, Phi-3 and StableLM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.families.cases.llama import decoder
+
+LONG: dict[str, Any] = {
+    "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0, 1.1, 1.3], "long_factor": [2.0, 3.0, 4.0],
+    "original_max_position_embeddings": 16,
+}  # fmt: skip
+PLAIN: dict[str, Any] = {"hidden_size": 72, "drop": ("head_dim",)}
+
+CASES = (
+    decoder("phi", "PhiForCausalLM", head_dim=18),
+    decoder("phi", "PhiForCausalLM", "tied", tie_word_embeddings=True, **PLAIN),
+    decoder("phi", "PhiForCausalLM", "qk-norm", qk_layernorm=True, **PLAIN),
+    decoder("phi3", "Phi3ForCausalLM", partial_rotary_factor=0.6, pad_token_id=0),
+    decoder("phi3", "Phi3ForCausalLM", "whole", tie_word_embeddings=True, pad_token_id=0, sliding_window=7, drop=("head_dim",)),
+    decoder("phi3", "Phi3ForCausalLM", "longrope", rope_parameters=LONG, pad_token_id=0, **PLAIN),
+    decoder("phi3", "Phi3ForCausalLM", "longrope-partial", rope_parameters={**LONG, "partial_rotary_factor": 0.75}, pad_token_id=0, **{**PLAIN, "hidden_size": 96}),
+    decoder("stablelm", "StableLmForCausalLM", use_qkv_bias=True, partial_rotary_factor=0.4, **PLAIN),
+    decoder("stablelm", "StableLmForCausalLM", "parallel", use_parallel_residual=True, tie_word_embeddings=True, partial_rotary_factor=0.4, **PLAIN),
+)  # fmt: skip
