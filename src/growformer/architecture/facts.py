@@ -76,6 +76,7 @@ class Rotary:
         legacy: kind of layer -> config field with its base in older configs.
         legacy_fraction: config field with the fraction in older configs, where it has another name.
         theta: the class's base where a config has none.
+        legacy_theta: config field with the base in older configs.
         sections: how many frequencies follow each kind of position (``mrope_section``), one after the other, where a
             config does not say so; None: all follow the one position. The last section grows.
     """
@@ -87,6 +88,7 @@ class Rotary:
     legacy: Mapping[str, str] = field(default_factory=dict)
     legacy_fraction: str | None = None
     theta: float = 10000.0
+    legacy_theta: str = "rope_theta"
     sections: tuple[int, ...] | None = None
 
 

@@ -202,7 +202,7 @@ def _computed_with(plan: Plan, config: Mapping[str, Any]) -> dict[str, Any]:
         inner = parameters.values() if isinstance(parameters, Mapping) else ()
         bases = [value.get("rope_theta") for value in inner if isinstance(value, Mapping)]
         single = parameters.get("rope_theta") if isinstance(parameters, Mapping) else None
-        found[f"theta of {rotary.frequency}"] = bases or single or config.get("rope_theta")
+        found[f"theta of {rotary.frequency}"] = bases or single or config.get(rotary.legacy_theta)
     return {"architecture": plan.architecture, **found}
 
 
@@ -238,7 +238,7 @@ def compose(first: Plan, second: Plan) -> Plan:
         write_field(resolved.target, name, first.source_sizes[name])
     for rotary in first.architecture.rotary:
         share = second.target_sizes.get(rotary.fraction or "")
-        for name in (rotary.parameters, "rope_theta", "rope_scaling", *rotary.legacy.values()):
+        for name in (rotary.parameters, rotary.legacy_theta, "rope_scaling", *rotary.legacy.values()):
             if name in first.source.config:
                 resolved.target[name] = first.source.config[name]
             else:

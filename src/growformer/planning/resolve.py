@@ -112,7 +112,8 @@ def write_field(config: dict[str, Any], name: str, value: Any) -> None:
 def _check_set_fields(architecture: Architecture, fields: Sequence[str], set_fields: Mapping[str, Any]) -> None:
     """Refuse to set what is a size, or follows from the sizes."""
     derived = {str(a.eps) for a in architecture.arrows.values() if isinstance(a.eps, str)}
-    derived |= {r.parameters for r in architecture.rotary} | {"rope_theta", "rope_scaling", "model_type"}
+    derived |= {n for r in architecture.rotary for n in (r.parameters, r.legacy_theta, *r.legacy.values())}
+    derived |= {"rope_theta", "rope_scaling", "model_type"}
     derived |= {n for axis in architecture.fixed for n in names_in(architecture.sizes[axis])}
     derived |= {architecture.tie_field or ""} | set(architecture.layer_lists)
     for name in set_fields:

@@ -38,7 +38,8 @@ def finish_rotary(target: dict[str, Any], rotary: Rotary, before: int, after: in
             _extend(said, rotary, after - before)
             if said:
                 target["rope_scaling"] = said
-            target["rope_theta"] = _grown(float(target.get("rope_theta", rotary.theta)), after / before)
+            base = float(target.get(rotary.legacy_theta, rotary.theta))
+            target[rotary.legacy_theta] = _grown(base, after / before)
     _write_legacy(target, rotary)
 
 
@@ -113,7 +114,7 @@ def _write_legacy(target: dict[str, Any], rotary: Rotary) -> None:
                     f"the source's config contradicts itself: {rotary.parameters} and rope_scaling give different "
                     f"{', '.join(differs)}. Remove the one that does not hold from its config.json"
                 )
-        target["rope_theta"] = parameters["rope_theta"]
+        target[rotary.legacy_theta] = parameters["rope_theta"]
         if parameters.get("rope_type", "default") != "default":
             kept = {name: value for name, value in parameters.items() if name not in ("rope_theta", rotary.fraction)}
             target["rope_scaling"] = kept
@@ -143,7 +144,7 @@ def rotary_notes(architecture: Architecture, sizes: Sizes, target: Mapping[str, 
         if before == after:
             continue
         entries = [parameters for _, parameters in _entries(sizes.source, rotary)] or [{}]
-        default = sizes.source.get("rope_theta") or rotary.theta
+        default = sizes.source.get(rotary.legacy_theta) or rotary.theta
         bases = [float(parameters.get("rope_theta", default)) for parameters in entries]
         longest = int(target.get("max_position_embeddings") or 4096)
         error = max(phase_error(theta, 2 * before, 2 * after, longest) for theta in bases)

@@ -113,6 +113,10 @@ def arrow_is_on_the_residual_path(plan: Plan, arrow: Arrow) -> bool:
     return any((add.source, add.target) == ends for add in plan.architecture.adds)
 
 
+def _is_post_norm(plan: Plan, arrow: Arrow) -> bool:
+    return arrow.kind == "norm" and arrow_is_on_the_residual_path(plan, arrow)
+
+
 def _is_local(plan: Plan, spec: TensorSpec, index: Mapping[str, int]) -> bool:
     """Tell whether a tensor of a new instance writes only to spaces of that instance."""
     target = plan.architecture.arrows[spec.owner].target
@@ -120,7 +124,10 @@ def _is_local(plan: Plan, spec: TensorSpec, index: Mapping[str, int]) -> bool:
     reached = list(dict.fromkeys(_labels(plan, target)))
     for space in reached:
         reached += [a.target for a in plan.architecture.adds if a.source == space and a.target not in reached]
-    return outermost is None or all(outermost in plan.architecture.spaces[space].index for space in reached)
+    if outermost is None:
+        return True
+    sums = {space_of(a.source) for a in plan.architecture.arrows.values() if _is_post_norm(plan, a)}
+    return not sums & set(reached) and all(outermost in plan.architecture.spaces[space].index for space in reached)
 
 
 def _labels(plan: Plan, term: Term) -> Iterable[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from tests.families.case import Case
@@ -19,6 +20,12 @@ DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 SLIDING = {"num_hidden_layers": 3, "use_sliding_window": True, "sliding_window": 7, "max_window_layers": 2}
 TIED = {"tie_word_embeddings": True}
+#: Where head_dim is a field, and the class wants hidden_size / num_attention_heads in it.
+SQUARE = {
+    "hidden_size": {"hidden_size": 96, "head_dim": 8},
+    "num_attention_heads": {"num_attention_heads": 18, "head_dim": 4},
+    "head_dim": {"hidden_size": 96, "head_dim": 8},
+}
 
 
 def like_llama(model_type: str, prefix: str, defaults: dict[str, Any], **changes: Any) -> tuple[Case, ...]:
@@ -39,10 +46,14 @@ def decoder(model_type: str, model: str, name: str = "", *, drop: tuple[str, ...
     Args:
         model_type, model, name: of the case.
         drop: sizes that the class does not have, or that are left to it.
-        changes: of the config.
+        changes: of the config, and options of the case.
     """
+    options = {name: changes.pop(name) for name in _OPTIONS & changes.keys()}
     config = {field: value for field, value in {**SIZES, **changes}.items() if field not in drop}
-    return Case(model_type=model_type, model=model, name=name, config=config)
+    return Case(model_type=model_type, model=model, name=name, config=config, **options)
+
+
+_OPTIONS = {field.name for field in dataclasses.fields(Case)}
 
 
 CASES = (
@@ -70,7 +81,10 @@ CASES = (
     decoder("cwm", "CwmForCausalLM", num_hidden_layers=5, sliding_window=7),
     decoder("seed_oss", "SeedOssForCausalLM", attention_out_bias=True, mlp_bias=True),
     decoder("seed_oss", "SeedOssForCausalLM", "defaults", attention_bias=False, num_attention_heads=6),
-    decoder("helium", "HeliumForCausalLM", hidden_size=36, num_attention_heads=6, head_dim=6, attention_bias=True, mlp_bias=True),
+    decoder(
+        "helium", "HeliumForCausalLM", hidden_size=72, num_attention_heads=12, head_dim=6, attention_bias=True,
+        mlp_bias=True, variants=SQUARE,
+    ),
     decoder("ernie4_5", "Ernie4_5ForCausalLM", use_bias=True),
     decoder("ernie4_5", "Ernie4_5ForCausalLM", "tied", tie_word_embeddings=True),
 )  # fmt: skip

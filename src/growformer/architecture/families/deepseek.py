@@ -1,9 +1,6 @@
-"""DeepSeek: latent attention, where queries and keys have a rotated part and one that is not; experts in later layers.
+"""DeepSeek and its like: latent attention, and experts in later layers, one of which is always asked."""
 
-The rotated part of keys is one for all heads, and comes out of the same matrix as their latent vector.
-"""
-
-from growformer.architecture.declaration import Add, Arrow, Attention, linear, parameter, rms_norm
+from growformer.architecture.declaration import linear, rms_norm
 from growformer.architecture.families.experts import (
     FIRST_DENSE,
     LATER,
@@ -13,93 +10,102 @@ from growformer.architecture.families.experts import (
     gated,
     packed,
 )
+from growformer.architecture.families.latent import HALVES, INTERLEAVED, YOUTU, latent_attention
 from growformer.architecture.families.llama import LLAMA
 
-_EPS = 1e-6  # of both latent norms, whatever the config says
-_LATENT, _DIRECT = "q_lora_rank", "not q_lora_rank"
-
-
-def latent_attention(rotated: str, bias: bool | str = "attention_bias") -> dict[str, Arrow | None]:
-    """Return the arrows of latent attention; ``rotated`` is how coordinates of the rotated part lie in memory."""
-    query = f"(heads [q_nope:nope q_rope:{rotated}])"
-    at = "layers.{layer}.self_attn"
-    return {
-        f"{at}.q_proj": linear(f"normed -> {query}", when=_DIRECT),
-        f"{at}.k_proj": None,
-        f"{at}.v_proj": None,
-        f"{at}.q_a_proj": linear("normed -> q_latent_raw:q_latent", bias=bias, when=_LATENT),
-        f"{at}.q_a_layernorm": rms_norm("q_latent_raw -> q_latent", eps=_EPS, when=_LATENT),
-        f"{at}.q_b_proj": linear(f"q_latent -> {query}", when=_LATENT),
-        f"{at}.kv_a_proj_with_mqa": linear(f"normed -> [kv_latent_raw:kv_latent k_rope:{rotated}]", bias=bias),
-        f"{at}.kv_a_layernorm": rms_norm("kv_latent_raw -> kv_latent", eps=_EPS),
-        f"{at}.kv_b_proj": linear("kv_latent -> (heads [k_nope:nope v:value])"),
-        f"{at}.o_proj": linear("attended:(heads value) -> stream", bias=bias),
-    }
-
-
-INTERLEAVED, HALVES = "(freq pair)", "(pair freq)"
-_ROUTED = experts(when=LATER, shared="shared_experts", shared_bias="mlp_bias")
-
-DEEPSEEK_V2 = LLAMA.extend(
+DEEPSEEK_V2 = YOUTU.extend(
     "deepseek_v2",
     model_types=("deepseek_v2",),
+    variant=None,
+    multiples=LLAMA.multiples,
     sizes={
-        "kv_heads": None,
-        "group": None,
-        "heads": "num_attention_heads",
-        "nope": "qk_nope_head_dim",
-        "freq": "qk_rope_head_dim / 2",
-        "value": "v_head_dim",
-        "q_latent": "q_lora_rank or 1",
-        "kv_latent": "kv_lora_rank",
         "expert_mlp": "moe_intermediate_size",
         "shared_mlp": "moe_intermediate_size * n_shared_experts",
         "expert": "n_routed_experts",
     },
     arrows={
-        **latent_attention(INTERLEAVED),
         **gated("mlp", "mlp", when=f"not ({LATER})", bias="mlp_bias"),
-        **_ROUTED,
+        **experts(when=LATER, shared="shared_experts", shared_bias="mlp_bias"),
     },
     packed=packed(),
-    attention=(
-        Attention(
-            query=("q_nope", "q_rope"), key=("k_nope", "k_rope"), value="v", output="attended",
-            over=("nope", "freq", "pair"), scale="1 / sqrt(qk_nope_head_dim + qk_rope_head_dim)",
-        ),
-    ),
     kinds=(FIRST_DENSE,),
     defaults={
-        "q_lora_rank": None, "num_key_value_heads": "num_attention_heads", "head_dim": "qk_rope_head_dim",
-        "first_k_dense_replace": 0, "n_shared_experts": 2, "n_routed_experts": 64,
+        "first_k_dense_replace": 0, "n_shared_experts": 2, "n_routed_experts": 64, "tie_word_embeddings": False,
     },
     fixed=NO_MORE_EXPERTS,
-    follows={
-        "head_dim": "qk_rope_head_dim",
-        "qk_head_dim": "qk_nope_head_dim + qk_rope_head_dim",
-        "num_key_value_heads": "num_attention_heads",
-    },
-    roles={"kv_heads": None, "key": "qk_nope_head_dim", "value": "v_head_dim"},
 )  # fmt: skip
 
-_NEXT = {"layer": ("num_nextn_predict_layers or 0", "it predicts further tokens, for layers that are changed now")}
+NEXT = {"layer": ("num_nextn_predict_layers or 0", "it predicts further tokens, for layers that are changed now")}
+NO_NEXT = {"num_nextn_predict_layers": "0"}
+_CORRECTION = {"shared": "shared_experts", "correction": "gate.e_score_correction_bias"}
 
 DEEPSEEK_V3 = DEEPSEEK_V2.extend(
     "deepseek_v3",
     model_types=("deepseek_v3",),
     variant="rope_interleave",
     multiples=(),
-    arrows={
-        **gated("mlp", "mlp", when=f"not ({LATER})"),
-        **experts(when=LATER, shared="shared_experts", correction="gate.e_score_correction_bias"),
-    },
-    beyond=_NEXT,
+    arrows={**gated("mlp", "mlp", when=f"not ({LATER})"), **experts(when=LATER, **_CORRECTION)},
+    beyond=NEXT,
     defaults={
-        "first_k_dense_replace": 3, "n_shared_experts": 1, "n_routed_experts": 256, "rope_interleave": True,
-        "num_nextn_predict_layers": 1,
+        "first_k_dense_replace": 3, "n_shared_experts": 1, "n_routed_experts": 256, "num_nextn_predict_layers": 1,
     },
-    follows={"num_nextn_predict_layers": "0"},
+    follows=NO_NEXT,
 )  # fmt: skip
 DEEPSEEK_V3_HALVES = DEEPSEEK_V3.extend(
     "deepseek_v3_halves", variant="not rope_interleave", arrows=latent_attention(HALVES)
+)
+
+SARVAM_MLA = DEEPSEEK_V3.extend(
+    "sarvam_mla",
+    model_types=("sarvam_mla",),
+    defaults={
+        "first_k_dense_replace": 1, "num_experts": 128, "n_routed_experts": "num_experts", "num_shared_experts": 1,
+        "n_shared_experts": "num_shared_experts", "num_nextn_predict_layers": 0,
+    },
+    follows={"num_shared_experts": "n_shared_experts"},
+)  # fmt: skip
+
+MISTRAL4 = DEEPSEEK_V2.extend(
+    "mistral4",
+    model_types=("mistral4",),
+    multiples=(),
+    variant="rope_interleave",
+    arrows={**gated("mlp", "mlp", when=f"not ({LATER})"), **experts(when=LATER, shared="shared_experts")},
+    defaults={"n_shared_experts": 1, "n_routed_experts": 128, "head_dim": "qk_nope_head_dim + qk_rope_head_dim"},
+    follows={
+        "head_dim": "qk_nope_head_dim + qk_rope_head_dim",
+        "rope_parameters.partial_rotary_factor": "(qk_rope_head_dim + 0.5) / (qk_nope_head_dim + qk_rope_head_dim)",
+    },
+)
+
+_LISTED = {**gated("mlp", "mlp", when=f"not ({LISTED})"), **experts(when=LISTED, **_CORRECTION)}
+LISTS = ("layer_types", "mlp_layer_types")
+
+GLM4_MOE_LITE = DEEPSEEK_V3.extend(
+    "glm4_moe_lite",
+    model_types=("glm4_moe_lite",),
+    arrows=_LISTED,
+    kinds=(),
+    layer_lists=LISTS,
+    layer_rules={"mlp_layer_types": "'sparse' if layer else 'dense'"},
+    defaults={"rms_norm_eps": 1e-5, "n_routed_experts": 64},
+)
+
+AXK1 = DEEPSEEK_V3.extend(
+    "axk1",
+    model_types=("axk1",),
+    arrows={
+        **latent_attention(INTERLEAVED, always=True),
+        "layers.{layer}.self_attn.q_proj": None,
+        **gated("mlp", "mlp", when=f"not ({LISTED})"),
+        **experts(when=LISTED, writes="mlp_raw:stream", **_CORRECTION),
+        "layers.{layer}.mlp.post_mlp_layernorm": rms_norm("mlp_raw -> stream", eps="rms_norm_eps", when=LISTED),
+    },
+    kinds=(),
+    layer_lists=LISTS,
+    layer_rules={
+        "mlp_layer_types": "'sparse' if layer >= first_k_dense_replace and layer % moe_layer_freq == 0 else 'dense'"
+    },
+    renames=((r"(layers\.\d+)\.post_mlp_layernorm\.", r"\1.mlp.post_mlp_layernorm."),),
+    defaults={"first_k_dense_replace": 1, "moe_layer_freq": 1, "n_routed_experts": 192},
 )

@@ -1,7 +1,7 @@
 """GLM-4.5 and its like: DeepSeek's experts (a shared one, sigmoid scores, a bias on them) behind grouped attention."""
 
 from growformer.architecture.declaration import Attention, Rotary, linear, rms_norm
-from growformer.architecture.families.deepseek import DEEPSEEK_V3
+from growformer.architecture.families.deepseek import LISTS, NEXT, NO_NEXT
 from growformer.architecture.families.experts import (
     FIRST_DENSE,
     LATER,
@@ -49,13 +49,13 @@ GLM4_MOE = LLAMA.extend(
     ),
     rotary=(Rotary(frequency="freq", fraction="partial_rotary_factor"),),
     kinds=(FIRST_DENSE,),
-    beyond=DEEPSEEK_V3.beyond,
+    beyond=NEXT,
     defaults={
         "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "n_shared_experts": 1, "n_routed_experts": 128,
         "first_k_dense_replace": 1, "use_qk_norm": False, "partial_rotary_factor": 0.5, "num_nextn_predict_layers": 1,
     },
     fixed=NO_MORE_EXPERTS,
-    follows={"num_nextn_predict_layers": "0"},
+    follows=NO_NEXT,
 )  # fmt: skip
 
 # A norm reads rotated and other coordinates of a head together; what is new lies behind them all, and is not rotated.
@@ -116,7 +116,7 @@ _NUMBERED = {
     "shared_mlp": "moe_intermediate_size * num_shared_experts",
     "expert": "num_experts",
 }
-_LISTS = {"layer_lists": ("layer_types", "mlp_layer_types"), "packed": packed(), "fixed": NO_MORE_EXPERTS}
+_LISTS = {"layer_lists": LISTS, "packed": packed(), "fixed": NO_MORE_EXPERTS}
 
 EXAONE_MOE = QWEN3.extend(
     "exaone_moe",
@@ -157,12 +157,12 @@ HY_V3 = QWEN3.extend(
         (r"\.mlp\.expert_bias", ".mlp.e_score_correction_bias"),
         (r"\.mlp\.shared_mlp\.", ".mlp.shared_experts."),
     ),
-    beyond=DEEPSEEK_V3.beyond,
+    beyond=NEXT,
     layer_rules={"layer_types": None, "mlp_layer_types": "'sparse' if layer else 'dense'"},
     defaults={
         "head_dim": 128, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "num_experts": 192, "num_shared_experts": 1,
         "num_nextn_predict_layers": 1,
     },
-    follows={"num_nextn_predict_layers": "0"},
+    follows=NO_NEXT,
     **_LISTS,
 )  # fmt: skip

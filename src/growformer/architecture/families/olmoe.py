@@ -1,6 +1,6 @@
 """OLMoE and FlexOlmo: experts in every layer, and norms on queries and keys over all heads together."""
 
-from growformer.architecture.declaration import Coupling, linear, rms_norm
+from growformer.architecture.declaration import Attention, Coupling, linear, rms_norm
 from growformer.architecture.families.experts import NO_MLP, NO_MORE_EXPERTS, experts, packed
 from growformer.architecture.families.llama import LLAMA
 from growformer.architecture.families.olmo import OLMO2
@@ -24,7 +24,9 @@ OLMOE = LLAMA.extend(
         **experts(),
     },
     packed=packed(),
-    attention=OLMO2.attention,
+    attention=(
+        Attention(query="q", key="k", value="v", output="attended", over=("pair", "freq"), scale=f"1 / sqrt({_HEAD})"),
+    ),
     coupled=(
         Coupling(
             field="num_attention_heads", keeps="value", formula="hidden_size / keep",
