@@ -35,6 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     known = set(sys.modules)
     registry.architectures.cache_clear()
     registry._by_model_type.cache_clear()
+    registry._claiming.cache_clear()
     importlib.invalidate_caches()
     yield tmp_path
     for name in set(sys.modules) - known:
@@ -43,6 +44,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             delattr(families, name.rsplit(".", 1)[1])
     registry.architectures.cache_clear()
     registry._by_model_type.cache_clear()
+    registry._claiming.cache_clear()
 
 
 def write(folder: Path, file: str, name: str, *model_types: str) -> None:

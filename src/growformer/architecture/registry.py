@@ -11,9 +11,11 @@ where the module (or object) holds ``Architecture`` values.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from importlib.abc import InspectLoader
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -39,9 +41,21 @@ def architectures() -> dict[str, Architecture]:
     return dict(sorted(found.items()))
 
 
-def _own() -> Iterator[Architecture]:
+def _own(mentioning: str | None = None) -> Iterator[Architecture]:
+    """Yield the families of this package; only of files that mention a model type, where one is given."""
     for module in pkgutil.iter_modules(families.__path__):
-        yield from _in(importlib.import_module(f"{families.__name__}.{module.name}"))
+        name = f"{families.__name__}.{module.name}"
+        text = _source_of(name) if mentioning is not None else None
+        if text is not None and f'"{mentioning}"' not in text and f"'{mentioning}'" not in text:
+            continue
+        yield from _in(importlib.import_module(name))
+
+
+def _source_of(module: str) -> str | None:
+    """Return a module's text without running it: to read a hundred files is fast, to import them is not."""
+    spec = importlib.util.find_spec(module)
+    loader = spec.loader if spec is not None else None
+    return loader.get_source(module) if isinstance(loader, InspectLoader) else None
 
 
 def _from_entry_points() -> Iterator[Architecture]:
@@ -72,8 +86,19 @@ def _in(module: object) -> Iterator[Architecture]:
 
 @lru_cache(maxsize=1)
 def _by_model_type() -> dict[str, list[Architecture]]:
+    return _claims(architectures().values())
+
+
+@lru_cache(maxsize=256)
+def _claiming(model_type: str) -> list[Architecture]:
+    """Return the declarations of one model type, without loading those of all others."""
+    unique = {id(a): a for a in (*_own(mentioning=model_type), *_from_entry_points())}
+    return _claims(unique.values()).get(model_type, [])
+
+
+def _claims(declared: Iterable[Architecture]) -> dict[str, list[Architecture]]:
     found: dict[str, list[Architecture]] = {}
-    for architecture in architectures().values():
+    for architecture in declared:
         for model_type in architecture.model_types:
             others = found.setdefault(model_type, [])
             if others and (architecture.variant is None or others[0].variant is None):
@@ -92,18 +117,18 @@ def for_config(config: dict[str, Any]) -> Architecture:
         UnknownArchitectureError: no family describes it.
     """
     model_type = config.get("model_type")
-    known = _by_model_type()
     if not isinstance(model_type, str):
         raise UnknownArchitectureError(
             f"the config names no model_type (found {model_type!r}); pass architecture=..., see docs/architectures.md"
         )
-    if model_type not in known:
+    found = _claiming(model_type)
+    if not found:
+        known = _by_model_type()
         raise UnknownArchitectureError(
             f"no architecture describes model_type {model_type!r}{did_you_mean(model_type, known) or ';'} "
             f"{len(known)} model types are described (docs/guarantees.md lists them). To bring your own, declare its "
             "tensors as in docs/architectures.md and pass architecture=... to growformer.grow_checkpoint"
         )
-    found = known[model_type]
     if len(found) == 1:
         return found[0]
     for architecture in found:

@@ -50,8 +50,8 @@ def local_conditions(data: Mapping[str, Any] | Recorded) -> list[Violation]:
     if found:  # nothing else can be looked up with certainty
         return found
     for check in (
-        existence_conditions, _spaces, _norms, _layer_scales, attention_conditions, alibi_conditions, _adds, _ties, _post_norms,
-        rotary_conditions, config_conditions,
+        existence_conditions, _spaces, _norms, _layer_scales, attention_conditions, alibi_conditions, _adds, _ties,
+        _post_norms, rotary_conditions, config_conditions,
     ):  # fmt: skip
         try:
             found += check(recorded)

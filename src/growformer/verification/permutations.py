@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from growformer.architecture.declaration import space_of, spaces_in
+from growformer.architecture.exact import compute
 from growformer.verification.declared import Declared
 from growformer.verification.places import Action, Change, Experiment, Order, permute
 
@@ -29,8 +30,9 @@ class Permutations:
         self.declared = declared
         self.architecture = declared.architecture
         self.lookups = lookups
-        # Of a router's experts each is another tensor, and those stay where they are.
-        self.ordered = {*ordered, *declared.architecture.index_axes}
+        # Of a router's experts each is another tensor, and those stay where they are; slopes of biases belong to heads.
+        slopes = {a.heads for a in declared.architecture.alibi if a.when is None or compute(a.when, declared.config)}
+        self.ordered = {*ordered, *declared.architecture.index_axes, *slopes}
 
     def __iter__(self) -> Iterator[Experiment]:
         """Yield the experiments."""
@@ -103,9 +105,13 @@ class Permutations:
                 for query, key in c.pairs:
                     join((query, axis), (key, axis))
                 join((c.value, axis), (c.output, axis))
-        for rotary in architecture.rotary:  # one set of frequencies for all that it turns
-            turned = [(s, rotary.frequency) for c in declared.attention for s in (*c.queries, *c.keys)]
-            join(*turned)
+        # One set of frequencies for all that it turns.
+        turned = [
+            (s, declared.over(c, query)) for c in declared.attention for query, key in c.pairs for s in (query, key)
+        ]
+        turned = [(space, over) for space, over in turned if declared.rotated & {*over}]
+        for axis in architecture.sizes:
+            join(*((space, axis) for space, over in turned if axis in over))
         for add in architecture.adds:
             for axis in architecture.sizes:
                 join((add.source, axis), (add.target, axis))

@@ -68,7 +68,7 @@ class Experiment:
         preserves: whether the outputs must stay (or become what ``outputs`` says); otherwise they must change.
         inputs: input's name -> change.
         outputs: size of an output's last dimension -> change that is expected there, where it does not stay.
-        frequencies: change of the rotary frequencies.
+        frequencies: change of the rotary frequencies; ``torch.neg`` turns every plane the other way.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Experiments that scale what norms write, queries against keys, and values through attention, or shift what norms read.
+"""Experiments that scale what norms write, queries against keys, values through attention, or shift what norms read.
 
 Both follow from what reads a space: weights can undo a factor, LayerNorms do not see a constant.
 """
