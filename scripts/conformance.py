@@ -106,6 +106,9 @@ def _checks(case: Any, arguments: argparse.Namespace) -> Iterator[Row]:
         for check, function in checks.PER_GROWTH.items():
             if arguments.full or check in checks.FAST or check in ("gradients", "generation"):
                 yield _timed(case, check, name, lambda f=function, g=growth: f(case, g))  # type: ignore[misc]
+    for check, function in checks.PER_CASE.items() if arguments.full and "all" in growths.accepted else ():
+        growth = growths.accepted["all"]
+        yield _timed(case, check, "all", lambda f=function, g=growth: f(case, g))  # type: ignore[misc]
 
 
 def _timed(case: Any, check: str, growth: str, function: Callable[[], list[str]]) -> Row:

@@ -55,6 +55,7 @@ class Case:
             run on (``vocab``: input_ids, ``positions``: position_ids, ``types``: token_type_ids) unless said otherwise.
         oracles: changes to the config for the oracles alone.
         long: changes to the config for the check at 4,096 positions.
+        legacy: pattern -> replacement in stored names, which gives a spelling of older checkpoints that the class reads.
         scale: factor on the random matrices.
     """
 
@@ -72,6 +73,7 @@ class Case:
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     oracles: Mapping[str, Any] = field(default_factory=dict)
     long: Mapping[str, Any] = field(default_factory=dict)
+    legacy: Mapping[str, str] = field(default_factory=dict)
     scale: float = 1.0
 
     def __str__(self) -> str:

@@ -26,6 +26,8 @@ from growformer.verification.outputs import compare_outputs, convert, put_freque
 from tests.families import gradients
 from tests.families.case import Case
 from tests.families.growths import Growth, growths_of, make_plan
+from tests.families.long import check_long
+from tests.families.spellings import check_spellings
 
 Problems = list[str]
 LARGEST = 1e-4
@@ -176,7 +178,7 @@ def check_gradients(case: Case, growth: Growth) -> Problems:
     """Every new value learns within two steps, no two new units stay equal, no new gradient is out of scale."""
     source = case.source(growth.eps)
     problems: Problems = []
-    for new_layers in ("copy", "random"):
+    for new_layers in ("copy", "random") if "new_layers_at" in growth.request else ("copy",):
         plan = make_plan(case, growth, init="normal", new_layers=new_layers)
         larger = growformer.grow(source, plan=plan)
         inputs = covering(case, larger)
@@ -252,5 +254,7 @@ PER_GROWTH: dict[str, Check] = {
     "control": check_disturbed,
 }
 """Checks of one growth, by name."""
+PER_CASE: dict[str, Check] = {"spellings": check_spellings, "long": check_long}
+"""Checks of one growth of each case, ``all``, by name."""
 FAST = ("outputs", "disk", "control")
 """Those that the quick run makes, of the growth ``all``."""

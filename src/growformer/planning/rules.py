@@ -443,7 +443,7 @@ def _post_norm(
         front_origin = plan.origin(dict(front_index))
         assert front_origin is not None  # front is not new
         moved = plan.architecture.tensors[f"{owner}.{spec.part}"]
-        factor = Root.sqrt((1 + eps) * plan.norm_rho(owner, dict(front_index))) if spec.part == "weight" else ONE
+        factor = Root.sqrt(1 + eps) if spec.part == "weight" else ONE
         blocks = []
         table = _table(plan, moved.dims[0].term, "offset", dict(front_index), front_origin, False)
         for s in _segments(table):

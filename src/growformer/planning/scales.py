@@ -256,5 +256,7 @@ def _epsilon_factors(
         members = [n for n in norms if n in group[name]]
         constant = any(not isinstance(norms[n].eps, str) for n in members)
         is_global = [n for n in members if not sizes.architecture.spaces[space_of(norms[n].source)].index]
-        found[name] = Fraction(1) if constant or not is_global else shrink[is_global[0]]({})
+        # What stands in front of an activation function cannot be scaled; its norm decides for all.
+        unscaled = [n for n in is_global if space_of(norms[n].source) in sizes.architecture.activated]
+        found[name] = Fraction(1) if constant or not is_global else shrink[(unscaled or is_global)[0]]({})
     return found

@@ -22,6 +22,9 @@ DEEPSEEK_V2 = YOUTU.extend(
         "expert_mlp": "moe_intermediate_size",
         "shared_mlp": "moe_intermediate_size * n_shared_experts",
         "expert": "n_routed_experts",
+        # The class views what it rotates as complex numbers, which must begin at an even place.
+        "half_nope": "qk_nope_head_dim / 2",
+        "half_latent": "kv_lora_rank / 2",
     },
     arrows={
         **gated("mlp", "mlp", when=f"not ({LATER})", bias="mlp_bias"),
@@ -37,6 +40,7 @@ DEEPSEEK_V2 = YOUTU.extend(
 
 NEXT = {"layer": ("num_nextn_predict_layers or 0", "it predicts further tokens, for layers that are changed now")}
 NO_NEXT = {"num_nextn_predict_layers": "0"}
+_ANY = {"half_nope": None, "half_latent": None}
 _CORRECTION = {"shared": "shared_experts", "correction": "gate.e_score_correction_bias"}
 
 DEEPSEEK_V3 = DEEPSEEK_V2.extend(
@@ -44,6 +48,7 @@ DEEPSEEK_V3 = DEEPSEEK_V2.extend(
     model_types=("deepseek_v3",),
     variant="rope_interleave",
     multiples=(),
+    sizes=_ANY,
     arrows={**gated("mlp", "mlp", when=f"not ({LATER})"), **experts(when=LATER, **_CORRECTION)},
     beyond=NEXT,
     defaults={
@@ -70,6 +75,7 @@ MISTRAL4 = DEEPSEEK_V2.extend(
     model_types=("mistral4",),
     multiples=(),
     variant="rope_interleave",
+    sizes=_ANY,
     arrows={**gated("mlp", "mlp", when=f"not ({LATER})"), **experts(when=LATER, shared="shared_experts")},
     defaults={"n_shared_experts": 1, "n_routed_experts": 128, "head_dim": "qk_nope_head_dim + qk_rope_head_dim"},
     follows={
