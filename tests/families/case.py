@@ -14,7 +14,7 @@ import json
 import pkgutil
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -42,8 +42,8 @@ class Case:
         model_type: as in config.json.
         model: name of the class.
         config: keyword arguments of ``AutoConfig.for_model``. Sizes pairwise different where the class allows it, none
-            of them 1, at least two layers, heads and key-value heads. Epsilons may be left out: every field that the
-            declaration names as one is set by the checks.
+            of them 1, at least two layers, heads and key-value heads. Epsilons are best left out: the checks set every
+            field that the declaration names as one.
         name: what is special about this case of its model type; empty for the main one.
         inputs: ``tokens``, ``encoder-decoder``, ``pixels``, ``audio`` (waveform), ``features`` (spectrogram), ``clip``
             (tokens and pixels), or a function of the config as a dictionary.
@@ -52,7 +52,8 @@ class Case:
         generate: whether the class continues a prompt; None: ask the class.
         tweak: changes the model after its parameters were made random, before anything is done with it.
         lookups, ordered, unused, variants: of ``check_declaration``. Token tables are looked up by what the class is
-            run on (``vocab``: input_ids, ``positions``: position_ids, ``types``: token_type_ids) unless said otherwise.
+            run on (``vocab``: input_ids, ``positions``: position_ids, ``types``: token_type_ids) unless said otherwise,
+            and question answering tells its labels apart.
         oracles: changes to the config for the oracles alone.
         long: changes to the config for the check at 4,096 positions.
         legacy: pattern -> replacement in stored names, which gives a spelling of older checkpoints that the class reads.
@@ -95,7 +96,8 @@ class Case:
         """Return the config with every declared epsilon set, and with changes (dotted names reach inside)."""
         config = copy.deepcopy({"model_type": self.model_type, **self.config})
         for name in epsilon_fields(self.architecture):
-            put(config, name, eps)
+            if eps != OUTPUT_EPS or _get(config, name) is None:
+                put(config, name, eps)
         for name, value in (changes or {}).items():
             put(config, name, value)
         return config
@@ -164,7 +166,7 @@ class Case:
             lookups = {axis: given for axis, given in usual.items() if axis in tables}
         return {
             "lookups": lookups,
-            "ordered": self.ordered,
+            "ordered": self.ordered or (("labels",) if "QuestionAnswering" in self.model else ()),
             "unused": self.unused,
             "variants": self.variants,
         }
@@ -211,6 +213,13 @@ def put(config: dict[str, Any], name: str, value: Any) -> None:
         config[part] = dict(inner) if isinstance(inner, Mapping) else {}
         config = config[part]
     config[last] = value
+
+
+def _get(config: Mapping[str, Any], name: str) -> Any:
+    found: Any = config
+    for part in name.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
 
 
 def epsilon_fields(architecture: Architecture) -> list[str]:
@@ -280,6 +289,7 @@ def randomise(model: nn.Module, architecture: Architecture, seed: int, scale: fl
             tensor.copy_(values)
 
 
+@functools.cache
 def all_cases() -> tuple[Case, ...]:
     """Return every case of every module in ``cases``, by model type.
 
@@ -298,3 +308,29 @@ def all_cases() -> tuple[Case, ...]:
     if twice:
         raise ValueError(f"two cases are called {', '.join(twice)}: give them a name")
     return tuple(found)
+
+
+def declarations() -> dict[str, list[Case]]:
+    """Return the cases of every declaration that is distinct, by the name of the first that is like it.
+
+    Two declarations that differ in nothing but their name and their model types are one.
+    """
+    found: dict[str, tuple[str, list[Case]]] = {}
+    for case in all_cases():
+        key = declaration_key(case.architecture)
+        found.setdefault(key, (case.architecture.name, []))[1].append(case)
+    return dict(found.values())
+
+
+@functools.cache
+def _key(name: str) -> str:
+    from growformer.architecture.registry import architectures
+    from growformer.architecture.serialise import architecture_to_json
+
+    same = replace(architectures()[name], name="", model_types=(), variant=None)
+    return json.dumps(architecture_to_json(same), sort_keys=True)
+
+
+def declaration_key(architecture: Architecture) -> str:
+    """Return what two declarations share that differ in nothing but name, model types and variant."""
+    return _key(architecture.name)

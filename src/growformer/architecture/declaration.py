@@ -115,6 +115,8 @@ class Architecture:
         beyond: index axis -> how many instances past the last one (an expression) a checkpoint may hold that the class
             leaves out, and why they are dropped (DeepSeek's layers that predict further tokens).
         carried: patterns of tensors that depend on no size that grows, with the reason; they go on as they are.
+        computed: optional arrow -> why the axes of what it writes cannot grow in a source that lacks it: its class
+            computes it from the sizes then.
         packed: stored tensor (a template) -> the declared tensors that it holds.
         std: config field with the standard deviation of fresh weights.
     """
@@ -152,6 +154,7 @@ class Architecture:
     active: Mapping[str, str] = field(default_factory=dict)
     beyond: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     carried: Mapping[str, str] = field(default_factory=dict)
+    computed: Mapping[str, str] = field(default_factory=dict)
     packed: Mapping[str, Packed] = field(default_factory=dict)
     std: str = "initializer_range"
 
@@ -183,6 +186,8 @@ class Architecture:
             self._known(axis, self.sizes, "fixed")
         for axis in self.beyond:
             self._known(axis, self.sizes, "beyond")
+        for name in self.computed:
+            self._known(name, self.arrows, "computed")
         for spec in self.tensors.values():
             for index in spec.index:
                 self._known(index, self.sizes, f"the name {spec.template!r}")
@@ -419,6 +424,7 @@ class Architecture:
             activated=tuple(space for space in self.activated if space in named),
             ties={a: b for a, b in self.ties.items() if {a, b} <= tensors},
             packed={n: p for n, p in self.packed.items() if set(p.parts) <= tensors},
+            computed={n: why for n, why in self.computed.items() if n in arrows},
             **changes,
         )
 

@@ -79,6 +79,7 @@ class Rotary:
         legacy_theta: config field with the base in older configs.
         sections: how many frequencies follow each kind of position (``mrope_section``), one after the other, where a
             config does not say so; None: all follow the one position. The last section grows.
+        per_layer: config field with a list of bases, one per layer; 0 where it rotates nothing.
     """
 
     frequency: str
@@ -90,6 +91,7 @@ class Rotary:
     theta: float = 10000.0
     legacy_theta: str = "rope_theta"
     sections: tuple[int, ...] | None = None
+    per_layer: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -189,6 +189,10 @@ def specialised(architecture: Architecture, tensors: Mapping[str, tuple[tuple[in
             elif name not in present:  # a tied head behind a transformation that is not there
                 del arrows[name]
     fixed = dict.fromkeys(sizes, "not a size of the model")
+    for name, why in architecture.computed.items():
+        if name not in arrows:
+            axes = {a for space in spaces_in(architecture.arrows[name].target) for a in architecture.spaces[space].axes}
+            fixed |= dict.fromkeys(sorted(axes), why)
     return architecture.restricted(arrows, sizes={**architecture.sizes, **sizes}, fixed={**architecture.fixed, **fixed})
 
 
@@ -361,7 +365,7 @@ def _finder(architecture: Architecture) -> Any:
 
 
 def _numberless(name: str) -> str:
-    return ".".join("#" if part.isdigit() else part for part in name.split("."))
+    return re.sub(r"\d+", "#", name)
 
 
 def _is_there(
@@ -433,8 +437,9 @@ def _renamed(architecture: Architecture, stored: str) -> str:
 
 def _ties_hold(architecture: Architecture, resolved: Mapping[str, Any], templates: set[str]) -> bool:
     """Tell from config and names alone whether heads that are not stored are tied."""
-    heads = resolved.get("architectures") or [""]
-    headless = str(heads[0]).endswith(("Model", "Encoder")) and "Head" not in str(heads[0])  # GPT2LMHeadModel has one
+    name = str((resolved.get("architectures") or [""])[0])
+    headless = name.endswith(("Model", "Encoder")) and "Head" not in name  # GPT2LMHeadModel has one
+    headless |= any(task in name for task in ("Classification", "QuestionAnswering", "MultipleChoice"))
     flagged = architecture.tie_field is None or bool(resolved.get(architecture.tie_field))
     return bool(architecture.ties) and not headless and flagged and not (set(architecture.ties) & templates)
 

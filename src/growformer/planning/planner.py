@@ -158,7 +158,7 @@ def finish_config(
         write_field(target, name, float(sizes.source[name] * factor))
     for rotary in architecture.rotary:
         before, after = sizes.pair(rotary.frequency, {})
-        finish_rotary(target, rotary, before, after)
+        finish_rotary(target, rotary, before, after, sizes.source)
     return target
 
 

@@ -22,10 +22,13 @@ _FACTORS = ("short_factor", "long_factor")
 _SECTIONS = "mrope_section"
 
 
-def finish_rotary(target: dict[str, Any], rotary: Rotary, before: int, after: int) -> None:
+def finish_rotary(
+    target: dict[str, Any], rotary: Rotary, before: int, after: int, defaults: Mapping[str, Any]
+) -> None:
     """Change rotary parameters for a number of frequencies grown from ``before`` to ``after``, and spell them twice.
 
-    transformers 4 reads other names, and would fall back to a base of 10000.
+    transformers 4 reads other names, and would fall back to a base of 10000. ``defaults`` has the bases of older
+    configs that leave them to the class.
 
     Raises:
         RequestError: the frequencies cannot be kept, or the source's config spells them twice, and differently.
@@ -38,8 +41,9 @@ def finish_rotary(target: dict[str, Any], rotary: Rotary, before: int, after: in
             _extend(said, rotary, after - before)
             if said:
                 target["rope_scaling"] = said
-            base = float(target.get(rotary.legacy_theta, rotary.theta))
-            target[rotary.legacy_theta] = _grown(base, after / before)
+            for name in rotary.legacy.values() or (rotary.legacy_theta,):
+                base = target.get(name) or defaults.get(name) or rotary.theta
+                target[name] = _grown(float(base), after / before)
     _write_legacy(target, rotary)
 
 

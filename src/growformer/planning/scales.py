@@ -256,7 +256,15 @@ def _epsilon_factors(
         members = [n for n in norms if n in group[name]]
         constant = any(not isinstance(norms[n].eps, str) for n in members)
         is_global = [n for n in members if not sizes.architecture.spaces[space_of(norms[n].source)].index]
-        # What stands in front of an activation function cannot be scaled; its norm decides for all.
-        unscaled = [n for n in is_global if space_of(norms[n].source) in sizes.architecture.activated]
-        found[name] = Fraction(1) if constant or not is_global else shrink[(unscaled or is_global)[0]]({})
+        deciding = [n for n in members if _cannot_be_scaled(sizes, norms[n])] or is_global
+        found[name] = Fraction(1) if constant or not deciding else shrink[deciding[0]]({})
     return found
+
+
+def _cannot_be_scaled(sizes: Sizes, arrow: Arrow) -> bool:
+    """Tell whether a norm decides over its epsilon for all others: an activation function stands in front of it, or
+    what it writes is added to what it reads (post-norm), and is what the model gives in the end."""
+    source, target = space_of(arrow.source), space_of(arrow.target)
+    added = any((add.source, add.target) == (target, source) for add in sizes.architecture.adds)
+    of_one_size = not any(sizes.architecture.size_index(axis) for axis in norm_axes(sizes.architecture, arrow))
+    return of_one_size and (added or source in sizes.architecture.activated)

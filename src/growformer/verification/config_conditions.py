@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from growformer.architecture.exact import compute, mentions, names_in
 from growformer.verification.recorded import Recorded
-from growformer.verification.rotary_conditions import rotary_fields, rotary_types
+from growformer.verification.rotary_conditions import grown_base, rotary_fields, rotary_types
 from growformer.verification.violations import Violation
 
 NOT_COMPUTED = frozenset(
@@ -64,11 +64,15 @@ def _layer_lists(rec: Recorded) -> Iterator[Violation]:
             found = f"{len(after)} entries" if isinstance(after, list) else repr(after)
             yield Violation(kind="layers", where=name, expected=f"{source.size} entries, one per {axis}", found=found)
             continue
+        rotary = next((r for r in rec.architecture.rotary if r.per_layer == name), None)
         for position, origin in enumerate(source.tolist()):
-            if origin >= 0 and after[position] != before[origin]:
+            if origin < 0:
+                continue
+            wanted = before[origin] if rotary is None else grown_base(rec, rotary, before[origin])
+            if after[position] != wanted:
                 yield Violation(
                     kind="layers", where=f"{name}[{position}]", found=repr(after[position]),
-                    expected=f"{before[origin]!r} of source {axis} {origin}",
+                    expected=f"{wanted!r} of source {axis} {origin}",
                 )  # fmt: skip
 
 

@@ -56,6 +56,9 @@ class Declared:
         self.written |= {add.target for add in architecture.adds if add.source in self.written}
         self.attention = [c for c in architecture.attention if {*c.queries, *c.keys, c.value} <= self.written]
         self.rotated = {rotary.frequency for rotary in architecture.rotary}
+        scores = {a for c in self.attention for space in (*c.queries, *c.keys) for a in self.axes(space)}
+        # Heads of which the class rotates coordinates that no axis names: it tells those apart.
+        self.rotates_unseen = bool(architecture.rotary) and not self.rotated & scores
 
     def _is_there(self, name: str, arrow: Arrow) -> bool:
         """Tell whether a norm without tensors exists in this model."""
@@ -74,9 +77,11 @@ class Declared:
                 for dim, entry in enumerate(spec.dims):
                     if entry.role in ("kernel", "unit"):
                         continue
-                    for leaf in leaves(entry.term, size_of)[1]:
+                    for number, leaf in enumerate(leaves(entry.term, size_of)[1]):
+                        if not leaf.positions.size:
+                            continue
                         named = leaf if leaf.space else Leaf(self._written_by(spec), leaf.axes, leaf.positions)
-                        yield Place(tensor=spec.name(index), spec=spec, index=index, dim=dim, leaf=named)
+                        yield Place(tensor=spec.name(index), spec=spec, index=index, dim=dim, number=number, leaf=named)
 
     def _written_by(self, spec: TensorSpec) -> str | None:
         named = list(spaces_in(self.architecture.arrows[spec.owner].target))
@@ -118,6 +123,25 @@ class Declared:
     def norms_reading(self, space: str) -> list[Arrow]:
         """Return the norms that read a space."""
         return [a for a in self.arrows.values() if a.kind == "norm" and space_of(a.source) == space]
+
+    def reached(self, space: str) -> set[str]:
+        """Return a space with those that it enters without a weight, directly or not."""
+        found, pending = {space}, [space]
+        while pending:
+            here = pending.pop()
+            more = {add.target for add in self.architecture.adds if add.source == here} - found
+            found |= more
+            pending += more
+        return found
+
+    def is_centred_alone(self, space: str) -> bool:
+        """Tell whether all that reads a space, and what it enters, is LayerNorms: they do not see a constant."""
+        spaces = self.reached(space)
+        readers = [a for a in self.arrows.values() if spaces & set(spaces_in(a.source))]
+        contracted = {s for c in self.attention for s in (*c.queries, *c.keys, c.value, *c.per_head)}
+        centred = all(a.kind == "norm" and a.centred for a in readers)
+        read = {s for a in readers for s in spaces_in(a.source)} | {add.source for add in self.architecture.adds}
+        return bool(readers) and centred and not spaces & contracted and spaces <= read
 
     def passes_on(self, space: str) -> bool:
         """Tell whether anything but weights and norms with gains reads a space: nothing there can undo a change."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -82,8 +83,9 @@ class Live:
             if frequencies is not None and name in self.rotary_buffers:
                 buffer = _changed(name, buffer, frequencies)
             tensors.setdefault(name, buffer)
+        given = {name: t.double() if t.is_floating_point() else t for name, t in inputs.items()}
         with torch.no_grad():
-            outputs = torch.func.functional_call(self.model, tensors, (), dict(inputs))
+            outputs = torch.func.functional_call(self.model, tensors, (), given)
         return dict(_flatten("", outputs))
 
     @cached_property
@@ -137,15 +139,47 @@ def build(architecture: Architecture, make_model: MakeModel, config: Config) -> 
 
 
 def with_fields(architecture: Architecture, config: Config, fields: Config) -> dict[str, Any]:
-    """Return a config with other values of some fields, those of nested configs included."""
+    """Return a config with other values of some fields, those of nested configs included.
+
+    Lists with one entry per layer, or per rotary frequency, get as many as there are then.
+
+    Raises:
+        ArchitectureError: a size would be no whole number.
+    """
     changed = copy.deepcopy(dict(config))
     for name, value in fields.items():
-        outer, dot, inner = name.partition(".")
-        if dot and outer in architecture.nested and isinstance(changed.get(outer), dict):
-            changed[outer][inner] = value
-        else:
-            changed[name] = value
+        _put(architecture, changed, name, value)
+    plain = replace(architecture, layer_rules={})
+    before, after = plain.resolve_config(config), plain.resolve_config(changed)
+    for axis in architecture.index_axes:
+        if not architecture.size_index(axis):
+            old, new = architecture.size(axis, before), architecture.size(axis, after)
+            for name in architecture.layer_lists:
+                entries = after.get(name)
+                if old != new and name not in fields and isinstance(entries, list) and len(entries) == old:
+                    _put(architecture, changed, name, _resized(entries, new))
+    for rotary in architecture.rotary:
+        old, new = (architecture.size(rotary.frequency, c) for c in (before, after))
+        entries = after.get(rotary.parameters)
+        if old != new and isinstance(entries, Mapping):
+            longer = {
+                key: _resized(list(value), new) if isinstance(value, (list, tuple)) and len(value) == old else value
+                for key, value in entries.items()
+            }
+            _put(architecture, changed, rotary.parameters, longer)
     return changed
+
+
+def _put(architecture: Architecture, config: dict[str, Any], name: str, value: Any) -> None:
+    outer, dot, inner = name.partition(".")
+    if dot and outer in architecture.nested and isinstance(config.get(outer), dict):
+        config[outer][inner] = value
+    else:
+        config[name] = value
+
+
+def _resized(entries: list[Any], size: int) -> list[Any]:
+    return [entries[i % len(entries)] for i in range(size)]
 
 
 __all__ = ["Live", "MakeModel", "Weights", "build", "with_fields"]

@@ -32,7 +32,10 @@ class Permutations:
         self.lookups = lookups
         # Of a router's experts each is another tensor, and those stay where they are; slopes of biases belong to heads.
         slopes = {a.heads for a in declared.architecture.alibi if a.when is None or compute(a.when, declared.config)}
-        self.ordered = {*ordered, *declared.architecture.index_axes, *slopes}
+        turned = {axis for c in declared.attention for axis in c.over} if declared.rotates_unseen else set()
+        self.ordered = {*ordered, *declared.architecture.index_axes, *slopes, *turned}
+
+        self._space_at = {(p.spec.template, p.dim, p.number): p.space for p in declared.places}
 
     def __iter__(self) -> Iterator[Experiment]:
         """Yield the experiments."""
@@ -45,6 +48,7 @@ class Permutations:
         index = () if rotary or partner else self.declared.common_index(space for space, _ in nodes)
         orders: dict[tuple[int, ...], Order] = {}
         actions: list[Action] = []
+        alone: dict[tuple[str, int, int, str], list[Action]] = {}
         inputs: dict[str, Change] = {}
         outputs: dict[int, Change] = {}
         complete = not any(axis in self.ordered for _, axis in nodes)
@@ -56,16 +60,19 @@ class Permutations:
                 order = orders.setdefault(place.key(index), self._cycle(size))
                 action = Action(tensor=place.tensor, change=permute(place, position, order))
                 actions.append(action)
+                if not self.declared.is_without_effect(place):
+                    # Of layers, some may be without effect: keys of positions that this layer does not rotate.
+                    alone.setdefault((place.spec.template, place.dim, place.number, axis), []).append(action)
                 if self.architecture.arrows[place.spec.owner].kind == "embedding" and place.reads:
                     complete = complete and axis in self.lookups
                     inputs[self.lookups.get(axis, "")] = partial(_take, np.argsort(order))
                 if not index and len(place.leaf.axes) == 1:
                     outputs[size] = partial(torch.index_select, dim=-1, index=torch.from_numpy(order))
-                if self.declared.is_first(place) and not self.declared.is_without_effect(place):
-                    yield Experiment(
-                        name=f"permuting {axis} of {place.space} in {place.tensor} alone", actions=(action,),
-                        preserves=False,
-                    )  # fmt: skip
+        for (template, dim, number, axis), changes in alone.items():
+            space = self._space_at[template, dim, number]
+            yield Experiment(
+                name=f"permuting {axis} of {space} in {template} alone", actions=tuple(changes), preserves=False
+            )
         if not actions or not complete or (partner and len(next(iter(orders.values()))) != 2):
             return
         frequencies: Change | None = None

@@ -26,6 +26,7 @@ class Place:
         spec: the tensor's template.
         index: values of the template's index axes.
         dim: which dimension.
+        number: which of the spaces in that dimension; one may occur twice.
         leaf: the space there, its axes, and where each coordinate lies.
     """
 
@@ -33,6 +34,7 @@ class Place:
     spec: TensorSpec
     index: Mapping[str, int]
     dim: int
+    number: int
     leaf: Leaf
 
     @property

@@ -264,6 +264,8 @@ class Recorded(Structure):
         """Return the different sums of squared factors with which source coordinates of an axis appear."""
         origins, codes, squares = self.parts(space, axis, index)
         size = self.along(axis, index).source_size
+        if not size:
+            return {Fraction(1)}
         counts = [np.bincount(origins[(origins >= 0) & (codes == c)], minlength=size) for c in range(len(squares))]
         together = np.unique(np.stack(counts), axis=1).T
         return {sum((s * int(n) for s, n in zip(squares, row, strict=True)), Fraction(0)) for row in together}

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from growformer.architecture.declaration import space_of, spaces_in
+from growformer.architecture.declaration import space_of
 from growformer.verification.declared import Declared
 from growformer.verification.places import Action, Change, Experiment, Place, Vector, scale, shift
 
@@ -46,13 +46,16 @@ class Rescalings:
                 yield from self._scaling(
                     f"what is written to {target}", axes, multiply=[target], divide=[target], preserves=undone
                 )
+        for output in dict.fromkeys(c.output for c in declared.attention):
+            values = list(dict.fromkeys(c.value for c in declared.attention if c.output == output))
+            spaces = [*values, output]
+            kept = declared.passes_on(output) or any(map(declared.has_weightless_writer, values))
+            if not kept and not any(map(declared.norms_reading, spaces)):
+                axes = tuple(a for a in declared.axes(output) if all(a in declared.axes(s) for s in values))
+                name = f"{' and '.join(values)} through {output}"
+                yield from self._scaling(name, axes, multiply=values, divide=[output])
         for c in declared.attention:
-            normed = declared.norms_reading(c.value) or declared.norms_reading(c.output)
-            moved = declared.passes_on(c.output) or declared.has_weightless_writer(c.value)
-            if not normed and not moved:
-                axes = tuple(a for a in declared.axes(c.value) if a in declared.axes(c.output))
-                yield from self._scaling(f"{c.value} through {c.output}", axes, multiply=[c.value], divide=[c.output])
-            for query, key in c.pairs:
+            for query, key in c.pairs if not declared.rotates_unseen else ():
                 over = declared.over(c, query)
                 axes = tuple(axis for axis in over if axis in declared.rotated) or over
                 if axes and not any(map(declared.has_weightless_writer, (query, key))):
@@ -88,7 +91,7 @@ class Rescalings:
             factor = factors.setdefault(place.key(index), self.declared.random.uniform(0.5, 2.0, shape))
             actions.append(self._multiply(place, axes, factor if writes else 1 / factor))
         outputs: dict[int, Change] = {}
-        if not any(p.reads and p.space in divide for p in self.places) and factors:
+        if divide and not index and preserves and factors:  # the model may return what is scaled
             factor = next(iter(factors.values())).reshape(-1)
             outputs[factor.size] = partial(torch.mul, other=torch.from_numpy(factor))
         if actions:
@@ -124,11 +127,7 @@ class Rescalings:
                 continue
             if place.spec.template in tables or declared.is_without_effect(place):
                 continue
-            norms = declared.norms_reading(place.space)
-            read_otherwise = place.space in {add.source for add in self.architecture.adds} or any(
-                place.space in spaces_in(a.source) for a in declared.arrows.values() if a.kind != "norm"
-            )
-            hidden = bool(norms) and all(n.centred and n.over is None for n in norms) and not read_otherwise
+            hidden = declared.is_centred_alone(place.space)
             readers = "LayerNorms alone read it" if hidden else "not only LayerNorms read it"
             yield Experiment(
                 name=f"adding a constant to {place.space} in {place.tensor} ({readers})", preserves=hidden,

@@ -42,16 +42,27 @@ class Spelled:
 def rotary_conditions(rec: Recorded) -> Iterator[Violation]:
     """Yield every frequency that would not keep its angle, and every spelling in the config that says so."""
     for rotary in rec.architecture.rotary:
+        for axis in _turned(rec, rotary):
+            for index in rec.sources(rec.size_indices[axis]):
+                source = rec.sizes(axis, index)[0]
+                along = rec.along(axis, index).source
+                if not np.array_equal(along[:source], np.arange(source)) or (along[source:] >= 0).any():
+                    yield Violation(
+                        kind="rotary", where=at_instance(axis, index),
+                        expected="source frequencies first, in their order, as an angle belongs to a position",
+                        found="another order",
+                    )  # fmt: skip
         for index in rec.sources(rec.size_indices[rotary.frequency]):
-            source, target = rec.sizes(rotary.frequency, index)
-            along = rec.along(rotary.frequency, index).source
-            if not np.array_equal(along[:source], np.arange(source)) or (along[source:] >= 0).any():
-                yield Violation(
-                    kind="rotary", where=at_instance(rotary.frequency, index),
-                    expected="source frequencies first, in their order, as an angle belongs to a position",
-                    found="another order",
-                )  # fmt: skip
-            yield from _parameters(rec, rotary, source, target)
+            yield from _parameters(rec, rotary, *rec.sizes(rotary.frequency, index))
+
+
+def _turned(rec: Recorded, rotary: Rotary) -> tuple[str, ...]:
+    """Return the axes whose coordinates belong to angles: frequencies, or whole heads that do not name them."""
+    spaces = rec.architecture.spaces
+    met = {axis for c in rec.architecture.attention for space in (*c.queries, *c.keys) for axis in spaces[space].axes}
+    if rotary.frequency in met:
+        return (rotary.frequency,)
+    return (rotary.frequency, *dict.fromkeys(axis for c in rec.architecture.attention for axis in c.over))
 
 
 def rotary_fields(rotary: Rotary) -> set[str]:
@@ -66,6 +77,12 @@ def rotary_types(config: Config, rotary: Rotary) -> set[str]:
     kinds = _kinds(rotary, config)
     said = _effective(config, rotary, kinds)
     return {str(said[kind].get(TYPE, "default")) for kind in kinds}
+
+
+def grown_base(rec: Recorded, rotary: Rotary, base: float) -> float:
+    """Return the base that keeps every frequency of a layer that has a base of its own; 0 stays, it rotates nothing."""
+    source, target = rec.sizes(rotary.frequency, {})
+    return base if not base or source == target else float(base) ** (target / source)
 
 
 def _parameters(rec: Recorded, rotary: Rotary, source: int, target: int) -> Iterator[Violation]:
@@ -213,4 +230,4 @@ def _modern(key: str) -> str:
     return TYPE if key == "type" else key
 
 
-__all__ = ["rotary_conditions", "rotary_fields", "rotary_types"]
+__all__ = ["grown_base", "rotary_conditions", "rotary_fields", "rotary_types"]

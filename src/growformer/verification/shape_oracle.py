@@ -83,8 +83,8 @@ def _first_legal(
     """Return the first change that is legal and the model that has it; or why there is none, and None."""
     reason = ""
     for changed in candidates:
-        other = with_fields(architecture, config, changed)
         try:
+            other = with_fields(architecture, config, changed)
             _check_declared(architecture, other)
             return changed, build(architecture, make_model, other)
         except Exception as error:  # a class may refuse a size in any way it likes

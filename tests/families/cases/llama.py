@@ -78,7 +78,13 @@ CASES = (
         "smollm3", "SmolLM3ForCausalLM", "sliding", num_hidden_layers=3, no_rope_layers=[0, 1, 0], tie_word_embeddings=True,
         use_sliding_window=True, sliding_window=7, attention_bias=True, mlp_bias=True, drop=("head_dim",),
     ),
-    decoder("cwm", "CwmForCausalLM", num_hidden_layers=5, sliding_window=7),
+    decoder(
+        "cwm", "CwmForCausalLM", num_hidden_layers=5, sliding_window=7,
+        rope_parameters={
+            "rope_type": "llama3", "rope_theta": 1e4, "factor": 4.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 32,
+        },
+    ),
     decoder("seed_oss", "SeedOssForCausalLM", attention_out_bias=True, mlp_bias=True),
     decoder("seed_oss", "SeedOssForCausalLM", "defaults", attention_bias=False, num_attention_heads=6),
     decoder(

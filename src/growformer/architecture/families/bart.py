@@ -24,7 +24,7 @@ EPS = 1e-5
 SIDES = ("encoder", "decoder")
 SCALED = "sqrt(d_model) if scale_embedding else 1"
 NO_TIES = "without it the class gives encoder, decoder and head tables of their own, which is not described"
-COMPUTED = {"stream": "the class computes sinusoids from the width as positions, so they would change"}
+COMPUTED = {"stream": "positions are sinusoids that the class computes from the width, and would change"}
 
 
 def projections(
@@ -172,7 +172,7 @@ BART = Architecture(
     },
     inferred=("labels",),
     coupled=tuple(
-        c for side in SIDES for c in no_head_dim("BART", "d_model", f"{side}_attention_heads", keeps=f"{side}_key")
+        c for side in SIDES for c in no_head_dim("the class", "d_model", f"{side}_attention_heads", keeps=f"{side}_key")
     ),
     fixed={**VOCAB, **POSITIONS, **LABELS},
     aliases={
@@ -190,7 +190,6 @@ BART = Architecture(
 
 PLBART = BART.extend("plbart", model_types=("plbart",), defaults={"scale_embedding": True})
 
-_SMALL = seq2seq(pre=False, embed_norm=True)
 BLENDERBOT_SMALL = BART.extend(
     "blenderbot_small",
     model_types=("blenderbot-small",),
@@ -200,5 +199,5 @@ BLENDERBOT_SMALL = BART.extend(
         "decoder.embed_positions": embedding("positions -> decoder_stream:stream"),
         "decoder.layernorm_embedding": layer_norm("embedded -> decoder_stream", eps=EPS),
     },
-    adds=tuple(add for add in _SMALL["adds"] if getattr(add, "target", "") != "decoder_in"),
+    adds=tuple(add for add in BART.adds if add.target != "decoder_in"),
 )

@@ -1,6 +1,12 @@
 """What families with experts share: gated MLPs, one by one as on disk, how classes pack them, which layers have them."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from growformer.architecture.declaration import Arrow, LayerKind, Packed, linear, parameter
+
+LAYER = "layers.{layer}"
 
 
 def gated(
@@ -12,12 +18,11 @@ def gated(
     reads: str = "mlp_normed",
     writes: str = "stream",
 ) -> dict[str, Arrow]:
-    """Return the three matrices of a gated MLP in every layer."""
-    at = f"layers.{{layer}}.{name}"
+    """Return the three matrices of a gated MLP, which is this module of a layer and has this axis inside."""
     return {
-        f"{at}.gate_proj": linear(f"{reads} -> {mlp}", bias=bias, when=when),
-        f"{at}.up_proj": linear(f"{reads} -> {mlp}", bias=bias, when=when),
-        f"{at}.down_proj": linear(f"{mlp} -> {writes}", bias=bias, when=when),
+        f"{LAYER}.{name}.gate_proj": linear(f"{reads} -> {mlp}", bias=bias, when=when),
+        f"{LAYER}.{name}.up_proj": linear(f"{reads} -> {mlp}", bias=bias, when=when),
+        f"{LAYER}.{name}.down_proj": linear(f"{mlp} -> {writes}", bias=bias, when=when),
     }
 
 
@@ -30,8 +35,7 @@ def experts(
     correction: str | None = None,
     shared: str | None = None,
     shared_bias: bool | str = False,
-    reads: str = "mlp_normed",
-    writes: str = "stream",
+    **ends: str,
 ) -> dict[str, Arrow]:
     """Return a router with its experts.
 
@@ -40,21 +44,29 @@ def experts(
         block: the module that holds it all.
         when: in which layers.
         bias: of the router and of every expert.
-        correction: a bias on scores by which classes balance the load of experts.
+        correction: a bias on scores, by which classes balance the load of experts.
         shared: module of an expert that is always asked.
         shared_bias: its biases.
-        reads, writes: spaces.
+        ends: what they read and write, as for ``gated``.
     """
-    at = f"layers.{{layer}}.{block}"
-    found = {f"{at}.{router}": linear(f"{reads} -> router:expert", bias=bias, when=when)}
+    reads = ends.get("reads", "mlp_normed")
+    found = {f"{LAYER}.{block}.{router}": linear(f"{reads} -> router:expert", bias=bias, when=when)}
     if correction is not None:
-        found[f"{at}.{correction}"] = parameter("-> router:expert", when=when)
-    found |= gated(f"{block}.experts.{{expert}}", "expert_mlp", when=when, bias=bias, reads=reads, writes=writes)
+        found[f"{LAYER}.{block}.{correction}"] = parameter("-> router:expert", when=when)
+    found |= gated(f"{block}.experts.{{expert}}", "expert_mlp", when=when, bias=bias, **ends)
     if shared is not None:
-        found |= gated(
-            f"{block}.{shared}", "shared_mlp", when=when, bias=shared_bias, reads=reads, writes=writes
-        )
+        found |= gated(f"{block}.{shared}", "shared_mlp", when=when, bias=shared_bias, **ends)
     return found
+
+
+def some_experts(when: str, router: str = "gate", *, bias: bool | str = False, **how: Any) -> dict[str, Arrow]:
+    """Return experts in the layers where a condition holds, and an MLP in all others.
+
+    ``bias``: of the MLP and of an expert that is always asked; the rest is as for ``experts``.
+    """
+    ends = {name: how[name] for name in ("reads", "writes") if name in how}
+    dense = gated("mlp", "mlp", when=f"not ({when})", bias=bias, **ends)
+    return {**dense, **experts(router, when=when, shared_bias=bias, **how)}
 
 
 def packed(block: str = "mlp.experts", *, bias: bool = False, swapped: bool = False) -> dict[str, Packed]:
@@ -62,7 +74,7 @@ def packed(block: str = "mlp.experts", *, bias: bool = False, swapped: bool = Fa
 
     ``swapped``: as gpt-oss does, matrices transposed, and gate and up interleaved.
     """
-    at = f"layers.{{layer}}.{block}"
+    at = f"{LAYER}.{block}"
     return {
         f"{at}.{whole}{ending}": Packed(
             parts=tuple(f"{at}.{{expert}}.{name}.{part}" for name in names), stack="expert", interleaved=swapped,
@@ -76,6 +88,7 @@ def packed(block: str = "mlp.experts", *, bias: bool = False, swapped: bool = Fa
 
 NO_MLP = dict.fromkeys(gated("mlp", "mlp"))
 NO_MORE_EXPERTS = {"expert": "more experts change what the router picks"}
+NO_NEXT_TOKENS = "it predicts further tokens, from layers that are changed now"
 
 SPARSE = "layer not in mlp_only_layers and (layer + 1) % decoder_sparse_step == 0"
 STEPS = LayerKind(
@@ -90,3 +103,4 @@ FIRST_DENSE = LayerKind(
     because="the first layers (first_k_dense_replace) have no experts and all others do",
 )
 LISTED = "mlp_layer_types[layer] == 'sparse'"
+LISTS = ("layer_types", "mlp_layer_types")

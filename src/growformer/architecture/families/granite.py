@@ -14,12 +14,11 @@ GRANITE = LLAMA.extend(
     defaults={"attention_multiplier": 1.0},
 )
 
-_NO_GROWTH = "each layer has a rotary base of its own (layer_rope_theta)"
 GRANITE_SWA = GRANITE.extend(
     "granite_swa",
     model_types=("granite_swa",),
     arrows={"layers.{layer}.self_attn.sinks": parameter("-> sinks:(kv_heads group)")},
-    attention=rotary_heads(scale=_SCALE, per_head=("sinks",))["attention"],
+    **rotary_heads(scale=_SCALE, per_head=("sinks",), per_layer="layer_rope_theta"),
     layer_lists=("layer_types", "layer_rope_theta"),
     layer_rules={"layer_types": "'sliding_attention' if layer % 4 else 'full_attention'"},
     defaults={"num_key_value_heads": 4, "rms_norm_eps": 1e-5, "tie_word_embeddings": True},

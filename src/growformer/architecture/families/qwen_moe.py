@@ -1,22 +1,30 @@
 """Qwen's mixtures of experts: some layers have experts, and Qwen2-MoE a gated expert that is always asked as well."""
 
-from growformer.architecture.declaration import linear
-from growformer.architecture.families.experts import NO_MORE_EXPERTS, SPARSE, STEPS, experts, gated, packed
+from growformer.architecture.declaration import linear, parameter
+from growformer.architecture.families.experts import (
+    LISTED,
+    LISTS,
+    NO_MORE_EXPERTS,
+    NO_NEXT_TOKENS,
+    SPARSE,
+    STEPS,
+    gated,
+    packed,
+    some_experts,
+)
 from growformer.architecture.families.llama import QWEN2, QWEN3
+from growformer.architecture.families.parts import attention, rotary_heads
 
 _SIZES = {"expert_mlp": "moe_intermediate_size", "expert": "num_experts"}
+_SHARED = {"shared_mlp": "shared_expert_intermediate_size"}
 
 QWEN2_MOE = QWEN2.extend(
     "qwen2_moe",
     model_types=("qwen2_moe",),
-    sizes={**_SIZES, "shared_mlp": "shared_expert_intermediate_size"},
+    sizes={**_SIZES, **_SHARED},
     arrows={
-        "layers.{layer}.self_attn.q_proj": linear("normed -> q:(kv_heads group pair freq)", bias="qkv_bias"),
-        "layers.{layer}.self_attn.k_proj": linear("normed -> k:(kv_heads pair freq)", bias="qkv_bias"),
-        "layers.{layer}.self_attn.v_proj": linear("normed -> v:(kv_heads value)", bias="qkv_bias"),
-        **gated("mlp", "mlp", when=f"not ({SPARSE})"),
-        **experts(when=SPARSE),
-        **gated("mlp.shared_expert", "shared_mlp", when=SPARSE),
+        **attention(bias="qkv_bias"),
+        **some_experts(SPARSE, shared="shared_expert"),
         "layers.{layer}.mlp.shared_expert_gate": linear("mlp_normed -> shared_gate:-", when=SPARSE),
     },
     packed=packed(),
@@ -26,8 +34,7 @@ QWEN2_MOE = QWEN2.extend(
         "else 'full_attention'"
     },
     defaults={
-        "num_experts": 60, "moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632, "qkv_bias": True,
-        "mlp_only_layers": [], "decoder_sparse_step": 1, "num_key_value_heads": 16,
+        "num_experts": 60, "qkv_bias": True, "mlp_only_layers": [], "decoder_sparse_step": 1, "num_key_value_heads": 16,
     },
     fixed=NO_MORE_EXPERTS,
 )  # fmt: skip
@@ -36,7 +43,7 @@ QWEN3_MOE = QWEN3.extend(
     "qwen3_moe",
     model_types=("qwen3_moe",),
     sizes=_SIZES,
-    arrows={**gated("mlp", "mlp", when=f"not ({SPARSE})"), **experts(when=SPARSE)},
+    arrows=some_experts(SPARSE),
     packed=packed(),
     kinds=(STEPS,),
     layer_lists=(),
@@ -47,3 +54,33 @@ QWEN3_MOE = QWEN3.extend(
     },
     fixed=NO_MORE_EXPERTS,
 )  # fmt: skip
+
+MELLUM = QWEN3_MOE.extend(
+    "mellum",
+    model_types=("mellum",),
+    arrows=some_experts(LISTED),
+    kinds=(),
+    layer_lists=LISTS,
+    layer_rules={"layer_types": "'full_attention'", "mlp_layer_types": "'sparse'"},
+    defaults={"head_dim": 128},
+    ignored={r"mtp\..*": NO_NEXT_TOKENS},
+    follows={"num_nextn_predict_layers": "0"},
+)
+
+FLINT = QWEN3_MOE.extend(
+    "flint",
+    model_types=("flint",),
+    sizes=_SHARED,
+    arrows={
+        "layers.{layer}.self_attn.sinks": parameter("-> sinks:(kv_heads group)"),
+        **some_experts(SPARSE, shared="shared_expert"),
+    },
+    attention=rotary_heads(per_head=("sinks",))["attention"],
+    renames=((r"\.self_attn\.softmax_offset", ".self_attn.sinks"),),
+    layer_lists=("layer_types",),
+    layer_rules={
+        "layer_types": "'full_attention' if layer < 2 or layer % 4 == 1 or layer == num_hidden_layers - 1 "
+        "else 'sliding_attention'"
+    },
+    defaults={"head_dim": 128, "num_experts": 256, "mlp_only_layers": [0, 1]},
+)
