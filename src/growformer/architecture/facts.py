@@ -55,12 +55,14 @@ class Add:
         source, target: spaces with the same axes.
         factor: expression over config fields; the class computes it (``sqrt(hidden_size)``).
         rounded: the factor is rounded to the dtype of this tensor (a template) before it is used.
+        when: condition over config fields and index axes; everywhere by default.
     """
 
     source: str
     target: str
     factor: str = "1"
     rounded: str | None = None
+    when: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

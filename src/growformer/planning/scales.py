@@ -17,7 +17,7 @@ import numpy as np
 
 from growformer.architecture.arrows import Arrow
 from growformer.architecture.declaration import space_of
-from growformer.architecture.exact import ONE, Root, evaluate
+from growformer.architecture.exact import ONE, Root, compute, evaluate
 from growformer.architecture.facts import Add
 from growformer.errors import NotPreservableError
 from growformer.planning.spaces import Index, New, Sizes, SpaceState, norm_axes
@@ -103,6 +103,7 @@ class _Scales:
             (add.source, add.target, index, _growth_of_factor(self.sizes, add))
             for add in self.sizes.architecture.adds
             for index in self._pairs(add.source, add.target)
+            if add.when is None or compute(add.when, self.sizes.target, index)
         ]
         for name, arrow in gainless:
             source, target = space_of(arrow.source), space_of(arrow.target)
