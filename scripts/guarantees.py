@@ -1,9 +1,9 @@
-"""Writes docs/guarantees.md: family × transformation → exact, rescaled or refused, and why. Derived, never typed.
+"""Writes docs/guarantees.md: declaration × transformation → exact, rescaled or refused, and why. Derived, never typed.
 
     python scripts/guarantees.py            # write the table
     python scripts/guarantees.py --check    # exit 1 if the file differs from what the code gives
 
-Each cell plans the transformation on a small config of the family and looks at the blocks: *exact* if every value that
+Each cell plans the transformation on a small model of the declaration and looks at the blocks: *exact* if every value that
 the source's function needs is a bitwise copy, *rescaled* if some are multiplied by an exact factor and rounded once,
 *averaged* or *repeated* where means or copies stand in, *refused* with the first sentence of the error otherwise.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -54,74 +55,98 @@ def requests(role: str, sizes: dict[str, Any], architecture: Any) -> list[Any]:
     return [g.LayerAddition(positions=[1])]
 
 
-def cell(config: dict[str, Any], role: str) -> tuple[str, str]:
-    """Return the guarantee and its reason."""
+def cell(case: Any, role: str) -> tuple[str, str]:
+    """Return the guarantee for a case's declaration, and its reason."""
     import growformer
-    from growformer.architecture.registry import for_config
     from growformer.planning.blocks import Affine, Constant, Mean, Sum
 
-    architecture = for_config(config)
-    sizes = architecture.resolve_config(config)
+    architecture, source = case.architecture, case.source()
+    sizes = architecture.resolve_config(source.config.to_dict())
     refusal, plan = "", None
-    for request in requests(role, sizes, architecture):
+    try:
+        wanted = requests(role, sizes, architecture)
+    except KeyError as error:
+        return "refused", f"no field for it ({str(error).strip(chr(39))})"
+    for request in wanted:
         try:
-            plan = growformer.plan(config, request)
+            plan = growformer.plan(source, request)
             break
         except growformer.RequestError as error:
             refusal = refusal or str(error)
     if plan is None:
-        return "refused", refusal
+        return "refused", in_general(refusal, architecture)
+    reason = in_general("; ".join(plan.notes), architecture)
     if any("copy" in state.new.values() for state in plan.spaces.values()):
-        return "repeated, whole multiples only", refusal
+        return "repeated, whole multiples only" if refusal else "repeated", reason
     values = [b.value for t in plan.tensors() if not plan.is_new(dict(t.index)) for b in t.blocks]
     kinds = []
-    factors = sorted({str(v.scale) for v in values if isinstance(v, Affine) and not v.is_copy})
     if role == "layers" and any(isinstance(v, Constant) and v.value for v in values):
         kinds.append("exact up to eps")
     if any(isinstance(v, Mean) for v in values):
         kinds.append("averaged")
     if any(isinstance(v, Sum) for v in values):
         kinds.append("repeated")
-    if factors:
+    if any(isinstance(v, Affine) and not v.is_copy for v in values):
         kinds.append("rescaled")
-    reason = f"factors here: {', '.join(factors)}" if factors else ""
-    if plan.notes:
-        reason = "; ".join([*plan.notes, *([reason] if reason else [])])
     return " and ".join(kinds) or "exact", reason
+
+
+def in_general(message: str, architecture: Any) -> str:
+    """Return a message about one small model as it reads for all of its family: common field names, N for numbers."""
+    common = {own: alias for alias, own in architecture.aliases.items()}
+    usual = {
+        "hidden": "hidden_size", "mlp": "intermediate_size", "heads": "num_attention_heads",
+        "kv_heads": "num_key_value_heads", "layers": "num_hidden_layers",
+    }  # fmt: skip
+    common |= {architecture.roles[role]: name for role, name in usual.items() if role in architecture.roles}
+    first = message.split(" Complete the request")[0].split("; sizes that it has")[0].split("; nearest")[0]
+    words = re.sub(r"[A-Za-z_][\w.]*", lambda m: common.get(m.group(), m.group()), first)
+    words = words.replace(f"{architecture.name} has", "it has").replace(f"growing {architecture.name}", "growing it")
+    numbered = re.sub(r"\b\d+(\.\d+)?(e[-+]?\d+)?(?=$|[^\w/)])", "N", words)
+    return numbered.splitlines()[0] if numbered else ""
 
 
 def page() -> str:
     """Return the page's text."""
-    from tests.integration.cases import CASES
+    from tests.families.case import declarations
 
-    rows: dict[str, dict[str, tuple[str, str]]] = {}
-    for case in CASES.values():
-        config = case.config_dict()
-        rows[case.name] = {title: cell(config, role) for title, role in COLUMNS.items()}
+    rows: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for cases in declarations().values():
+        names: dict[str, list[str]] = {}
+        for case in cases:
+            names.setdefault(case.architecture.name, [])
+            if case.model_type not in names[case.architecture.name]:
+                names[case.architecture.name].append(case.model_type)
+        cells = tuple(cell(cases[0], role) for role in COLUMNS.values())
+        rows.setdefault(cells, []).extend(
+            name if types == [name] else f"{name} ({', '.join(sorted(types))})" for name, types in names.items()
+        )
     lines = [
         "# What is guaranteed",
         "",
-        "Generated by `python scripts/guarantees.py`; `tests/integration` measures what stands here.",
+        "Generated by `python scripts/guarantees.py` from the declarations and the small models in `tests/families`,",
+        "which measure what stands here. A row lists the declarations that share it, each with its model types where",
+        "they are called otherwise.",
         "",
         "*exact*: every source value is taken over bit by bit; outputs differ by the order of sums at most.",
         "*rescaled*: some values are multiplied by an exact factor and rounded once. *averaged*: new coordinates hold",
         "means. *repeated*: the stream is duplicated, and readers share their weight between the copies. *exact up to",
         "eps*: a post-norm layer's new norms change what they read by eps / (2 variance). *refused*: see below.",
         "",
-        "| family | " + " | ".join(COLUMNS) + " |",
+        "| families | " + " | ".join(COLUMNS) + " |",
         "|---|" + "---|" * len(COLUMNS),
     ]
     reasons: list[str] = []
-    for family, cells in rows.items():
+    for cells, names_of in sorted(rows.items(), key=lambda row: (-len(row[1]), row[1])):
         shown = []
-        for guarantee, reason in cells.values():
+        for guarantee, reason in cells:
             mark = ""
             if reason:
                 if reason not in reasons:
                     reasons.append(reason)
                 mark = f" [{reasons.index(reason) + 1}]"
             shown.append(guarantee + mark)
-        lines.append(f"| {family} | " + " | ".join(shown) + " |")
+        lines.append(f"| {', '.join(sorted(names_of))} | " + " | ".join(shown) + " |")
     lines += ["", *(f"{number}. {reason}" for number, reason in enumerate(reasons, start=1)), ""]
     return "\n".join(lines)
 

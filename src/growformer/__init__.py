@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     )
 
 _WHERE = {
-    "growformer.api": ("Inspection", "grow", "grow_checkpoint", "inspect", "plan", "verify"),
+    "growformer.api": ("Inspection", "draft_architecture", "grow", "grow_checkpoint", "inspect", "plan", "verify"),
     "growformer.architecture.declaration": ("Architecture",),
     "growformer.errors": (
         "ArchitectureError",
@@ -85,6 +85,7 @@ __all__ = [
     "UnknownArchitectureError",
     "VerificationError",
     "__version__",
+    "draft_architecture",
     "grow",
     "grow_checkpoint",
     "inspect",

@@ -21,6 +21,7 @@ from growformer.storage.folder import ModelFolder, open_folder, open_headers, re
 if TYPE_CHECKING:
     from torch import nn
 
+    from growformer.drafting.draft import Draft
     from growformer.execute.checkpoint import GrownCheckpoint, Progress
     from growformer.execute.module import Build
     from growformer.verification.verification import Verification
@@ -234,6 +235,49 @@ def inspect(source: Source, *, architecture: Architecture | None = None, revisio
         if name in resolved
     }
     return Inspection(info, architecture, sizes, sum(prod(t.shape) for t in info.tensors.values()), architecture.fixed)
+
+
+def draft_architecture(
+    source: Source,
+    *,
+    build: Build | None = None,
+    name: str | None = None,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+) -> Draft:
+    """Draft a declaration for a model that no family describes: a start for a person, with what is unsure marked.
+
+    The class is built small, without storage, at sizes that differ in one config field, and run small where it takes
+    ``input_ids``. Nothing is written, and no weights are read.
+
+    Args:
+        source: a model folder or hub id, or a config.
+        build: a function from a config dictionary to an ungrown model; by default the class of the config.
+        name: of the family; the config's model_type by default.
+        trust_remote_code: run the code of a class that comes with the checkpoint.
+        revision: of a hub model.
+
+    Returns:
+        The draft: ``print(draft)`` gives a Python module, ``draft.problems`` what the oracles say against it.
+
+    Raises:
+        SourceError: the source cannot be read, or its class is code that was not asked to be run.
+        UnknownArchitectureError: there is no class, or no family is like it.
+    """
+    from growformer.drafting.classes import builder
+    from growformer.drafting.draft import draft
+
+    folder: Path | None = None
+    if isinstance(source, Mapping):
+        config = dict(source)
+    elif str(source).endswith(".json"):
+        config, folder = read_json(Path(source), "expected a config.json"), Path(source).parent
+    elif Path(source).is_dir():
+        config, folder = read_json(Path(source) / "config.json", "every model folder has one"), Path(source)
+    else:
+        config = open_headers(source, revision).config
+    made = build or builder(config, folder, trust_remote_code=trust_remote_code)
+    return draft(config, made, name=name)
 
 
 def _describe(

@@ -22,6 +22,7 @@ from torch import nn
 
 from growformer.architecture.declaration import Architecture, TensorSpec
 from growformer.architecture.registry import for_config
+from growformer.errors import UnknownArchitectureError
 from tests.families.inputs import MAKERS
 
 Inputs = dict[str, torch.Tensor]
@@ -87,7 +88,7 @@ class Case:
 
     @property
     def model_class(self) -> Any:
-        """The class."""
+        """The class; an automatic one stands for that of another model type, where that is the model type's own."""
         import transformers
 
         return getattr(transformers, self.model)
@@ -112,7 +113,7 @@ class Case:
         import transformers
 
         config = transformers.AutoConfig.for_model(**self.config_with(eps, changes))
-        model: nn.Module = self.model_class(config).eval()
+        model: nn.Module = instantiate(self.model, config)
         randomise(model, self.architecture, seed, self.scale)
         if self.tweak is not None:
             with torch.no_grad():
@@ -192,8 +193,16 @@ class Case:
 def _make(model: str, config: str, device: str) -> nn.Module:
     import transformers
 
-    made: nn.Module = getattr(transformers, model)(transformers.AutoConfig.for_model(**json.loads(config))).eval()
-    return made
+    return instantiate(model, transformers.AutoConfig.for_model(**json.loads(config)))
+
+
+def instantiate(model: str, config: Any) -> nn.Module:
+    """Return a new model of a class, in eval mode."""
+    import transformers
+
+    found = getattr(transformers, model)
+    made: nn.Module = found.from_config(config) if hasattr(found, "from_config") else found(config)
+    return made.eval()
 
 
 @functools.cache
@@ -317,7 +326,10 @@ def declarations() -> dict[str, list[Case]]:
     """
     found: dict[str, tuple[str, list[Case]]] = {}
     for case in all_cases():
-        key = declaration_key(case.architecture)
+        try:
+            key = declaration_key(case.architecture)
+        except UnknownArchitectureError:  # not declared yet: everything that uses this case says so
+            continue
         found.setdefault(key, (case.architecture.name, []))[1].append(case)
     return dict(found.values())
 

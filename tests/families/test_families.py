@@ -34,11 +34,15 @@ MISTAKES = 4
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_model_type_is_verified(model_type: str) -> None:
-    """Its own class is built, grown in all its sizes, compared in float32, and grown on disk to the same."""
+    """Its own class is built, grown in all its sizes, compared in float32, and grown on disk to the same.
+
+    Its config's defaults are the declared ones.
+    """
     assert model_type in MAIN, f"{model_type} has no case in tests/families/cases"
     case = MAIN[model_type]
     assert case.model_class.config_class is type(transformers.AutoConfig.for_model(model_type))
     growth = growths_of(case).accepted["all"]
+    assert checks.check_defaults(case) == []
     assert checks.check_outputs(case, growth) == []
     assert checks.check_disk(case, growth) == []
 
@@ -94,9 +98,10 @@ def test_mistakes_are_of_every_kind() -> None:
 
 
 @pytest.mark.families
+@pytest.mark.parametrize("check", checks.DECLARED)
 @pytest.mark.parametrize("name", CASES)
-def test_oracles(name: str) -> None:
-    assert checks.check_oracles(CASES[name]) == []
+def test_every_declaration(name: str, check: str) -> None:
+    assert checks.DECLARED[check](CASES[name]) == []
 
 
 @pytest.mark.families

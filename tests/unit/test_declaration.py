@@ -8,11 +8,8 @@ from dataclasses import fields, replace
 from typing import Any
 
 import pytest
-import transformers
-from tests.families.case import Case, all_cases
 
 from growformer.architecture.declaration import (
-    Add,
     Alibi,
     Architecture,
     Arrow,
@@ -328,39 +325,3 @@ def test_every_field_survives_json() -> None:
     assert same == ["name", "sizes", "attention"]  # every other field is tried here
     assert as_json(architecture) == architecture
     assert as_json(architecture).arrows["{layer}.q_norm"].over == parse_term("key")
-
-
-# Defaults are those of the classes
-
-DEFAULTS = [(a.name, t, field) for a in architectures().values() for t in a.model_types for field in a.defaults]
-
-
-@pytest.mark.parametrize(("family", "model_type", "field"), DEFAULTS)
-def test_defaults_are_those_of_the_config_class(family: str, model_type: str, field: str) -> None:
-    architecture = architectures()[family]
-    config = transformers.AutoConfig.for_model(model_type)
-    if not hasattr(config, field):
-        # Declared for a family that this one extends: nothing here may depend on it.
-        arrows = architecture.arrows.values()
-        used = {a.bias for a in arrows} | {a.when for a in arrows} | {a.eps for a in arrows}
-        in_sizes = [e for e in architecture.sizes.values() if re.search(rf"\b{field}\b", e)]
-        assert field not in used
-        # The class may read a field that its config lacks, with the same default (Qwen2's head_dim).
-        assert not in_sizes or field in {case_field for case in all_cases() for case_field in case.config}
-        return
-    expected = getattr(config, field)
-    if expected is None:  # the model's class fills it in, which a case must show
-        assert any(case.architecture.name == family and case.config.get(field) is None for case in all_cases())
-        return
-    sizes = {k: v for k, v in config.to_dict().items() if k != field}
-    assert architecture.resolve_config(sizes)[field] == expected
-
-
-@pytest.mark.parametrize("case", all_cases(), ids=str)
-def test_resolved_configs_are_those_of_the_class(case: Case) -> None:
-    config = transformers.AutoConfig.for_model(case.model_type, **case.config)
-    resolved = case.architecture.resolve_config({"model_type": case.model_type, **case.config})
-    found = {name: getattr(config, name) for name in case.architecture.defaults if hasattr(config, name)}
-    assert {n: resolved[n] for n, value in found.items() if value is not None} == {
-        n: value for n, value in found.items() if value is not None
-    }

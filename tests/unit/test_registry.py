@@ -95,7 +95,7 @@ def test_an_unknown_model_type_is_told_what_to_do() -> None:
     assert message.startswith("no architecture describes model_type 'lama'; did you mean 'llama'?")
     known = {t for a in architectures().values() for t in a.model_types}
     assert f"{len(known)} model types are described (docs/guarantees.md lists them)." in message
-    assert "To bring your own, declare its tensors as in docs/architectures.md and pass architecture=..." in message
+    assert "To bring your own: growformer inspect MODEL --draft-architecture drafts a declaration" in message
 
 
 def test_an_unknown_model_type_without_a_neighbour() -> None:

@@ -95,6 +95,11 @@ def parameter(arrow: str, *, when: str | None = None, optional: bool = False, le
     return _weight("parameter", arrow, False, when, optional, leading=leading, bare=True)
 
 
+def carried(shape: str = "-", *, when: str | None = None) -> Arrow:
+    """A tensor of every layer that no growth touches: ``-`` is a number, ``(-)`` a vector of one, ``(heads 3)``."""
+    return Arrow(kind="carried", source=None, target=parse_term(shape), when=when)
+
+
 def rms_norm(
     arrow: str,
     *,
@@ -160,6 +165,6 @@ def _weight(
 
 
 __all__ = [
-    "Arrow", "Kind", "convolution", "embedding", "layer_norm", "layer_scale", "linear",
+    "Arrow", "Kind", "carried", "convolution", "embedding", "layer_norm", "layer_scale", "linear",
     "linear_transposed", "parameter", "rms_norm",
 ]  # fmt: skip

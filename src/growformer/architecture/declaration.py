@@ -15,6 +15,7 @@ from typing import Any, Literal
 from growformer.architecture.arrows import (
     Arrow,
     Kind,
+    carried,
     convolution,
     embedding,
     layer_norm,
@@ -92,7 +93,8 @@ class Architecture:
         ties: tensor -> the tensor whose storage it shares when ``tie_field`` is set.
         tie_field: the config field that says so.
         shared: names that always stand for another tensor's storage, and have none of their own.
-        defaults: config field -> its value where the config leaves it out: an expression as a string, or a literal.
+        defaults: config field -> its value where the config leaves it out: an expression as a string, or a literal (text
+            in quotes of its own).
         constants: config fields that must have this value, with the reason otherwise.
         inferred: fields that no config holds (a classifier's number of labels), read off the tensors' shapes.
         coupled: fields that the class does not let vary alone.
@@ -112,8 +114,8 @@ class Architecture:
         renames: (pattern, replacement) from older checkpoints' names.
         ignored: patterns of buffers in older checkpoints, with the reason why they are dropped.
         active: index axis -> how many of its instances a token meets (experts that the router picks).
-        beyond: index axis -> how many instances past the last one (an expression) a checkpoint may hold that the class
-            leaves out, and why they are dropped (DeepSeek's layers that predict further tokens).
+        beyond: index axis -> config field with the number of instances past the last one, which the class leaves out
+            (DeepSeek's layers that predict further tokens), and why they are dropped. The target has none of them.
         carried: patterns of tensors that depend on no size that grows, with the reason; they go on as they are.
         computed: optional arrow -> why the axes of what it writes cannot grow in a source that lacks it: its class
             computes it from the sizes then.
@@ -258,7 +260,8 @@ class Architecture:
             bias_dims: tuple[Dim, ...]
             units = (Dim("unit", Axis(UNIT)),) * arrow.leading
             if arrow.kind == "carried":
-                parts = target.parts if isinstance(target, Product) else (target,)
+                single = () if target == Axis(UNIT) else (target,)
+                parts = target.parts if isinstance(target, Product) else single
                 found[name] = TensorSpec(name, name, "weight", tuple(Dim("write", part) for part in parts), index)
                 continue
             if arrow.kind == "norm":
@@ -338,9 +341,11 @@ class Architecture:
                 resolved[rotary.fraction] = share
         for name, default in self.defaults.items():
             if resolved.get(name) is None:
-                if isinstance(default, str):
-                    value = evaluate(default, resolved).rational()
-                    resolved[name] = int(value) if value.denominator == 1 else float(value)
+                if isinstance(default, str) and default.startswith("'"):
+                    resolved[name] = compute(default, resolved)
+                elif isinstance(default, str):
+                    value = evaluate(default, resolved)
+                    resolved[name] = int(value.rational()) if value.is_whole() else float(value)
                 else:
                     resolved[name] = default
         for name, rule in self.layer_rules.items():
@@ -483,7 +488,7 @@ def spaces_in(term: Term | None) -> Iterator[str]:
 
 __all__ = [
     "Add", "Alibi", "Architecture", "Arrow", "Attention", "Axis", "Concat", "Coupling", "Kind", "LayerKind", "Multiple",
-    "Packed", "Rotary", "convolution", "embedding", "layer_norm", "layer_scale",
+    "Packed", "Rotary", "carried", "convolution", "embedding", "layer_norm", "layer_scale",
     "linear", "linear_transposed", "parameter",
     "rms_norm",
 ]  # fmt: skip

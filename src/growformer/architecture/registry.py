@@ -126,8 +126,9 @@ def for_config(config: dict[str, Any]) -> Architecture:
         known = _by_model_type()
         raise UnknownArchitectureError(
             f"no architecture describes model_type {model_type!r}{did_you_mean(model_type, known) or ';'} "
-            f"{len(known)} model types are described (docs/guarantees.md lists them). To bring your own, declare its "
-            "tensors as in docs/architectures.md and pass architecture=... to growformer.grow_checkpoint"
+            f"{len(known)} model types are described (docs/guarantees.md lists them). To bring your own: "
+            "growformer inspect MODEL --draft-architecture drafts a declaration, and docs/architectures.md says how to "
+            "finish, test and register it, or pass it as architecture=... to growformer.grow_checkpoint"
         )
     if len(found) == 1:
         return found[0]

@@ -16,7 +16,6 @@ from typing import Any
 
 from growformer.architecture.arrows import Arrow
 from growformer.architecture.declaration import Architecture, TensorSpec, spaces_in
-from growformer.architecture.exact import evaluate_size
 from growformer.architecture.language import Axis, Product
 from growformer.architecture.packing import Piece, packed_shape, pieces
 from growformer.errors import ArchitectureError, SourceError, did_you_mean
@@ -154,6 +153,12 @@ def canonical_names(architecture: Architecture, stored: Iterable[str]) -> dict[s
     names = dict.fromkeys(stored)
     prefix = _prefix(architecture, names)
     return {_canonical(architecture, prefix, name): name for name in names}
+
+
+def match_names(architecture: Architecture, stored: Iterable[str]) -> dict[str, str | None]:
+    """Return stored name -> the template that it is an instance of, of a declared or a packed tensor, or None."""
+    find = _finder(architecture)
+    return {name: find(canonical)[0] for canonical, name in canonical_names(architecture, stored).items()}
 
 
 def specialised(architecture: Architecture, tensors: Mapping[str, tuple[tuple[int, ...], str]]) -> Architecture:
@@ -388,10 +393,10 @@ def _is_there(
 def _beyond(architecture: Architecture, resolved: Mapping[str, Any], canonical: str) -> str | None:
     """Return why a tensor of an instance past the last one is dropped; None where it is not of one."""
     for axis, (more, reason) in architecture.beyond.items():
-        last = architecture.size(axis, resolved)
+        last, count = architecture.size(axis, resolved), resolved.get(more) or 0
         for stem in {template.partition(f"{{{axis}}}")[0] for template in architecture.tensors}:
             number = re.match(re.escape(stem) + r"(\d+)\.", canonical)
-            if number and last <= int(number[1]) < last + evaluate_size(more, resolved):
+            if number and last <= int(number[1]) < last + count:
                 return reason
     return None
 

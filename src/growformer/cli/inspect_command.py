@@ -6,9 +6,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from growformer.cli.options import Json, Model, Revision
+from growformer.errors import RequestError
 
 if TYPE_CHECKING:
     from growformer import Inspection
@@ -33,13 +36,36 @@ class Size:
     limits: str
 
 
-def inspect(model: Model, revision: Revision = None, json: Json = False) -> None:
+DraftArchitecture = Annotated[
+    bool,
+    typer.Option(
+        "--draft-architecture",
+        help="Print a declaration to start from, for a model that is not known yet. Builds its class, small.",
+    ),
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="With --draft-architecture: run the code of a checkpoint's class.")
+]
+
+
+def inspect(
+    model: Model,
+    revision: Revision = None,
+    json: Json = False,
+    draft_architecture: DraftArchitecture = False,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
     """Show sizes, parameters and dtypes of a model, what can grow, and what cannot and why.
 
     MODEL may also be a config.json without any weights. Reads config and headers only.
 
         $ growformer inspect SmolLM2-135M
     """
+    if draft_architecture:
+        _draft(model, revision, json, trust_remote_code)
+        return
+    if trust_remote_code:
+        raise RequestError("--trust-remote-code goes with --draft-architecture; nothing else runs a checkpoint's code")
     from growformer.api import inspect as inspect_model
     from growformer.cli import render
     from growformer.cli.request import open_source
@@ -136,6 +162,22 @@ def _dtypes(found: Inspection) -> str:
     for tensor in found.source.tensors.values():
         total[tensor.dtype] += prod(tensor.shape) * width[tensor.dtype]
     return ", ".join(f"{render.num_bytes(num)} of {dtype}" for dtype, num in total.most_common())
+
+
+def _draft(model: str, revision: str | None, json: bool, trust_remote_code: bool) -> None:
+    from growformer.api import draft_architecture
+    from growformer.cli import render
+
+    found = draft_architecture(model, trust_remote_code=trust_remote_code, revision=revision)
+    if json:
+        render.print_json(
+            {
+                "name": found.name, "base": found.base, "share": found.share, "unsure": dict(found.unsure),
+                "problems": list(found.problems), "text": found.text,
+            }
+        )  # fmt: skip
+        return
+    print(found.text, end="")
 
 
 def _as_json(model: str, found: Inspection, sizes: list[Size], fixed: dict[str, tuple[Any, str]]) -> dict[str, Any]:

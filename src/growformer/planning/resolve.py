@@ -6,7 +6,6 @@ import copy
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any
 
 from growformer.architecture.declaration import Architecture
@@ -83,6 +82,9 @@ def resolve(
     for name, own in architecture.aliases.items():
         if own in fields and name not in fields and _is_given(config, name) and source[name] == source.get(own):
             write_field(written, name, target[own])
+    for count, _ in architecture.beyond.values():
+        if config.get(count):
+            write_field(written, count, 0)
     for rotary in architecture.rotary:
         if rotary.fraction is not None and target.get(rotary.fraction) != source.get(rotary.fraction):
             write_share(written, rotary, target[rotary.fraction])
@@ -447,14 +449,21 @@ def _check_multiples(architecture: Architecture, source: Mapping[str, Any], targ
             )
 
 
+def _fits(architecture: Architecture, axis: str, config: Mapping[str, Any], least: int) -> bool:
+    """Tell whether an axis has a size under a config, and one that is no smaller than the source's."""
+    try:
+        return architecture.size(axis, config) >= least
+    except ArchitectureError:
+        return False
+
+
 def _together(architecture: Architecture, axis: str, name: str, target: Mapping[str, Any], least: int) -> str:
     """Return the smallest value of another field that makes a request possible."""
     for other in names_in(architecture.sizes[axis]):
         if other == name or not isinstance(target[other], int):
             continue
         for value in range(target[other], 64 * target[other]):
-            size = evaluate(architecture.sizes[axis], {**target, other: value})
-            if size.square >= Fraction(least) ** 2 and size.is_whole():
+            if _fits(architecture, axis, {**target, other: value}, least):
                 return f"ask for {name}={target[name]} and {other}={value}"
     return ""
 
@@ -467,8 +476,7 @@ def _nearest(
         return ""
     found: list[int] = []
     for value in range(source[name], 4 * max(wanted, source[name]) + 1):
-        size = evaluate(architecture.sizes[axis], {**target, name: value})
-        if size.square >= Fraction(least) ** 2 and size.is_whole():
+        if _fits(architecture, axis, {**target, name: value}, least):
             found.append(value)
     below = [v for v in found if v < wanted]
     above = [v for v in found if v > wanted]

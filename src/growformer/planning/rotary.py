@@ -22,9 +22,7 @@ _FACTORS = ("short_factor", "long_factor")
 _SECTIONS = "mrope_section"
 
 
-def finish_rotary(
-    target: dict[str, Any], rotary: Rotary, before: int, after: int, defaults: Mapping[str, Any]
-) -> None:
+def finish_rotary(target: dict[str, Any], rotary: Rotary, before: int, after: int, defaults: Mapping[str, Any]) -> None:
     """Change rotary parameters for a number of frequencies grown from ``before`` to ``after``, and spell them twice.
 
     transformers 4 reads other names, and would fall back to a base of 10000. ``defaults`` has the bases of older
@@ -44,6 +42,9 @@ def finish_rotary(
             for name in rotary.legacy.values() or (rotary.legacy_theta,):
                 base = target.get(name) or defaults.get(name) or rotary.theta
                 target[name] = _grown(float(base), after / before)
+        bases = target.get(rotary.per_layer or "")
+        if isinstance(bases, list):
+            target[str(rotary.per_layer)] = [_grown(float(b), after / before) if b else b for b in bases]
     _write_legacy(target, rotary)
 
 

@@ -104,7 +104,7 @@ def _instances(rec: Recorded, spec: TensorSpec) -> Iterator[Violation]:
         after = architecture.exists(spec, rec.target_config, index)
         if before != after:
             yield Violation(
-                kind="layers", where=at_instance(spec.template if len(axes) == len(spec.index) else spec.owner, index),
+                kind="layers", where=at_instance(spec.template, index),
                 expected=f"{'one' if before else 'none'}, as in what it comes from", found="one" if after else "none",
             )  # fmt: skip
 

@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import Any
 
 from growformer.architecture.declaration import Config, space_of, spaces_in
-from growformer.architecture.exact import ONE, Root, evaluate
+from growformer.architecture.exact import ONE, Root, compute, evaluate
 from growformer.architecture.facts import Add
 from growformer.architecture.language import leaves
 from growformer.errors import ArchitectureError
@@ -66,7 +66,7 @@ def local_conditions(data: Mapping[str, Any] | Recorded) -> list[Violation]:
 def _spaces(rec: Recorded) -> Iterator[Violation]:
     used = {s for a in rec.arrows.values() for s in (*spaces_in(a.source), *spaces_in(a.target))}
     used |= {space for c in rec.architecture.attention for space in c.spaces}
-    used |= {space for add in rec.architecture.adds for space in (add.source, add.target)}
+    used |= {space for add in rec.adds for space in (add.source, add.target)}
     for space in rec.architecture.spaces.values():
         if space.name not in used:
             continue
@@ -228,7 +228,7 @@ def _layer_scales(rec: Recorded) -> Iterator[Violation]:
 
 
 def _adds(rec: Recorded) -> Iterator[Violation]:
-    for add in rec.architecture.adds:
+    for add in rec.adds:
         first, second = rec.architecture.spaces[add.source], rec.architecture.spaces[add.target]
         where = f"{add.source} + {add.target}"
         if set(first.axes) != set(second.axes):
@@ -242,6 +242,15 @@ def _adds(rec: Recorded) -> Iterator[Violation]:
                     found=repr(kinds[1]),
                 )  # fmt: skip
         for index in rec.sources(rec.outer(add.source, add.target)):
+            if add.when is not None:
+                was, there = (bool(compute(add.when, c, i)) for c, i in _both(rec, index))
+                if was != there:
+                    yield Violation(
+                        kind="add", where=at_instance(where, index), expected=f"{add.when} to be {was}, as it was",
+                        found=str(there),
+                    )  # fmt: skip
+                if not there:
+                    continue
             before = _factor(rec, add, rec.source_config, rec.origin(index))
             after = _factor(rec, add, rec.target_config, index)
             if not before.square or not after.square:
@@ -257,6 +266,11 @@ def _adds(rec: Recorded) -> Iterator[Violation]:
                     kind="add", where=at_instance(where, index), expected=f"the scale {mine * moved} {why}",
                     found=str(other),
                 )  # fmt: skip
+
+
+def _both(rec: Recorded, index: Index) -> tuple[tuple[Config, Index], tuple[Config, Index]]:
+    """Return the config and the instance in the source, and in the target."""
+    return (rec.source_config, rec.origin(index)), (rec.target_config, index)
 
 
 def _factor(rec: Recorded, add: Add, config: Config, index: Index) -> Root:
@@ -295,7 +309,8 @@ def _ties(rec: Recorded) -> Iterator[Violation]:
 
 
 def _post_norms(rec: Recorded) -> Iterator[Violation]:
-    for arrow in rec.norms.values():
+    ends = {(str(arrow.source), str(arrow.target)): arrow for arrow in rec.norms.values()}
+    for arrow in ends.values():
         add = rec.residual(arrow)
         chain = rec.chain(arrow) if add is not None else []
         new = [(name, index) for name, index in chain if rec.is_new(index)]

@@ -106,6 +106,7 @@ def _unexplained(rec: Recorded) -> Iterator[Violation]:
     explained |= {name for kind in architecture.kinds for name in kind.settle}
     explained |= {name for rotary in architecture.rotary for name in rotary_fields(rotary)}
     explained |= {str(a.eps) for a in rec.norms.values()}
+    explained |= {count for count, _ in architecture.beyond.values()}
     before, after = (json.loads(json.dumps(dict(c))) for c in (rec.source_config, rec.target_config))
     for name in sorted({*before, *after} - explained):
         one, other, last = before.get(name), after.get(name), name.rpartition(".")[2]
@@ -114,6 +115,9 @@ def _unexplained(rec: Recorded) -> Iterator[Violation]:
             continue
         if one != other:
             yield Violation(kind="config", where=name, expected=repr(one), found=repr(other))
+    for count, reason in architecture.beyond.values():
+        if after.get(count) and before.get(count):
+            yield Violation(kind="config", where=count, expected=f"0: {reason}", found=repr(after[count]))
     for name, (value, reason) in architecture.constants.items():
         if after.get(name, value) != value:
             yield Violation(kind="config", where=name, expected=f"{value!r}: {reason}", found=repr(after[name]))

@@ -13,6 +13,7 @@ from growformer.architecture.facts import Attention
 from growformer.architecture.language import Leaf, leaves
 from growformer.architecture.source import SourceInfo
 from growformer.verification.places import Place
+from growformer.verification.structure import additions
 
 
 class Declared:
@@ -53,7 +54,8 @@ class Declared:
             if arrow.kind != "carried" and (name in here or (not arrow.gain and self._is_there(name, arrow)))
         }
         self.written = {s for arrow in self.arrows.values() for s in spaces_in(arrow.target)}
-        self.written |= {add.target for add in architecture.adds if add.source in self.written}
+        self.adds = additions(architecture, self.config)
+        self.written |= {add.target for add in self.adds if add.source in self.written}
         self.attention = [c for c in architecture.attention if {*c.queries, *c.keys, c.value} <= self.written]
         self.rotated = {rotary.frequency for rotary in architecture.rotary}
         scores = {a for c in self.attention for space in (*c.queries, *c.keys) for a in self.axes(space)}
@@ -112,6 +114,11 @@ class Declared:
 
     # Spaces.
 
+    @cached_property
+    def computed(self) -> set[str]:
+        """Spaces that something writes; others are inputs."""
+        return self.written | {c.output for c in self.attention} | {add.target for add in self.adds}
+
     def axes(self, space: str) -> tuple[str, ...]:
         """Return a space's axes."""
         return self.architecture.spaces[space].axes
@@ -129,7 +136,7 @@ class Declared:
         found, pending = {space}, [space]
         while pending:
             here = pending.pop()
-            more = {add.target for add in self.architecture.adds if add.source == here} - found
+            more = {add.target for add in self.adds if add.source == here} - found
             found |= more
             pending += more
         return found
@@ -140,7 +147,7 @@ class Declared:
         readers = [a for a in self.arrows.values() if spaces & set(spaces_in(a.source))]
         contracted = {s for c in self.attention for s in (*c.queries, *c.keys, c.value, *c.per_head)}
         centred = all(a.kind == "norm" and a.centred for a in readers)
-        read = {s for a in readers for s in spaces_in(a.source)} | {add.source for add in self.architecture.adds}
+        read = {s for a in readers for s in spaces_in(a.source)} | {add.source for add in self.adds}
         return bool(readers) and centred and not spaces & contracted and spaces <= read
 
     def passes_on(self, space: str) -> bool:
@@ -152,13 +159,13 @@ class Declared:
     def has_weightless_writer(self, space: str) -> bool:
         """Tell whether anything without a tensor of its own writes a space: nothing there can be changed."""
         return any(not a.gain and space_of(a.target) == space for a in self.arrows.values()) or any(
-            add.target == space for add in self.architecture.adds
+            add.target == space for add in self.adds
         )
 
     @cached_property
     def added(self) -> set[str]:
         """Spaces that enter another, or that another enters, without a weight."""
-        return {space for add in self.architecture.adds for space in (add.source, add.target)}
+        return {space for add in self.adds for space in (add.source, add.target)}
 
     def touches_a_tie(self, spaces: Collection[str]) -> bool:
         """Tell whether a tied tensor, or its table, reads or writes one of these spaces."""
@@ -178,7 +185,7 @@ class Declared:
     def contradictions(self) -> Iterator[str]:
         """Yield what cannot be meant: a vector from nowhere, a norm on its own output, an axis that attention loses."""
         architecture = self.architecture
-        written = self.written | {c.output for c in self.attention} | {add.target for add in architecture.adds}
+        written = self.computed
         for name, arrow in self.arrows.items():
             for space in spaces_in(arrow.source):
                 grows = any(axis not in architecture.fixed for axis in self.axes(space))

@@ -63,7 +63,10 @@ class Permutations:
                 if not self.declared.is_without_effect(place):
                     # Of layers, some may be without effect: keys of positions that this layer does not rotate.
                     alone.setdefault((place.spec.template, place.dim, place.number, axis), []).append(action)
-                if self.architecture.arrows[place.spec.owner].kind == "embedding" and place.reads:
+                is_table = self.architecture.arrows[place.spec.owner].kind == "embedding"
+                if place.reads and not is_table and place.space not in self.declared.computed:
+                    complete = False  # an input of the model, such as the channels of an image
+                if place.reads and is_table:
                     complete = complete and axis in self.lookups
                     inputs[self.lookups.get(axis, "")] = partial(_take, np.argsort(order))
                 if not index and len(place.leaf.axes) == 1:
@@ -119,7 +122,7 @@ class Permutations:
         turned = [(space, over) for space, over in turned if declared.rotated & {*over}]
         for axis in architecture.sizes:
             join(*((space, axis) for space, over in turned if axis in over))
-        for add in architecture.adds:
+        for add in declared.adds:
             for axis in architecture.sizes:
                 join((add.source, axis), (add.target, axis))
         for name in declared.tied:

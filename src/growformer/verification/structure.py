@@ -9,7 +9,8 @@ from functools import cached_property
 from typing import Any
 
 from growformer.architecture.arrows import Arrow
-from growformer.architecture.declaration import Architecture, TensorSpec, space_of, spaces_in
+from growformer.architecture.declaration import Architecture, Config, TensorSpec, space_of, spaces_in
+from growformer.architecture.exact import compute, mentions
 from growformer.architecture.facts import Add
 from growformer.architecture.language import term_axes
 
@@ -69,6 +70,11 @@ class Structure:
     # Arrows.
 
     @cached_property
+    def adds(self) -> tuple[Add, ...]:
+        """The additions that hold anywhere in the target."""
+        return additions(self.architecture, self.target_config)
+
+    @cached_property
     def _owners(self) -> set[str]:
         tensors = self.architecture.tensors
         found = {tensors[t].owner for t in self.present if t in tensors}
@@ -86,7 +92,7 @@ class Structure:
             return {}
         arrows = self.architecture.arrows
         written = {space for owner in self._owners for space in _written_by(arrows[owner])}
-        written |= {add.target for add in self.architecture.adds}
+        written |= {add.target for add in self.adds}
         return {
             head: table
             for head, table in self.architecture.ties.items()
@@ -119,7 +125,7 @@ class Structure:
         """Spaces that nothing reads: what the model returns."""
         read = {space for arrow in self.arrows.values() for space in spaces_in(arrow.source)}
         read |= {s for c in self.architecture.attention for s in (*c.queries, *c.keys, c.value, *c.per_head)}
-        read |= {add.source for add in self.architecture.adds}
+        read |= {add.source for add in self.adds}
         written = {space for arrow in self.arrows.values() for space in spaces_in(arrow.target)}
         return frozenset(written - read)
 
@@ -144,7 +150,7 @@ class Structure:
         """Return a space with all that is added to it or that it is added to, directly or not."""
         found = {space}
         while True:
-            pairs = [{add.source, add.target} for add in self.architecture.adds]
+            pairs = [{add.source, add.target} for add in self.adds]
             more = {x for pair in pairs if found & pair for x in pair} - found
             if not more:
                 return frozenset(found)
@@ -176,7 +182,7 @@ class Structure:
     @cached_property
     def _reached(self) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
-        for add in self.architecture.adds:
+        for add in self.adds:
             found.setdefault(add.source, set()).add(add.target)
         for arrow in self.norms.values():
             if not arrow.gain:
@@ -190,7 +196,7 @@ class Structure:
         if arrow.kind != "norm":
             return None
         ends = (space_of(arrow.target), space_of(arrow.source))
-        return next((add for add in self.architecture.adds if (add.source, add.target) == ends), None)
+        return next((add for add in self.adds if (add.source, add.target) == ends), None)
 
     def chain(self, arrow: Arrow) -> list[tuple[str, dict[str, int]]]:
         """Return every norm between the same two spaces in order of execution: (module, instance)."""
@@ -220,8 +226,19 @@ class Structure:
                     yield from ((name, i) for i in found[name] if position.items() <= i.items())
 
 
+def additions(architecture: Architecture, config: Config) -> tuple[Add, ...]:
+    """Return the additions that hold in any instance under a config."""
+    found = []
+    for add in architecture.adds:
+        condition = add.when
+        axes = tuple(a for a in architecture.index_axes if condition is not None and mentions(condition, a))
+        if condition is None or any(compute(condition, config, i) for i in architecture.instances(axes, config)):
+            found.append(add)
+    return tuple(found)
+
+
 def _written_by(arrow: Arrow) -> Iterator[str]:
     return spaces_in(arrow.target if arrow.kind != "carried" else None)
 
 
-__all__ = ["Index", "Structure"]
+__all__ = ["Index", "Structure", "additions"]

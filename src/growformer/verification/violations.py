@@ -40,9 +40,11 @@ class Violation:
 
 
 def at_instance(name: str, index: Mapping[str, int]) -> str:
-    """Name one instance of a space or module."""
-    if all("{" + axis + "}" in name for axis in index) or not index:
-        return name.format(**index)
+    """Name one instance of a space or module; indices of a template that are not given stay as they are."""
+    if all("{" + axis + "}" in name for axis in index):
+        for axis, at in index.items():
+            name = name.replace("{" + axis + "}", str(at))
+        return name
     return f"{name}[{', '.join(f'{axis} {at}' for axis, at in index.items())}]"
 
 

@@ -24,5 +24,6 @@ CASES = (
     bert("BertForMaskedLM", "untied", {"tie_word_embeddings": False}, unused=("cls.predictions.bias",)),
     bert("BertForPreTraining"),
     bert("BertForSequenceClassification", config={"num_labels": 7}),
+    bert("BertForTokenClassification", config={"num_labels": 7}),
     bert("BertForQuestionAnswering", ordered=("labels",)),
 )

@@ -17,13 +17,20 @@ SIZES: dict[str, Any] = {
 
 
 def encoder(model_type: str, model: str, name: str = "", config: dict[str, Any] | None = None, **options: Any) -> Case:
-    """A case with BERT's field names."""
-    return Case(name=name, model_type=model_type, model=model, config={**SIZES, **(config or {})}, **options)
+    """A case with BERT's field names; None leaves one out."""
+    made = {n: v for n, v in {**SIZES, **(config or {})}.items() if v is not None or n == "pad_token_id"}
+    return Case(name=name, model_type=model_type, model=model, config=made, **options)
 
 
 def like_roberta(model_type: str, model: str, name: str = "", config: dict[str, Any] | None = None, **o: Any) -> Case:
     """A case whose class counts positions from the padding token's."""
     return encoder(model_type, model, name, {"pad_token_id": 1, "eos_token_id": 2, "bos_token_id": 0, **(config or {})}, **o)
+
+
+def modern(model: str, name: str = "", config: dict[str, Any] | None = None, **options: Any) -> Case:
+    """A case of ModernBERT."""
+    sizes = {"hidden_size": 36, "num_hidden_layers": 4, "local_attention": 6, "type_vocab_size": None}
+    return encoder("modernbert", model, name, {**sizes, **(config or {})}, **options)
 
 
 def glyphs(config: Mapping[str, Any]) -> Inputs:
@@ -72,6 +79,15 @@ GLYPHS = {
     "pronunciation_vocab_size": 19, "pronunciation_embed_dim": 11, "shape_vocab_size": 23, "shape_embed_dim": 13,
 }  # fmt: skip
 TABLE = {"type_vocab_size": None, "type_vocab_sizes": [3, 17, 19, 2, 11, 13, 7]}
+DISTIL = {
+    "dim": 30, "hidden_dim": 37, "n_layers": 2, "n_heads": 3, "hidden_size": None, "intermediate_size": None,
+    "num_hidden_layers": None, "num_attention_heads": None, "num_labels": 7,
+}  # fmt: skip
+SHARED = {"embedding_size": 14, "num_hidden_layers": 5, "num_hidden_groups": 2, "inner_group_num": 2}
+SMALL = {"embedding_size": 14}
+ONE_SIZE = dict.fromkeys(("hidden_size", "embedding_size"), {"hidden_size": 33, "embedding_size": 33})
+WHOLE_HEADS = dict.fromkeys(("hidden_size", "num_attention_heads"), {"hidden_size": 48, "num_attention_heads": 4})
+CONTACTS = ("contact_head.regression.weight", "contact_head.regression.bias")
 
 CASES = (
     encoder("ernie", "ErnieForMaskedLM"),
@@ -100,4 +116,32 @@ CASES = (
     encoder("bert-generation", "BertGenerationDecoder", config={"tie_word_embeddings": False, "is_decoder": True}),
     encoder("bert-generation", "BertGenerationDecoder", "tied", {"is_decoder": True}),
     like_roberta("longformer", "LongformerForMaskedLM", config={"attention_window": [4, 8]}, inputs=some_global, variants={"num_hidden_layers": {"num_hidden_layers": 3, "attention_window": [4, 8, 4]}}),
+    *(
+        encoder("distilbert", f"DistilBert{head}", config=DISTIL)
+        for head in ("ForMaskedLM", "Model", "ForSequenceClassification")
+    ),
+    like_roberta("mpnet", "MPNetForMaskedLM", config={"relative_attention_num_buckets": 32}),
+    like_roberta("mpnet", "MPNetModel", config={"relative_attention_num_buckets": 32}),
+    *(encoder("albert", f"Albert{head}", config=SHARED) for head in ("ForMaskedLM", "Model", "ForPreTraining")),
+    *(encoder("electra", f"Electra{head}", config=SMALL) for head in ("ForMaskedLM", "Model", "ForPreTraining")),
+    encoder("electra", "ElectraForMaskedLM", "one size", {"embedding_size": 30}, variants=ONE_SIZE),
+    encoder("electra", "ElectraForPreTraining", "one size too", {"embedding_size": 30}, variants=ONE_SIZE),
+    encoder("electra", "ElectraForSequenceClassification", config={**SMALL, "num_labels": 7}),
+    encoder("rembert", "RemBertForMaskedLM", config={"input_embedding_size": 14, "output_embedding_size": 22}),
+    modern("ModernBertForMaskedLM"),
+    modern("ModernBertModel", config={"norm_bias": True, "attention_bias": True, "mlp_bias": True}),
+    modern("ModernBertForSequenceClassification", config={"num_labels": 7, "classifier_bias": True}),
+    *(
+        like_roberta(
+            "esm", model, f"{model}-{name}", {"mask_token_id": 3, "type_vocab_size": None, **config}, unused=CONTACTS,
+            **options,
+        )
+        for model in ("EsmModel", "EsmForMaskedLM")
+        for name, config, options in (
+            ("rotary", {"position_embedding_type": "rotary", "hidden_size": 36}, {"variants": WHOLE_HEADS}),
+            ("absolute", {}, {}),
+            # Which token stands for those that are masked depends on its id.
+            ("norm", {"emb_layer_norm_before": True, "token_dropout": True}, {"lookups": {"positions": "position_ids"}}),
+        )
+    ),
 )  # fmt: skip

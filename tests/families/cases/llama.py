@@ -93,4 +93,7 @@ CASES = (
     ),
     decoder("ernie4_5", "Ernie4_5ForCausalLM", use_bias=True),
     decoder("ernie4_5", "Ernie4_5ForCausalLM", "tied", tie_word_embeddings=True),
+    decoder("iquestcoder", "AutoModelForCausalLM", attention_bias=True, mlp_bias=True),
+    decoder("internlm3", "AutoModelForCausalLM", attention_bias=True, mlp_bias=True),
+    decoder("emu3_text_model", "Emu3ForCausalLM", pad_token_id=0),
 )  # fmt: skip

@@ -5,20 +5,73 @@ from __future__ import annotations
 from typing import Any
 
 from tests.families.case import Case
+from tests.families.cases.llama import decoder
 
-#: No two sizes are equal; experts one after the other, as the fused kernels take neither odd sizes nor float64.
-SIZES: dict[str, Any] = {
-    "vocab_size": 61, "hidden_size": 24, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 6,
-    "num_key_value_heads": 3, "head_dim": 14, "max_position_embeddings": 4096, "tie_word_embeddings": False,
-    "pad_token_id": None, "bos_token_id": 0, "eos_token_id": 1, "experts_implementation": "eager",
-}  # fmt: skip
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 1024}
+#: Experts by names that differ from family to family.
+ROUTED = {"moe_intermediate_size": 13, "n_routed_experts": 6, "num_experts_per_tok": 2}
+ROUTED |= {"n_shared_experts": 2, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1, "num_hidden_layers": 3}
+NUMBERED = {"moe_intermediate_size": 13, "num_experts": 5, "num_experts_per_tok": 2, "num_hidden_layers": 3}
+LOCAL = {"num_local_experts": 5, "num_experts_per_tok": 2}
 
 
-def moe(model_type: str, model: str, name: str = "", config: dict[str, Any] | None = None, **options: Any) -> Case:
-    """A case of a model with experts."""
-    return Case(name=name, model_type=model_type, model=model, config={**SIZES, **(config or {})}, **options)
+def moe(model_type: str, model: str, name: str = "", **changes: Any) -> Case:
+    """A case whose experts work one after the other: faster kernels take neither odd sizes nor float64."""
+    return decoder(model_type, model, name, experts_implementation="eager", num_attention_heads=6, **changes)
 
 
 CASES = (
-    moe("mixtral", "MixtralForCausalLM", config={"num_local_experts": 5}),
-)
+    moe("mixtral", "MixtralForCausalLM", **LOCAL),
+    moe("mixtral", "MixtralModel", sliding_window=7, **LOCAL),
+    moe("mixtral", "MixtralForSequenceClassification", num_labels=5, **{**LOCAL, "pad_token_id": 0}),
+    moe("phimoe", "PhimoeForCausalLM", attention_bias=True, lm_head_bias=True, **LOCAL),
+    moe("minimax_m2", "MiniMaxM2ForCausalLM", rotary_dim=8, ordered=("key",), **LOCAL),
+    moe("gpt_oss", "GptOssForCausalLM", rope_parameters=YARN, sliding_window=7, **LOCAL),
+    moe("gpt_oss", "GptOssModel", attention_bias=False, sliding_window=7, **LOCAL),
+    moe(
+        "qwen2_moe", "Qwen2MoeForCausalLM", **NUMBERED, shared_expert_intermediate_size=23, decoder_sparse_step=2,
+        use_sliding_window=True, sliding_window=7, max_window_layers=2,
+    ),
+    moe("qwen3_moe", "Qwen3MoeForCausalLM", **NUMBERED, mlp_only_layers=[1], attention_bias=True),
+    moe("qwen3_moe", "Qwen3MoeModel", "sliding", **NUMBERED, use_sliding_window=True, sliding_window=7),
+    moe(
+        "mellum", "MellumForCausalLM", **NUMBERED, mlp_layer_types=["sparse", "dense", "sparse"],
+        layer_types=["full_attention", "sliding_attention", "full_attention"], sliding_window=7,
+    ),
+    moe(
+        "flint", "FlintForCausalLM", **{**NUMBERED, "num_hidden_layers": 4}, shared_expert_intermediate_size=23,
+        sliding_window=7,
+    ),
+    moe("olmoe", "OlmoeForCausalLM", num_experts=5, num_experts_per_tok=2, drop=("head_dim",)),
+    moe("flex_olmo", "FlexOlmoForCausalLM", num_experts=5, num_experts_per_tok=2),
+    moe("granitemoe", "GraniteMoeForCausalLM", **LOCAL, attention_multiplier=0.3, embedding_multiplier=3.0),
+    moe("granitemoeshared", "GraniteMoeSharedForCausalLM", **LOCAL, shared_intermediate_size=23),
+    moe("granitemoeshared", "GraniteMoeSharedForCausalLM", "alone", **LOCAL),
+    moe(
+        "granitemoe_swa", "GraniteMoeSWAForCausalLM", **LOCAL, num_hidden_layers=3, shared_intermediate_size=23,
+        sliding_window=7, layer_rope_theta=[1e4, 0, 500.0],
+    ),
+    moe("glm4_moe", "Glm4MoeForCausalLM", **ROUTED, attention_bias=True),
+    moe("glm4_moe", "Glm4MoeForCausalLM", "normed", **ROUTED, use_qk_norm=True, ordered=("key",)),
+    moe("dots1", "Dots1ForCausalLM", **ROUTED, sliding_window=7, max_window_layers=2),
+    moe("solar_open", "SolarOpenForCausalLM", **ROUTED, attention_bias=True, drop=("intermediate_size",)),
+    moe(
+        "exaone_moe", "ExaoneMoeForCausalLM", **NUMBERED, num_shared_experts=2, sliding_window=7,
+        sliding_window_pattern=2,
+    ),
+    moe("hy_v3", "HYV3ForCausalLM", **NUMBERED, num_shared_experts=2, mlp_bias=True, attention_bias=True),
+    moe(
+        "ernie4_5_moe", "Ernie4_5_MoeForCausalLM", moe_intermediate_size=13, moe_num_experts=5, moe_k=2, use_bias=True,
+        num_hidden_layers=3, moe_layer_start_index=1, moe_layer_end_index=1,
+    ),
+    moe(
+        "ernie4_5_moe", "Ernie4_5_MoeForCausalLM", "unshared", moe_intermediate_size=13, moe_num_experts=5, moe_k=2,
+        moe_num_shared_experts=0, tie_word_embeddings=True,
+    ),
+    moe(
+        "afmoe", "AfmoeForCausalLM", **NUMBERED, num_shared_experts=2, mup_enabled=True, attention_bias=True,
+        global_attn_every_n_layers=2, sliding_window=7,
+    ),
+    moe("afmoe", "AfmoeForCausalLM", "tied", **NUMBERED, num_shared_experts=2, tie_word_embeddings=True),
+    moe("hunyuan_v1_moe", "HunYuanMoEV1ForCausalLM", num_experts=5, moe_topk=[2, 1], attention_bias=True),
+)  # fmt: skip

@@ -40,6 +40,7 @@ AFMOE = QWEN3.extend(
     defaults={
         "num_key_value_heads": "num_attention_heads", "head_dim": 128, "rms_norm_eps": 1e-5, "num_experts": 64,
         "num_shared_experts": 2, "num_dense_layers": 1, "global_attn_every_n_layers": 4, "mup_enabled": False,
+        "sliding_window": 1024,
     },
     fixed=NO_MORE_EXPERTS,
 )  # fmt: skip

@@ -1,7 +1,10 @@
 """BERT: post-norm. ``summed = stream + branch``, then ``stream = LayerNorm(summed)``."""
 
+from collections.abc import Collection, Mapping
+
 from growformer.architecture.declaration import (
     Architecture,
+    Arrow,
     Attention,
     Coupling,
     embedding,
@@ -9,6 +12,18 @@ from growformer.architecture.declaration import (
     linear,
     parameter,
 )
+
+
+def renamed(arrows: Mapping[str, Arrow], names: Mapping[str, str], without: Collection[str] = ()) -> dict[str, Arrow]:
+    """Return arrows in the same order, parts of their names exchanged, some left out."""
+
+    def other(name: str) -> str:
+        for before, after in names.items():
+            name = name.replace(before, after)
+        return name
+
+    return {other(name): arrow for name, arrow in arrows.items() if name not in without}
+
 
 BERT = Architecture(
     name="bert",
@@ -47,8 +62,8 @@ BERT = Architecture(
         "cls.predictions.bias": parameter("-> vocab", optional=True),
         "cls.predictions.decoder": linear("prediction -> vocab", bias=True, optional=True),
         "cls.seq_relationship": linear("pooled -> relations", bias=True, optional=True),
-        # A token classifier reads the stream, a sequence classifier what is pooled; both have the stream's axis.
-        "classifier": linear("pooled -> labels", bias=True, optional=True),
+        # A sequence classifier reads what is pooled, a token classifier of the same name the stream.
+        "classifier": linear("pooled -> labels", bias=True, optional=True, otherwise="stream"),
         "qa_outputs": linear("stream -> labels", bias=True, optional=True),
     },
     attention=(

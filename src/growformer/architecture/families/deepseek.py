@@ -6,8 +6,8 @@ from growformer.architecture.families.experts import (
     LATER,
     LISTED,
     LISTS,
+    NEXT,
     NO_MORE_EXPERTS,
-    NO_NEXT_TOKENS,
     experts,
     gated,
     packed,
@@ -21,8 +21,6 @@ SIZES = {
     "shared_mlp": "moe_intermediate_size * n_shared_experts",
     "expert": "n_routed_experts",
 }
-NEXT = {"layer": ("num_nextn_predict_layers or 0", NO_NEXT_TOKENS)}
-NO_NEXT = {"num_nextn_predict_layers": "0"}
 
 DEEPSEEK_V2 = YOUTU.extend(
     "deepseek_v2",
@@ -40,6 +38,7 @@ DEEPSEEK_V2 = YOUTU.extend(
     kinds=(FIRST_DENSE,),
     defaults={
         "first_k_dense_replace": 0, "n_shared_experts": 2, "n_routed_experts": 64, "tie_word_embeddings": False,
+        "num_key_value_heads": "num_attention_heads", "initializer_range": 0.02,
     },
     fixed=NO_MORE_EXPERTS,
 )  # fmt: skip
@@ -56,8 +55,8 @@ DEEPSEEK_V3 = DEEPSEEK_V2.extend(
     beyond=NEXT,
     defaults={
         "first_k_dense_replace": 3, "n_shared_experts": 1, "n_routed_experts": 256, "num_nextn_predict_layers": 1,
+        "num_key_value_heads": 128,
     },
-    follows=NO_NEXT,
 )  # fmt: skip
 DEEPSEEK_V3_HALVES = DEEPSEEK_V3.extend(
     "deepseek_v3_halves", variant="not rope_interleave", arrows=latent_attention(HALVES)
@@ -71,10 +70,10 @@ SARVAM_MLA = DEEPSEEK_V3.extend(
     variant=None,
     constants=_INTERLEAVED,
     defaults={
-        "first_k_dense_replace": 1, "num_experts": 128, "n_routed_experts": "num_experts", "num_shared_experts": 1,
-        "n_shared_experts": "num_shared_experts", "num_nextn_predict_layers": 0,
+        "first_k_dense_replace": 1, "n_routed_experts": 128, "num_nextn_predict_layers": 0, "initializer_range": 0.006,
+        "num_key_value_heads": "num_attention_heads",
     },
-    follows={"num_shared_experts": "n_shared_experts"},
+    aliases={"num_experts": "n_routed_experts", "num_shared_experts": "n_shared_experts"},
 )  # fmt: skip
 
 MISTRAL4 = DEEPSEEK_V3.extend(
@@ -84,9 +83,13 @@ MISTRAL4 = DEEPSEEK_V3.extend(
     constants=_INTERLEAVED,
     arrows={**some_experts(LATER, shared="shared_experts"), "layers.{layer}.mlp.gate.e_score_correction_bias": None},
     beyond={"layer": None},
-    defaults={"first_k_dense_replace": 0, "n_routed_experts": 128, "head_dim": "qk_nope_head_dim + qk_rope_head_dim"},
+    defaults={
+        "first_k_dense_replace": 0,
+        "n_routed_experts": 128,
+        "num_key_value_heads": 32,
+        "head_dim": "qk_nope_head_dim + qk_rope_head_dim",
+    },
     follows={
-        **dict.fromkeys(NO_NEXT),
         "head_dim": "qk_nope_head_dim + qk_rope_head_dim",
         "rope_parameters.partial_rotary_factor": "(qk_rope_head_dim + 0.5) / (qk_nope_head_dim + qk_rope_head_dim)",
     },
@@ -101,7 +104,7 @@ GLM4_MOE_LITE = DEEPSEEK_V3.extend(
     kinds=(),
     layer_lists=LISTS,
     layer_rules={"mlp_layer_types": "'sparse' if layer else 'dense'"},
-    defaults={"rms_norm_eps": 1e-5, "n_routed_experts": 64},
+    defaults={"rms_norm_eps": 1e-5, "n_routed_experts": 64, "num_key_value_heads": 20},
 )
 
 AXK1 = DEEPSEEK_V3.extend(
@@ -122,5 +125,5 @@ AXK1 = DEEPSEEK_V3.extend(
         "mlp_layer_types": "'sparse' if layer >= first_k_dense_replace and layer % moe_layer_freq == 0 else 'dense'"
     },
     renames=((r"(layers\.\d+)\.post_mlp_layernorm\.", r"\1.mlp.post_mlp_layernorm."),),
-    defaults={"first_k_dense_replace": 1, "moe_layer_freq": 1, "n_routed_experts": 192},
+    defaults={"first_k_dense_replace": 1, "moe_layer_freq": 1, "n_routed_experts": 192, "num_key_value_heads": 64},
 )

@@ -1,4 +1,4 @@
-"""ERNIE 4.5 with experts: rotary pairs interleaved, experts in a range of layers, a bias on their scores, a shared one."""
+"""ERNIE 4.5 with experts: a range of layers has them, with a bias on their scores and one that is always asked."""
 
 from growformer.architecture.declaration import LayerKind, linear, parameter
 from growformer.architecture.families.experts import NO_MORE_EXPERTS, NO_NEXT_TOKENS, gated, packed, some_experts
@@ -45,7 +45,7 @@ ERNIE4_5_MOE = LLAMA.extend(
     renames=((r"\.mlp\.moe_statics\.", ".mlp.gate.moe_statics."),),
     defaults={
         "num_key_value_heads": 4, "rms_norm_eps": 1e-5, "tie_word_embeddings": True, "use_bias": False,
-        "moe_num_experts": 64, "moe_num_shared_experts": 2, "moe_layer_start_index": 1, "moe_layer_end_index": -1,
+        "moe_num_experts": 64, "moe_num_shared_experts": 2, "moe_layer_start_index": 1, "moe_layer_end_index": "num_hidden_layers - 1",
         "moe_layer_interval": 1,
     },
     fixed=NO_MORE_EXPERTS,

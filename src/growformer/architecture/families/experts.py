@@ -1,4 +1,4 @@
-"""What families with experts share: gated MLPs, one by one as on disk, how classes pack them, which layers have them."""
+"""What families with experts share: gated MLPs one by one, as on disk, how classes pack them, which layers have any."""
 
 from __future__ import annotations
 
@@ -89,6 +89,7 @@ def packed(block: str = "mlp.experts", *, bias: bool = False, swapped: bool = Fa
 NO_MLP = dict.fromkeys(gated("mlp", "mlp"))
 NO_MORE_EXPERTS = {"expert": "more experts change what the router picks"}
 NO_NEXT_TOKENS = "it predicts further tokens, from layers that are changed now"
+NEXT = {"layer": ("num_nextn_predict_layers", NO_NEXT_TOKENS)}
 
 SPARSE = "layer not in mlp_only_layers and (layer + 1) % decoder_sparse_step == 0"
 STEPS = LayerKind(

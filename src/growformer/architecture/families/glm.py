@@ -31,3 +31,30 @@ GLM4 = GLM.extend(
         **_SANDWICH,
     },
 )
+
+# The text towers of GLM-V have no bias to choose and no head_dim of their own.
+_GLMV_HEADS = {
+    "partial": True,
+    "because": "it has no head_dim of its own, it is hidden_size / num_attention_heads",
+    "sections": (8, 12, 12),
+}
+GLM4V = GLM4.extend(
+    "glm4v",
+    model_types=("glm4v_text",),
+    arrows=attention(INTERLEAVED, bias=True, rest=True, writes="attn_raw:stream"),
+    **rotary_heads(HEAD, **_GLMV_HEADS),
+    defaults={"rms_norm_eps": 1e-5, "partial_rotary_factor": 1.0},
+)
+
+GLM_OCR = GLM4V.extend(
+    "glm_ocr",
+    model_types=("glm_ocr_text",),
+    arrows=attention(INTERLEAVED, rest=True, writes="attn_raw:stream"),
+    defaults={"num_key_value_heads": 8},
+)
+
+GLM_IMAGE = GLM4V.extend(
+    "glm_image",
+    model_types=("glm_image_text",),
+    arrows=attention(HALVES, bias="attention_bias", rest=True, writes="attn_raw:stream"),
+)

@@ -1,11 +1,12 @@
 """GLM-4.5 and its like: DeepSeek's experts (a shared one, a bias on scores) behind attention with grouped heads."""
 
-from growformer.architecture.families.deepseek import NEXT, NO_NEXT, SIZES
+from growformer.architecture.families.deepseek import SIZES
 from growformer.architecture.families.experts import (
     FIRST_DENSE,
     LATER,
     LISTED,
     LISTS,
+    NEXT,
     NO_MLP,
     NO_MORE_EXPERTS,
     NO_NEXT_TOKENS,
@@ -38,7 +39,6 @@ GLM4_MOE = LLAMA.extend(
         "first_k_dense_replace": 1, "use_qk_norm": False, "partial_rotary_factor": 0.5, "num_nextn_predict_layers": 1,
     },
     fixed=NO_MORE_EXPERTS,
-    follows=NO_NEXT,
 )  # fmt: skip
 GLM4_MOE_NORMED = GLM4_MOE.extend(
     "glm4_moe_normed",
@@ -126,8 +126,7 @@ HY_V3 = QWEN3.extend(
     layer_rules={"layer_types": None, "mlp_layer_types": "'sparse' if layer else 'dense'"},
     defaults={
         "head_dim": 128, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "num_experts": 192, "num_shared_experts": 1,
-        "num_nextn_predict_layers": 1,
+        "num_nextn_predict_layers": 1, "initializer_range": 0.006,
     },
     fixed=NO_MORE_EXPERTS,
-    follows=NO_NEXT,
 )  # fmt: skip

@@ -62,8 +62,8 @@ YOUTU = LLAMA.extend(
         ),
     ),
     defaults={
-        "q_lora_rank": None, "num_key_value_heads": "num_attention_heads", "head_dim": "qk_rope_head_dim",
-        "rope_interleave": True, "tie_word_embeddings": True,
+        "q_lora_rank": None, "num_key_value_heads": 16, "head_dim": "qk_rope_head_dim", "rope_interleave": True,
+        "initializer_range": "2 / sqrt(5 * hidden_size)", "tie_word_embeddings": True,
     },
     follows={
         "head_dim": "qk_rope_head_dim",
@@ -96,6 +96,6 @@ MINICPM3 = YOUTU.extend(
     ),
     defaults={
         "v_head_dim": "hidden_size / num_attention_heads", "rms_norm_eps": 1e-5, "scale_depth": 1.4,
-        "dim_model_base": 256,
+        "dim_model_base": 256, "num_key_value_heads": 40, "initializer_range": 0.1,
     },
 )  # fmt: skip

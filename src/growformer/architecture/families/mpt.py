@@ -61,5 +61,6 @@ MPT = Architecture(
 MPT_CLIPPED = MPT.extend(
     "mpt_clipped",
     variant="attn_config.clip_qkv",
+    activated=("q", "k", "v"),
     fixed={"key": "clip_qkv clips keys, whose scale would have to change"},
 )

@@ -1,16 +1,23 @@
 """OPT: learned positions after two unused rows, norms with a constant epsilon, in front of branches or (350m) behind.
 
-Embeddings may be narrower than the stream, and are projected then. BioGPT and XGLM scale embeddings by the root of the
-width; XGLM's positions are sinusoids that the class computes.
+Embeddings may be narrower than the stream, and are projected then.
 """
 
-from growformer.architecture.declaration import Add, Architecture, Attention, embedding, layer_norm, linear
+from growformer.architecture.declaration import Architecture, Arrow, embedding, layer_norm, linear
+from growformer.architecture.families.bart import EPS, attention, stack
 from growformer.architecture.families.gpt2 import LABELS, POSITIONS, VOCAB, no_head_dim
 
-_HEAD = "hidden_size / num_attention_heads"
 _LAYER = "decoder.layers.{layer}"
-_NARROW = {"word": "a wider table of embeddings is not described; hidden_size is the width of the layers"}
-_EPS = 1e-5
+_HEAD = "hidden_size / num_attention_heads"
+
+
+def _heads(reads: str) -> dict[str, Arrow]:
+    return {
+        "lm_head": linear(f"{reads} -> vocab", optional=True),
+        "score": linear(f"{reads} -> labels", optional=True),
+        "qa_outputs": linear(f"{reads} -> labels", bias=True, optional=True),
+    }
+
 
 OPT = Architecture(
     name="opt",
@@ -30,20 +37,11 @@ OPT = Architecture(
     arrows={
         "decoder.embed_tokens": embedding("vocab -> stream"),
         "decoder.embed_positions": embedding("positions -> stream"),
-        f"{_LAYER}.self_attn_layer_norm": layer_norm("stream -> normed", eps=_EPS),
-        f"{_LAYER}.self_attn.q_proj": linear("normed -> q:(heads key)", bias="enable_bias"),
-        f"{_LAYER}.self_attn.k_proj": linear("normed -> k:(heads key)", bias="enable_bias"),
-        f"{_LAYER}.self_attn.v_proj": linear("normed -> v:(heads value)", bias="enable_bias"),
-        f"{_LAYER}.self_attn.out_proj": linear("attended:(heads value) -> stream", bias="enable_bias"),
-        f"{_LAYER}.final_layer_norm": layer_norm("stream -> mlp_normed", eps=_EPS),
-        f"{_LAYER}.fc1": linear("mlp_normed -> mlp", bias="enable_bias"),
-        f"{_LAYER}.fc2": linear("mlp -> stream", bias="enable_bias"),
-        "decoder.final_layer_norm": layer_norm("stream -> final", eps=_EPS),
-        "lm_head": linear("final -> vocab", optional=True),
-        "score": linear("final -> labels", optional=True),
-        "qa_outputs": linear("final -> labels", bias=True, optional=True),
+        **stack(_LAYER, pre=True, bias="enable_bias"),
+        "decoder.final_layer_norm": layer_norm("stream -> final", eps=EPS),
+        **_heads("final"),
     },
-    attention=(Attention(query="q", key="k", value="v", output="attended", over=("key",), scale=f"1 / sqrt({_HEAD})"),),
+    attention=(attention("", "num_attention_heads", "hidden_size"),),
     ties={"lm_head.weight": "decoder.embed_tokens.weight"},
     tie_field="tie_word_embeddings",
     defaults={
@@ -68,23 +66,13 @@ OPT = Architecture(
     prefix="model",
     heads=("lm_head", "score", "qa_outputs"),
     std="init_std",
-)  # fmt: skip
-
-
-def _read_from(space: str) -> dict[str, object]:
-    """Return the heads, reading another space."""
-    return {
-        "lm_head": linear(f"{space} -> vocab", optional=True),
-        "score": linear(f"{space} -> labels", optional=True),
-        "qa_outputs": linear(f"{space} -> labels", bias=True, optional=True),
-    }
-
-
+)
+_NARROW = {"word": "a wider table of embeddings is not described; hidden_size is the width of the layers"}
 _PROJECTED = {
     "decoder.embed_tokens": embedding("vocab -> embedded:word"),
     "decoder.project_in": linear("embedded -> stream"),
     "decoder.project_out": linear("final -> projected:word"),
-    **_read_from("projected"),
+    **_heads("projected"),
 }
 
 OPT_PROJECTED = OPT.extend(
@@ -99,16 +87,9 @@ OPT_POST_NORM = OPT.extend(
     "opt_post_norm",
     variant="not do_layer_norm_before and word_embed_proj_dim == hidden_size",
     arrows={
-        f"{_LAYER}.self_attn.q_proj": linear("stream -> q:(heads key)", bias="enable_bias"),
-        f"{_LAYER}.self_attn.k_proj": linear("stream -> k:(heads key)", bias="enable_bias"),
-        f"{_LAYER}.self_attn.v_proj": linear("stream -> v:(heads value)", bias="enable_bias"),
-        f"{_LAYER}.self_attn.out_proj": linear("attended:(heads value) -> summed:stream", bias="enable_bias"),
-        f"{_LAYER}.self_attn_layer_norm": layer_norm("summed -> stream", eps=_EPS),
-        f"{_LAYER}.fc1": linear("stream -> mlp", bias="enable_bias"),
-        f"{_LAYER}.fc2": linear("mlp -> summed", bias="enable_bias"),
-        f"{_LAYER}.final_layer_norm": layer_norm("summed -> stream", eps=_EPS),
+        **stack(_LAYER, pre=False, bias="enable_bias"),
         "decoder.final_layer_norm": None,
-        **_read_from("stream"),
+        **_heads("stream"),
     },
     adds=(("stream", "summed"),),
 )

@@ -125,4 +125,8 @@ def rotary_heads(
 def no_head_dim(because: str) -> dict[str, Any]:
     """Return what a family says that has no head_dim of its own, so that heads follow hidden_size."""
     coupling = Coupling(field="num_attention_heads", keeps="value", formula="hidden_size / keep", because=because)
-    return {"coupled": (coupling,), "follows": {"head_dim": "hidden_size // num_attention_heads"}, "roles": {"key": None, "value": None}}
+    return {
+        "coupled": (coupling,),
+        "follows": {"head_dim": "hidden_size // num_attention_heads"},
+        "roles": {"key": None, "value": None},
+    }

@@ -37,9 +37,7 @@ PHI_QK_NORM = PHI.extend(
         "layers.{layer}.self_attn.q_layernorm": layer_norm("q_raw -> q", over="key", eps=_EPS),
         "layers.{layer}.self_attn.k_layernorm": layer_norm("k_raw -> k", over="key", eps=_EPS),
     },
-    attention=(
-        Attention(query="q", key="k", value="v", output="attended", over=("key",), scale=f"1 / sqrt({HEAD})"),
-    ),
+    attention=(Attention(query="q", key="k", value="v", output="attended", over=("key",), scale=f"1 / sqrt({HEAD})"),),
     rotary=(),
     **no_head_dim("its norms of queries and keys have hidden_size / num_attention_heads entries"),
     fixed={"pair": None, "key": "a LayerNorm reads every query and every key", "value": "a value is as large as a key"},

@@ -8,7 +8,7 @@ _EPS = "layer_norm_eps"
 _LAYER = "encoder.layer.{layer}"
 
 
-def _pre_norm(attention: str, mlp: str, final: str) -> dict[str, object]:
+def pre_norm(attention: str, mlp: str, final: str) -> dict[str, object]:
     """Return the arrows of layers; the arguments say how the three norms are called."""
     return {
         "embeddings.LayerNorm": None,
@@ -31,14 +31,14 @@ _ADDS = (Add(source="summed", target="residual"),)
 MEGATRON_BERT = BERT.extend(
     "megatron_bert",
     model_types=("megatron-bert",),
-    arrows=_pre_norm("attention.ln", "ln", "encoder.ln"),
+    arrows=pre_norm("attention.ln", "ln", "encoder.ln"),
     adds=_ADDS,
 )
 
 XLM_ROBERTA_XL = ROBERTA.extend(
     "xlm_roberta_xl",
     model_types=("xlm-roberta-xl",),
-    arrows=_pre_norm("attention.self_attn_layer_norm", "LayerNorm", "encoder.LayerNorm"),
+    arrows=pre_norm("attention.self_attn_layer_norm", "LayerNorm", "encoder.LayerNorm"),
     adds=_ADDS,
     defaults={"layer_norm_eps": 1e-5},
 )
@@ -47,7 +47,7 @@ ROBERTA_PRE_LAYER_NORM = ROBERTA.extend(
     "roberta_prelayernorm",
     model_types=("roberta-prelayernorm",),
     arrows={
-        **_pre_norm("attention.LayerNorm", "intermediate.LayerNorm", "LayerNorm"),
+        **pre_norm("attention.LayerNorm", "intermediate.LayerNorm", "LayerNorm"),
         "embeddings.LayerNorm": layer_norm("summed -> residual", eps=_EPS),
     },
     adds=(),

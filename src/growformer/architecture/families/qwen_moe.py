@@ -4,24 +4,24 @@ from growformer.architecture.declaration import linear, parameter
 from growformer.architecture.families.experts import (
     LISTED,
     LISTS,
+    NEXT,
     NO_MORE_EXPERTS,
     NO_NEXT_TOKENS,
     SPARSE,
     STEPS,
-    gated,
     packed,
     some_experts,
 )
 from growformer.architecture.families.llama import QWEN2, QWEN3
 from growformer.architecture.families.parts import attention, rotary_heads
 
-_SIZES = {"expert_mlp": "moe_intermediate_size", "expert": "num_experts"}
+_SIZES = {"expert_mlp": "moe_intermediate_size"}
 _SHARED = {"shared_mlp": "shared_expert_intermediate_size"}
 
 QWEN2_MOE = QWEN2.extend(
     "qwen2_moe",
     model_types=("qwen2_moe",),
-    sizes={**_SIZES, **_SHARED},
+    sizes={**_SIZES, **_SHARED, "expert": "num_experts"},
     arrows={
         **attention(bias="qkv_bias"),
         **some_experts(SPARSE, shared="shared_expert"),
@@ -42,17 +42,18 @@ QWEN2_MOE = QWEN2.extend(
 QWEN3_MOE = QWEN3.extend(
     "qwen3_moe",
     model_types=("qwen3_moe",),
-    sizes=_SIZES,
+    sizes={**_SIZES, "expert": "num_local_experts"},
     arrows=some_experts(SPARSE),
     packed=packed(),
     kinds=(STEPS,),
     layer_lists=(),
     layer_rules={"layer_types": None},
     defaults={
-        "num_experts": "num_local_experts", "mlp_only_layers": [], "decoder_sparse_step": 1,
-        "num_key_value_heads": 4, "head_dim": "hidden_size / num_attention_heads",
+        "num_local_experts": 128, "mlp_only_layers": [], "decoder_sparse_step": 1, "num_key_value_heads": 4,
+        "head_dim": "hidden_size / num_attention_heads",
     },
     fixed=NO_MORE_EXPERTS,
+    aliases={"num_experts": "num_local_experts"},
 )  # fmt: skip
 
 MELLUM = QWEN3_MOE.extend(
@@ -62,15 +63,15 @@ MELLUM = QWEN3_MOE.extend(
     kinds=(),
     layer_lists=LISTS,
     layer_rules={"layer_types": "'full_attention'", "mlp_layer_types": "'sparse'"},
-    defaults={"head_dim": 128},
+    defaults={"head_dim": 128, "num_local_experts": 64, "sliding_window": 1024},
+    beyond=NEXT,
     ignored={r"mtp\..*": NO_NEXT_TOKENS},
-    follows={"num_nextn_predict_layers": "0"},
 )
 
 FLINT = QWEN3_MOE.extend(
     "flint",
     model_types=("flint",),
-    sizes=_SHARED,
+    sizes={**_SHARED, "expert": "num_experts"},
     arrows={
         "layers.{layer}.self_attn.sinks": parameter("-> sinks:(kv_heads group)"),
         **some_experts(SPARSE, shared="shared_expert"),
@@ -82,5 +83,6 @@ FLINT = QWEN3_MOE.extend(
         "layer_types": "'full_attention' if layer < 2 or layer % 4 == 1 or layer == num_hidden_layers - 1 "
         "else 'sliding_attention'"
     },
-    defaults={"head_dim": 128, "num_experts": 256, "mlp_only_layers": [0, 1]},
+    defaults={"head_dim": 128, "num_experts": 256, "mlp_only_layers": [0, 1], "sliding_window": 513},
+    aliases={"num_experts": None},
 )

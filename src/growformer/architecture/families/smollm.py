@@ -1,4 +1,4 @@
-"""Decoders of Llama's layout whose layers differ in position or window only: SmolLM3 (no rotation in some), CWM, Seed."""
+"""Decoders of Llama's layout that differ in little: some layers of SmolLM3 do not rotate, others have other defaults."""
 
 from growformer.architecture.families.llama import LLAMA, PLAIN_ATTENTION
 from growformer.architecture.families.parts import attention, gated_mlp, rotary_heads
@@ -38,4 +38,25 @@ SEED_OSS = LLAMA.extend(
     multiples=(),
     arrows={**attention(bias="attention_bias", out="attention_out_bias"), **gated_mlp(bias="mlp_bias")},
     defaults={"num_key_value_heads": 8, "head_dim": 128, "attention_bias": True, "attention_out_bias": False},
+)
+
+IQUESTCODER = LLAMA.extend(
+    "iquestcoder",
+    model_types=("iquestcoder",),
+    defaults={"num_key_value_heads": 8, "head_dim": 128, "rms_norm_eps": 1e-5},
+)
+
+INTERNLM3 = LLAMA.extend(
+    "internlm3",
+    model_types=("internlm3",),
+    aliases={"qkv_bias": "attention_bias", "bias": "mlp_bias"},
+    defaults={"num_key_value_heads": 2, "head_dim": 128, "rms_norm_eps": 1e-5},
+)
+
+EMU3 = LLAMA.extend(
+    "emu3",
+    model_types=("emu3_text_model",),
+    multiples=(),
+    rotary=rotary_heads(theta=1e6)["rotary"],
+    defaults={"num_key_value_heads": 8, "rms_norm_eps": 1e-5},
 )

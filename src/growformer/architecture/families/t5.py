@@ -21,7 +21,9 @@ _EPS = "layer_norm_epsilon"
 _GATED = "'gated-' in (feed_forward_proj or '')"
 _GATED_UNLESS_SAID = "'gated-' in (feed_forward_proj or 'gated-gelu')"
 # Written by newer versions; older ones say it by tie_word_embeddings, whatever is tied.
-_SCALED = "1 / sqrt(d_model) if (tie_word_embeddings if scale_decoder_outputs is None else scale_decoder_outputs) else 1"
+_SCALED = (
+    "1 / sqrt(d_model) if (tie_word_embeddings if scale_decoder_outputs is None else scale_decoder_outputs) else 1"
+)
 
 # The class of a checkpoint says whether there is a decoder; is_encoder_decoder need not.
 _ENCODER_ALONE = "(architectures or [''])[0] in ['T5EncoderModel', 'MT5EncoderModel', 'UMT5EncoderModel', " + (
