@@ -276,8 +276,9 @@ def draft_architecture(
         config, folder = read_json(Path(source) / "config.json", "every model folder has one"), Path(source)
     else:
         config = open_headers(source, revision).config
-    made = build or builder(config, folder, trust_remote_code=trust_remote_code)
-    return draft(config, made, name=name)
+    if build is None:
+        config, build = builder(config, folder, trust_remote_code=trust_remote_code)
+    return draft(config, build, name=name)
 
 
 def _describe(

@@ -57,6 +57,8 @@ class Case:
             and question answering tells its labels apart.
         oracles: changes to the config for the oracles alone.
         long: changes to the config for the check at 4,096 positions.
+        smooth: changes to the config that make outputs continuous in weights and inputs (all experts are asked), for
+            the checks in which rounding would decide between experts, and of gradients, which reach those asked only.
         legacy: pattern -> replacement in stored names, which gives a spelling of older checkpoints that the class reads.
         scale: factor on the random matrices.
     """
@@ -75,6 +77,7 @@ class Case:
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     oracles: Mapping[str, Any] = field(default_factory=dict)
     long: Mapping[str, Any] = field(default_factory=dict)
+    smooth: Mapping[str, Any] = field(default_factory=dict)
     legacy: Mapping[str, str] = field(default_factory=dict)
     scale: float = 1.0
 
@@ -121,9 +124,9 @@ class Case:
         return model
 
     @functools.cache  # noqa: B019  cases live as long as the module that holds them
-    def source(self, eps: float = OUTPUT_EPS) -> nn.Module:
+    def source(self, eps: float = OUTPUT_EPS, *, smooth: bool = False) -> nn.Module:
         """Return the case's model, shared between the checks: not to be changed."""
-        return self.build(eps=eps)
+        return self.build(eps=eps, changes=self.smooth if smooth else None)
 
     def make_inputs(self, config: Mapping[str, Any] | Any, *, length: int = 0, batch: int = 2) -> Inputs:
         """Return inputs for a config (a dictionary, or the class's own)."""

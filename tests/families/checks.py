@@ -51,7 +51,9 @@ def grown(case: Case, growth: Growth) -> nn.Module:
 def moves_frequencies(plan: Plan) -> bool:
     """Tell whether rotary frequencies move by a float32 rounding: their number grew by other than a power of two."""
     for rotary in plan.architecture.rotary:
-        before, after = (plan.architecture.size(rotary.frequency, s, {}) for s in (plan.source_sizes, plan.target_sizes))
+        before, after = (
+            plan.architecture.size(rotary.frequency, s, {}) for s in (plan.source_sizes, plan.target_sizes)
+        )
         if before != after:
             return True
     return False
@@ -72,14 +74,12 @@ def enough(case: Case, model: nn.Module) -> dict[str, torch.Tensor]:
 
 def check_oracles(case: Case) -> Problems:
     """The declaration agrees with the class: shapes, ties, memory order, who reads and writes what."""
-    return check_declaration(
-        case.architecture, case.oracle_config, case.make_model, case.oracle_inputs, **case.options
-    )
+    return check_declaration(case.architecture, case.oracle_config, case.make_model, case.oracle_inputs, **case.options)
 
 
 def check_outputs(case: Case, growth: Growth, dtype: str = "float32") -> Problems:
     """The grown model's outputs are as close to the exact ones as the source's (MATHEMATICS 11)."""
-    source = case.source(growth.eps)
+    source = case.source(growth.eps, smooth=dtype != "float32")
     if dtype == "float32":
         plan, larger = planned(case, growth), grown(case, growth)
     else:
@@ -117,9 +117,7 @@ def check_disturbed(case: Case, growth: Growth) -> Problems:
     with torch.no_grad():
         p = tensors[chosen]
         p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(3)))
-    report = compare_outputs(
-        source, broken, enough(case, source), ["float32"], frequencies=moves_frequencies(plan)
-    )
+    report = compare_outputs(source, broken, enough(case, source), ["float32"], frequencies=moves_frequencies(plan))
     return [f"{chosen} disturbed by 0.1, and the outputs check passes"] if report.ok else []
 
 
@@ -190,10 +188,10 @@ def said() -> Iterator[list[str]]:
 
 def check_gradients(case: Case, growth: Growth) -> Problems:
     """Every new value learns within two steps, no two new units stay equal, no new gradient is out of scale."""
-    source = case.source(growth.eps)
+    source = case.source(growth.eps, smooth=True)
     problems: Problems = []
     for new_layers in ("copy", "random") if "new_layers_at" in growth.request else ("copy",):
-        plan = make_plan(case, growth, init="normal", new_layers=new_layers)
+        plan = growformer.plan(source, **{**growth.request, "init": "normal", "new_layers": new_layers})
         larger = growformer.grow(source, plan=plan)
         inputs = covering(case, larger)
         result = growformer.verify(source, larger, plan=plan, checks=["gradients"], inputs=inputs).gradients

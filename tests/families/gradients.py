@@ -69,9 +69,7 @@ def learn(model: nn.Module, plan: Plan, inputs: Mapping[str, torch.Tensor]) -> l
     for _ in range(STEPS):
         optimizer.zero_grad()
         loss(trained(**inputs)).backward()  # type: ignore[no-untyped-call]
-        gradients.append(
-            {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in parameters.items()}
-        )
+        gradients.append({n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in parameters.items()})
         optimizer.step()
     found = []
     for stored in stored_tensors(plan):

@@ -15,6 +15,7 @@ from typing import Any
 import growformer
 from growformer.architecture.declaration import Architecture
 from growformer.architecture.exact import names_in
+from growformer.architecture.facts import Coupling
 from growformer.errors import ArchitectureError, GrowformerError, RequestError
 from growformer.execute.class_check import check_with_class
 from growformer.planning.plan import Plan
@@ -106,6 +107,10 @@ class _Search:
         for name in self.architecture.size_fields():
             if name not in own and name not in self.depths.values() and name in self.sizes:
                 self._search(name, self._candidates(name))
+        for coupling in self.architecture.coupled:
+            name = f"{coupling.keeps} at equal {coupling.field}"
+            if name not in own:
+                self._search(name, self._wider(coupling))
         for axis, name in self.depths.items():
             if name not in own:
                 self._search(name, self._deeper(axis, name))
@@ -169,6 +174,16 @@ class _Search:
         steps = [*(v for v in near if v != 2 * before), *half, before + 4, 2 * before, 3 * before, 4 * before]
         return [{name: value} for value in dict.fromkeys(steps)]
 
+    def _wider(self, coupling: Coupling) -> list[Request]:
+        """Return requests for a larger size of what usually keeps its size, as the field that usually follows stays."""
+        count, found = self.sizes[coupling.field], []
+        for name in names_in(coupling.formula):
+            before = self.sizes.get(name)
+            if isinstance(before, int):
+                steps = (before + count, before + 2 * count, before * 3 // 2, 2 * before)
+                found += [{name: value, coupling.field: count} for value in steps]
+        return found
+
     def _suggested(self, name: str, request: Request, message: str) -> list[Request]:
         """Return the requests that a refusal names: other values, and other fields to ask for as well."""
         found: list[Request] = []
@@ -210,6 +225,8 @@ class _Search:
         """Take in one growth after another, and let sizes that no longer fit move on."""
         together: Growth | None = None
         for name, growth in list(self.accepted.items()):
+            if name not in self.sizes:  # the same sizes in another proportion
+                continue
             if together is None:
                 together = Growth(name="all", request=growth.request, eps=growth.eps)
                 continue

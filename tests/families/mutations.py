@@ -192,7 +192,9 @@ def _facts(architecture: Architecture, config: dict[str, Any]) -> Iterator[Mutat
         yield contraction("scale", f"scale {c.scale} / 2", scale=f"({c.scale}) / 2")
         yield wrong("attention", "no attention", attention=())
     for pair in architecture.adds:
-        yield wrong("adds", f"not {pair.source} to {pair.target}", adds=tuple(p for p in architecture.adds if p != pair))
+        yield wrong(
+            "adds", f"not {pair.source} to {pair.target}", adds=tuple(p for p in architecture.adds if p != pair)
+        )
     if architecture.rotary:
         yield wrong("rotary", "no rotary", rotary=())
         for axis in dict.fromkeys(a for c in architecture.attention for a in c.over):

@@ -1,7 +1,7 @@
 """Every registered model type does what is promised: the quick checks for all, and the full sweep behind a marker.
 
-    python3 scripts/test.py tests/families                # quick
-    python3 scripts/test.py tests/families -m families    # everything
+python3 scripts/test.py tests/families                # quick
+python3 scripts/test.py tests/families -m families    # everything
 """
 
 from __future__ import annotations

@@ -26,7 +26,9 @@ _BIASES = {"attention_bias": True, "mlp_bias": True}
 CASES = {
     "llama": Case(model_type="llama", model="LlamaForCausalLM", config={**_SIZES, **_BIASES}),
     "llama tied": Case(
-        model_type="llama", model="LlamaForCausalLM", config={**_SIZES, "tie_word_embeddings": True, "rms_norm_eps": 1e-6}
+        model_type="llama",
+        model="LlamaForCausalLM",
+        config={**_SIZES, "tie_word_embeddings": True, "rms_norm_eps": 1e-6},
     ),
     "qwen2": Case(model_type="qwen2", model="Qwen2ForCausalLM", config={**_QWEN2, "rms_norm_eps": 1e-6}),
     "gpt2": Case(model_type="gpt2", model="GPT2LMHeadModel", config=_GPT2),

@@ -13,6 +13,7 @@ import pytest
 from growformer.architecture import families, registry
 from growformer.architecture.declaration import Architecture
 from growformer.architecture.registry import architectures, for_config
+from growformer.architecture.scope import OUT_OF_SCOPE
 from growformer.errors import ArchitectureError, UnknownArchitectureError
 
 FAMILY = """
@@ -112,3 +113,14 @@ def test_a_config_without_model_type_is_told_what_to_do(config: dict[str, object
     assert str(caught.value) == (
         f"the config names no model_type (found {found!r}); pass architecture=..., see docs/architectures.md"
     )
+
+
+def test_what_is_out_of_scope_says_so() -> None:
+    with pytest.raises(UnknownArchitectureError, match="mamba2 is a state-space or recurrent model: out of scope"):
+        for_config({"model_type": "mamba2"})
+
+
+def test_nothing_is_both_described_and_out_of_scope() -> None:
+    described = {t for a in architectures().values() for t in a.model_types}
+    assert not described & set(OUT_OF_SCOPE)
+    assert "mamba" in OUT_OF_SCOPE

@@ -22,6 +22,7 @@ from typing import Any
 from growformer.architecture import families
 from growformer.architecture.declaration import Architecture
 from growformer.architecture.exact import compute
+from growformer.architecture.scope import OUT_OF_SCOPE
 from growformer.errors import ArchitectureError, UnknownArchitectureError, did_you_mean
 
 GROUP = "growformer.architectures"
@@ -123,6 +124,11 @@ def for_config(config: dict[str, Any]) -> Architecture:
         )
     found = _claiming(model_type)
     if not found:
+        if model_type in OUT_OF_SCOPE:
+            raise UnknownArchitectureError(
+                f"{model_type} is {OUT_OF_SCOPE[model_type]}: out of scope, as the six transformations are about "
+                "attention, MLPs and the residual stream between them. docs/guarantees.md lists what can grow"
+            )
         known = _by_model_type()
         raise UnknownArchitectureError(
             f"no architecture describes model_type {model_type!r}{did_you_mean(model_type, known) or ';'} "

@@ -13,8 +13,10 @@ from growformer.drafting.measure import Build
 from growformer.errors import SourceError, UnknownArchitectureError
 
 
-def builder(config: Mapping[str, Any], folder: Path | None, *, trust_remote_code: bool = False) -> Build:
-    """Return a function that builds a config's class.
+def builder(
+    config: Mapping[str, Any], folder: Path | None, *, trust_remote_code: bool = False
+) -> tuple[dict[str, Any], Build]:
+    """Return a config with the class's defaults filled in, and a function that builds the class.
 
     Args:
         config: config.json.
@@ -39,7 +41,9 @@ def builder(config: Mapping[str, Any], folder: Path | None, *, trust_remote_code
             model: nn.Module = stock(made) if stock is not None else transformers.AutoModel.from_config(made)
             return model
 
-        return build
+        values = {k: v for k, v in config.items() if k not in ("model_type", "transformers_version")}
+        complete = dict(transformers.AutoConfig.for_model(model_type, **values).to_dict())
+        return {**complete, "architectures": names}, build
     if not config.get("auto_map"):
         raise UnknownArchitectureError(
             f"transformers {transformers.__version__} knows no class for model_type {model_type!r}, and the checkpoint "
@@ -54,7 +58,7 @@ def builder(config: Mapping[str, Any], folder: Path | None, *, trust_remote_code
     return _remote(config, folder)
 
 
-def _remote(config: Mapping[str, Any], folder: Path) -> Build:
+def _remote(config: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], Build]:
     import transformers
 
     loaded = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=True)
@@ -69,7 +73,7 @@ def _remote(config: Mapping[str, Any], folder: Path) -> Build:
         model: nn.Module = getattr(transformers, auto).from_config(made, trust_remote_code=True)
         return model
 
-    return build
+    return {**loaded.to_dict(), **config}, build
 
 
 __all__ = ["builder"]

@@ -255,7 +255,8 @@ def _epsilon_factors(
     found: dict[str, Fraction] = {}
     for name in norms:
         members = [n for n in norms if n in group[name]]
-        constant = any(not isinstance(norms[n].eps, str) for n in members)
+        # A norm without a gain hands on what its epsilon is multiplied by; in the stream form that is nothing.
+        constant = any(not isinstance(norms[n].eps, str) or not norms[n].gain for n in members)
         is_global = [n for n in members if not sizes.architecture.spaces[space_of(norms[n].source)].index]
         deciding = [n for n in members if _cannot_be_scaled(sizes, norms[n])] or is_global
         found[name] = Fraction(1) if constant or not deciding else shrink[deciding[0]]({})

@@ -172,7 +172,7 @@ def _of_use(rec: Recorded, spec: TensorSpec, index: Index, source: str) -> Itera
         return
     if arrow.kind == "carried":
         everything = tuple(slice(0, term_size(rec, dim, index)) for dim in spec.dims)
-        yield Requirement((everything,), Scaled(source, everything))
+        yield Requirement((everything,), Free() if rec.is_new(index) else Scaled(source, everything))
         return
     new = rec.is_new(index)
     dims = []
