@@ -141,8 +141,9 @@ def _show(row: Row, arguments: argparse.Namespace) -> None:
 
 
 def _list(as_json: bool) -> int:
-    from growformer.architecture.registry import architectures
     from tests.families.case import all_cases
+
+    from growformer.architecture.registry import architectures
 
     cases = all_cases()
     verified = sorted({case.model_type for case in cases})

@@ -3,8 +3,8 @@
     python scripts/guarantees.py            # write the table
     python scripts/guarantees.py --check    # exit 1 if the file differs from what the code gives
 
-Each cell plans the transformation on a small model of the declaration and looks at the blocks: *exact* if every value that
-the source's function needs is a bitwise copy, *rescaled* if some are multiplied by an exact factor and rounded once,
+Each cell plans the transformation on a small model of the declaration and looks at the blocks: *exact* if every value
+that the source's function needs is a bitwise copy, *rescaled* if some are multiplied by an exact factor and rounded,
 *averaged* or *repeated* where means or copies stand in, *refused* with the first sentence of the error otherwise.
 """
 

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from tests.families.inputs import MAKERS
 from torch import nn
 
 from growformer.architecture.declaration import Architecture, TensorSpec
 from growformer.architecture.registry import for_config
 from growformer.errors import UnknownArchitectureError
-from tests.families.inputs import MAKERS
 
 Inputs = dict[str, torch.Tensor]
 MakeInputs = Callable[[Mapping[str, Any]], Inputs]
@@ -59,7 +59,7 @@ class Case:
         long: changes to the config for the check at 4,096 positions.
         smooth: changes to the config that make outputs continuous in weights and inputs (all experts are asked), for
             the checks in which rounding would decide between experts, and of gradients, which reach those asked only.
-        legacy: pattern -> replacement in stored names, which gives a spelling of older checkpoints that the class reads.
+        legacy: pattern -> replacement in stored names, which gives an older spelling that the class reads.
         scale: factor on the random matrices.
     """
 
@@ -277,7 +277,7 @@ def randomise(model: nn.Module, architecture: Architecture, seed: int, scale: fl
     generator = torch.Generator().manual_seed(seed)
     find = finder(architecture)
     persistent = set(model.state_dict())
-    tensors = dict(model.named_parameters())
+    tensors: dict[str, torch.Tensor] = dict(model.named_parameters())
     tensors |= {n: b for n, b in model.named_buffers() if n in persistent and b.is_floating_point()}
     with torch.no_grad():
         for name, tensor in tensors.items():

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from tests.families.case import Case
 
 from growformer.architecture.declaration import Architecture
 from growformer.architecture.registry import for_config
 from growformer.architecture.source import describe
 from growformer.errors import GrowformerError
-from tests.families.case import Case
 
 
 def check_defaults(case: Case) -> list[str]:

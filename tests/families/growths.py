@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.families.case import OUTPUT_EPS, SMALL_EPS, Case
+
 import growformer
 from growformer.architecture.declaration import Architecture
 from growformer.architecture.exact import names_in
@@ -19,7 +21,6 @@ from growformer.architecture.facts import Coupling
 from growformer.errors import ArchitectureError, GrowformerError, RequestError
 from growformer.execute.class_check import check_with_class
 from growformer.planning.plan import Plan
-from tests.families.case import OUTPUT_EPS, SMALL_EPS, Case
 
 INIT = "noise"
 """New values of the size of trained ones, so that one in a wrong place shows."""
@@ -135,7 +136,9 @@ class _Search:
         return plan
 
     def _search(self, name: str, candidates: list[Request], start: Request | None = None) -> Growth | None:
-        queue, seen, messages = list(candidates), [], {}
+        queue = list(candidates)
+        seen: list[Request] = []
+        messages: dict[str, str] = {}
         while queue and len(seen) < TRIES:
             request = queue.pop(0)
             if request in seen:

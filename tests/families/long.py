@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from tests.families.case import Case
+from tests.families.growths import Growth, growths_of
 
 import growformer
 from growformer.verification.outputs import put_frequencies
-from tests.families.case import Case
-from tests.families.growths import Growth, growths_of
 
 POSITIONS = 4096
 LAST = 64

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tests.families.case import Case
+
 from growformer.architecture.declaration import Architecture, Arrow, Kind, Space
 from growformer.architecture.exact import evaluate_size
 from growformer.architecture.language import Axis, Concat, Product, Term, term_axes
 from growformer.errors import ArchitectureError
 from growformer.verification.oracles import iterate_problems
-from tests.families.case import Case
 
 
 @dataclass(frozen=True, kw_only=True)

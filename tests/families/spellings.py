@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from tests.families.case import Case
+from tests.families.growths import Growth
 from torch import nn
 
 import growformer
 from growformer.architecture.facts import Rotary
-from tests.families.case import Case
-from tests.families.growths import Growth
 
 Tensors = dict[str, torch.Tensor]
 Write = Callable[[Path], bool]
@@ -105,13 +105,15 @@ def spellings(case: Case, model: nn.Module) -> dict[str, Write]:
         tensors = saved(folder)
         return _replace(folder, {_renamed(case.legacy, name): t for name, t in tensors.items()})
 
-    found = {
+    found: dict[str, Write] = {
         "names as in memory": live,
         "with the base model's prefix": with_prefix,
         "without the base model's prefix": without_prefix,
         "config of transformers 4": legacy_config,
     }
-    return {**found, "legacy names": legacy_names} if case.legacy else found
+    if case.legacy:
+        found["legacy names"] = legacy_names
+    return found
 
 
 def _renamed(pairs: Mapping[str, str], name: str) -> str:

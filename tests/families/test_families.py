@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 from tests.families import checks, gradients
-from tests.families.case import Case, all_cases, declaration_key, declarations
+from tests.families.case import all_cases, declaration_key, declarations
 from tests.families.growths import growths_of, make_plan
 from tests.families.mutations import INVISIBLE, a_few, is_seen, mutations_of
 

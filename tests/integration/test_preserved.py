@@ -1,4 +1,4 @@
-"""What is measured of a few models beyond what every family must hold: hidden states, positions of layers, the source."""
+"""What a few models show beyond what every family must hold: hidden states, places of new layers, the source."""
 
 from __future__ import annotations
 

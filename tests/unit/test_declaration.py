@@ -292,6 +292,7 @@ def test_every_field_survives_json() -> None:
         model_types=("toy", "toys"),
         adds=(("stream", "stream"),),
         activated=("stream",),
+        outputs=("stream",),
         rotary=(Rotary(frequency="key", parameters="rope"),),
         ties={"head.weight": "embed.weight"},
         tie_field="tied",

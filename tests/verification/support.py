@@ -161,8 +161,8 @@ def grown(family: str, growth: str, dtype: torch.dtype = torch.float32, new_laye
 
 #: One of each kind; tests/families has them all.
 FAMILIES = (
-    "llama", "qwen3", "gpt2", "bert", "gemma2", "gemma3", "olmo", "olmo2", "mixtral", "gpt_oss", "qwen3_moe", "deepseek_v3",
-    "bloom", "gpt_neox", "t5", "vit",
+    "llama", "qwen3", "gpt2", "bert", "gemma2", "gemma3", "olmo", "olmo2", "mixtral", "gpt_oss", "qwen3_moe",
+    "deepseek_v3", "bloom", "gpt_neox", "t5", "vit",
 )  # fmt: skip
 TIED = ("llama", "gpt2", "bert", "gemma2", "olmo")
 

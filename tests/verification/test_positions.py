@@ -70,6 +70,26 @@ def test_heads_that_a_class_rotates_without_an_axis_of_frequencies_keep_their_or
     ]
 
 
+def test_the_class_s_own_base_and_an_older_field_for_it() -> None:
+    family = replace(ROTATED, rotary=(Rotary(frequency="freq", of="head", theta=100.0, legacy_theta="old_base"),))
+    assert said(BASE, longer(rope_parameters={"rope_theta": 1000.0}), family) == []
+    assert said(BASE, longer(old_base=1000.0), family) == []
+    assert said(BASE, longer(rope_parameters={"rope_theta": 1000.0}, old_base=100.0), family) == [
+        "old_base: expected 1000.0 = theta^(3/2), so that every frequency stays, found 100.0"
+    ]
+    assert len(said(BASE, longer(), family)) == 1
+
+
+def test_new_frequencies_belong_to_the_last_section() -> None:
+    family = replace(ROTATED, rotary=(Rotary(frequency="freq", of="head", sections=(1, 1)),))
+    before = {**BASE, "rope_theta": 100.0}
+    good = {"rope_theta": 1000.0, "mrope_section": [1, 2]}
+    assert said(before, longer(rope_parameters=good), family) == []
+    for wrong in ([2, 1], [1, 1], [1, 1, 1]):
+        assert len(said(before, longer(rope_parameters={**good, "mrope_section": wrong}), family)) == 1
+    assert len(said(before, longer(rope_theta=1000.0), family)) == 1
+
+
 # Kinds of layers.
 
 KINDS = replace(

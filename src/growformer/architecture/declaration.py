@@ -87,6 +87,7 @@ class Architecture:
         arrows: module name, with ``{layer}`` and other index axes in braces -> arrow, in order of execution.
         attention: the contractions.
         adds: what enters another space without a weight: ``Add``, or ``(a, b)`` for ``Add(source=a, target=b)``.
+        outputs: spaces that the model returns although weights read them; they cannot be scaled.
         activated: spaces with an activation function between the weight that writes them and the norm that reads them.
         rotary: rotary embeddings.
         alibi: linear biases on scores.
@@ -129,6 +130,7 @@ class Architecture:
     model_types: tuple[str, ...] = ()
     attention: tuple[Attention, ...] = ()
     adds: tuple[Any, ...] = ()
+    outputs: tuple[str, ...] = ()
     activated: tuple[str, ...] = ()
     rotary: tuple[Rotary, ...] = ()
     alibi: tuple[Alibi, ...] = ()
@@ -172,7 +174,7 @@ class Architecture:
                 self._known(space, self.spaces, "attention")
             for axis in contraction.over:
                 self._known(axis, self.sizes, "attention over")
-        for space in self.activated:
+        for space in (*self.activated, *self.outputs):
             self._known(space, self.spaces, "activated")
         for rotary in self.rotary:
             self._known(rotary.frequency, self.sizes, "rotary")
@@ -427,6 +429,7 @@ class Architecture:
             attention=attention,
             adds=tuple(add for add in self.adds if {add.source, add.target} <= named),
             activated=tuple(space for space in self.activated if space in named),
+            outputs=tuple(space for space in self.outputs if space in named),
             ties={a: b for a, b in self.ties.items() if {a, b} <= tensors},
             packed={n: p for n, p in self.packed.items() if set(p.parts) <= tensors},
             computed={n: why for n, why in self.computed.items() if n in arrows},

@@ -16,6 +16,7 @@ class Attention:
         over: the axes that the product of queries and keys sums over.
         scale: expression over config fields and index axes for the factor on the scores.
         per_head: spaces with one number per head that enters the scores (sinks, relative biases).
+        maps: space with one coordinate per layer and head, the weights themselves, where something reads them.
     """
 
     query: str | tuple[str, ...]
@@ -25,6 +26,7 @@ class Attention:
     over: tuple[str, ...]
     scale: str
     per_head: tuple[str, ...] = ()
+    maps: str | None = None
 
     @property
     def queries(self) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ def architecture_from_json(data: dict[str, Any]) -> Architecture:
     for name, kind in _FACTS.items():
         data[name] = tuple(_fact_from_json(kind, entry) for entry in data[name])
     data["packed"] = {name: _fact_from_json(Packed, entry) for name, entry in data["packed"].items()}
-    for name in ("model_types", "layer_lists", "heads", "inferred", "activated", "nested"):
+    for name in ("model_types", "layer_lists", "heads", "inferred", "activated", "outputs", "nested"):
         data[name] = tuple(data[name])
     data["renames"] = tuple((a, b) for a, b in data["renames"])
     for name in ("constants", "beyond"):

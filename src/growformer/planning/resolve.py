@@ -226,6 +226,9 @@ def _settle_kinds(
 ) -> list[str]:
     """Let every source layer keep what the class derives from its number; return the fields that say so.
 
+    New layers are of the kind of the layer that they copy, if a config can say it, and of whatever kind follows from
+    their number otherwise.
+
     Raises:
         RequestError: no config says it.
     """
@@ -234,29 +237,27 @@ def _settle_kinds(
         axis = next(a for a in architecture.index_axes if mentions(kind.when, a))
         placed = with_templates(layers[axis][()])
         wanted = [bool(compute(kind.when, source, {axis: origin})) for origin, _ in placed]
-
-        def wrong(axis: str = axis, when: str = kind.when, wanted: Sequence[bool] = wanted) -> list[int]:
-            placed = with_templates(layers[axis][()])
-            found = [bool(compute(when, target, {axis: at})) for at in range(len(wanted))]
-            return [at for at, (a, b) in enumerate(zip(found, wanted, strict=True)) if a != b and not placed[at][1]]
-
-        if not wrong():
-            continue
         names = {
             "holds": [at for at, is_so in enumerate(wanted) if is_so],
             "others": [at for at, is_so in enumerate(wanted) if not is_so],
             "num_holds": sum(wanted),
             "num_others": len(wanted) - sum(wanted),
         }
-        for name, expression in kind.settle.items():
-            target[name] = compute(expression, {**target, **names})
-            written.append(name)
-        left = wrong()
-        if left:
+        settled = {name: compute(rule, {**target, **names}) for name, rule in kind.settle.items()}
+        as_it_is, as_settled = (
+            [at for at, is_so in enumerate(wanted) if bool(compute(kind.when, config, {axis: at})) != is_so]
+            for config in (target, {**target, **settled})
+        )
+        kept, held = ([at for at in wrong if not placed[at][1]] for wrong in (as_it_is, as_settled))
+        if not as_it_is or (as_settled and not kept):
+            continue
+        if held:
             raise RequestError(
-                f"cannot place the new layers there: source layer {placed[left[0]][0]} would become layer {left[0]}, "
+                f"cannot place the new layers there: source layer {placed[held[0]][0]} would become layer {held[0]}, "
                 f"and {kind.because}; put new layers elsewhere (new_layers_at='end', or other positions)"
             )
+        target.update(settled)
+        written += settled
     return written
 
 

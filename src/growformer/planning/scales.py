@@ -41,11 +41,19 @@ def solve_scales(
     shrink = {name: _shrink(sizes, new, arrow) for name, arrow in norms.items()}
     rho = _epsilon_factors(sizes, norms, shrink)
     scales = _Scales(sizes)
+    for space in architecture.outputs:
+        for index in scales.instances(space):
+            scales.set(space, index, ONE)
     for name, arrow in norms.items():
         space = space_of(arrow.source)
         for index in scales.instances(space):
             factor = Root.sqrt(rho[name] / shrink[name](index))
             if scales.set(space, index, factor) != factor:
+                if space in architecture.outputs:
+                    raise NotPreservableError(
+                        f"{architecture.name}: {space!r} would have to be scaled by {factor} for {name}, whose epsilon "
+                        "is a constant of the class, and the model returns it as it is"
+                    )
                 raise NotPreservableError(
                     f"{architecture.name}: two norms read {space!r} with different epsilons; no scale suits both"
                 )
@@ -105,6 +113,9 @@ class _Scales:
             for index in self._pairs(add.source, add.target)
             if add.when is None or compute(add.when, self.sizes.target, index)
         ]
+        for contraction in self.sizes.architecture.attention:
+            ends = contraction.value, contraction.output
+            found += [(*ends, index, ONE) for index in self._pairs(*ends)]
         for name, arrow in gainless:
             source, target = space_of(arrow.source), space_of(arrow.target)
             found += [(source, target, index, ONE / Root.sqrt(rho[name])) for index in self._pairs(source, target)]

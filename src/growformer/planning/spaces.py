@@ -134,6 +134,9 @@ def _requirements(architecture: Architecture, grown: set[str]) -> dict[tuple[str
                 if axis in architecture.spaces[query].axes:
                     want(query, axis, "live", "queries")
                     want(key, axis, "silent", "keys: new ones must not add to any score")
+        for axis in architecture.spaces[contraction.output].axes:
+            if axis not in architecture.spaces[contraction.value].axes:
+                want(contraction.output, axis, "live", "new scores mix the source's values")
         for space in contraction.per_head:
             for axis in architecture.spaces[space].axes:
                 want(space, axis, "live", "a number per head")
@@ -171,10 +174,15 @@ def _requirements(architecture: Architecture, grown: set[str]) -> dict[tuple[str
     return wants
 
 
-def joined(architecture: Architecture, space: str) -> set[str]:
-    """Return a space with all that carry the same there: what enters it without a weight, or by a LayerScale."""
+def joined(architecture: Architecture, space: str, axis: str | None = None) -> set[str]:
+    """Return a space with all that carry the same there: what enters it without a weight, or by a LayerScale.
+
+    Along an axis: also the values that attention mixes, whose coordinates its output has.
+    """
     pairs = [(add.source, add.target) for add in architecture.adds]
     pairs += [(space_of(a.source), space_of(a.target)) for a in architecture.arrows.values() if a.kind == "scale"]
+    if axis is not None:
+        pairs += [(c.value, c.output) for c in architecture.attention if axis in architecture.spaces[c.value].axes]
     found, frontier = {space}, [space]
     while frontier:
         here = frontier.pop()
@@ -201,7 +209,7 @@ def _wanted(
 ) -> dict[New, str]:
     """Return what a space and all that is added to it (or it is added to) must carry on an axis."""
     found: dict[New, str] = {}
-    for name in sorted(joined(architecture, space)):
+    for name in sorted(joined(architecture, space, axis)):
         found.update(wants.get((name, axis), {}))
     return found
 

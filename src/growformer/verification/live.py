@@ -13,6 +13,7 @@ import torch
 
 from growformer.architecture.declaration import Architecture, Config
 from growformer.architecture.source import SourceInfo, canonical_names, describe, specialised
+from growformer.verification.outputs import default_dtype
 from growformer.verification.places import Change
 
 MakeModel = Callable[[dict[str, Any]], torch.nn.Module]
@@ -84,7 +85,7 @@ class Live:
                 buffer = _changed(name, buffer, frequencies)
             tensors.setdefault(name, buffer)
         given = {name: t.double() if t.is_floating_point() else t for name, t in inputs.items()}
-        with torch.no_grad():
+        with torch.no_grad(), default_dtype(torch.float64):
             outputs = torch.func.functional_call(self.model, tensors, (), given)
         return dict(_flatten("", outputs))
 

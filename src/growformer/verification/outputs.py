@@ -6,8 +6,9 @@ near 1, growth added nothing to the rounding that D has anyway. Where the source
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -150,7 +151,7 @@ def _run(
     if frequencies_of is not None:
         put_frequencies(frequencies_of, converted)
     given = {name: t.to(wanted) if t.is_floating_point() else t for name, t in inputs.items()}
-    with torch.inference_mode():
+    with torch.inference_mode(), default_dtype(wanted):
         output = converted(**given)
     if isinstance(output, torch.Tensor):
         return {"output": output.double()}
@@ -159,6 +160,17 @@ def _run(
     if not tensors:
         raise SourceError(f"{type(model).__name__} returns none of {', '.join(OUTPUTS)}")
     return tensors
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Make new tensors of a dtype where none is said: some classes mix them with those of the model (XGLM's masks)."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def convert(model: nn.Module, dtype: torch.dtype) -> nn.Module:

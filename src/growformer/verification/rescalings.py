@@ -73,7 +73,7 @@ class Rescalings:
     ) -> Iterator[Experiment]:
         """Multiply what is written to some spaces; divide what weights read, or what is written to others."""
         involved = {*multiply, *divide, *undo}
-        if self.declared.touches_a_tie(involved):
+        if self.declared.touches_a_tie(involved) or involved & {*self.architecture.activated}:
             return
         index = self.declared.common_index(sorted(involved))
         carry = [p for p in self.places if p.space in involved and set(axes) <= set(p.leaf.axes)]

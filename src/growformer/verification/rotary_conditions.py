@@ -67,9 +67,8 @@ def _turned(rec: Recorded, rotary: Rotary) -> tuple[str, ...]:
 
 def rotary_fields(rotary: Rotary) -> set[str]:
     """Return the config fields that say something about rotary embeddings, of which any may be missing."""
-    nest = _nest(rotary)
-    named = {rotary.parameters, f"{nest}{THETA}", f"{nest}rope_scaling", *rotary.legacy.values()}
-    return named | set(_share_fields(rotary))
+    named = {rotary.parameters, f"{_nest(rotary)}rope_scaling", *rotary.legacy.values()}
+    return named | {*_theta_fields(rotary), *_share_fields(rotary)}
 
 
 def rotary_types(config: Config, rotary: Rotary) -> set[str]:
@@ -179,9 +178,8 @@ def _effective(config: Config, rotary: Rotary, kinds: tuple[str, ...]) -> dict[s
 def _spellings(config: Config, rotary: Rotary, kinds: tuple[str, ...]) -> Iterator[Spelled]:
     """Yield everything that a config says about rotary embeddings, what counts most first."""
     nest, share = _nest(rotary), _share(rotary)
-    plain = f"{nest}{THETA}"
     # Older configs have one base per kind of layer, and say the rest of those under the usual name alone.
-    named = tuple(kind for kind in kinds if rotary.legacy.get(kind) == plain)
+    named = tuple(kind for kind in kinds if rotary.legacy.get(kind) in _theta_fields(rotary))
     alike = named or kinds
     for field in (rotary.parameters, f"{nest}rope_scaling"):
         given = config.get(field)
@@ -200,8 +198,9 @@ def _spellings(config: Config, rotary: Rotary, kinds: tuple[str, ...]) -> Iterat
     for kind, field in rotary.legacy.items():
         if config.get(field) is not None and kind in kinds:
             yield Spelled(field, (kind,), THETA, config[field])
-    if not rotary.legacy and config.get(plain) is not None:
-        yield Spelled(plain, kinds, THETA, config[plain])
+    for field in () if rotary.legacy else _theta_fields(rotary):
+        if config.get(field) is not None:
+            yield Spelled(field, kinds, THETA, config[field])
     for field in _share_fields(rotary):
         if config.get(field) is not None:
             yield Spelled(field, kinds, share, config[field])
@@ -211,6 +210,12 @@ def _nest(rotary: Rotary) -> str:
     """Return what stands in front of fields of the same nested config."""
     outer, dot, _ = rotary.parameters.rpartition(".")
     return outer + dot
+
+
+def _theta_fields(rotary: Rotary) -> tuple[str, ...]:
+    """Return the fields of the config itself that may hold the base."""
+    nest, older = _nest(rotary), rotary.legacy_theta
+    return tuple(dict.fromkeys((older if older.startswith(nest) else nest + older, nest + THETA)))
 
 
 def _share_fields(rotary: Rotary) -> tuple[str, ...]:

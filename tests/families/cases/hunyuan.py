@@ -30,7 +30,7 @@ CASES = (
     ),
     decoder("apertus", "ApertusForCausalLM", **LLAMA3, attention_bias=True),
     decoder("apertus", "ApertusForCausalLM", "tied", **LLAMA3, tie_word_embeddings=True, hidden_act="gelu", drop=("head_dim",)),
-    decoder("apertus1p5_text", "Apertus1p5TextForCausalLM", **LLAMA3),
+    decoder("apertus1p5_text", "Apertus1p5TextForCausalLM", variants={"output_vocab_size": {"output_vocab_size": 41}}, **LLAMA3),
     decoder("apertus1p5_text", "Apertus1p5TextForCausalLM", "pruned", output_vocab_size=41, **LLAMA3),
     decoder("persimmon", "PersimmonForCausalLM", hidden_act="gelu", ordered=("key",), **WIDE),
     decoder("persimmon", "PersimmonForCausalLM", "plain", hidden_act="gelu", qk_layernorm=False, tie_word_embeddings=True, **WIDE),

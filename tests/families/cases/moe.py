@@ -11,15 +11,16 @@ YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_pos
 #: Experts by names that differ from family to family.
 ROUTED = {"moe_intermediate_size": 13, "n_routed_experts": 6, "num_experts_per_tok": 2}
 ROUTED |= {"n_shared_experts": 2, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1, "num_hidden_layers": 3}
-#: All experts are asked.
-ALL = {"num_experts_per_tok": 6}
+#: All experts are asked; or all but one, so that every one is by some token, and a bias on scores has an effect.
+ALL, MOST = {"num_experts_per_tok": 6}, {"num_experts_per_tok": 5}
+ROUTED |= {"smooth": {**ALL, "topk_group": 2}, "oracles": {**MOST, "topk_group": 2}}
 NUMBERED = {"moe_intermediate_size": 13, "num_experts": 6, "num_experts_per_tok": 2, "num_hidden_layers": 3}
 LOCAL = {"num_local_experts": 6, "num_experts_per_tok": 2}
 
 
 def moe(model_type: str, model: str, name: str = "", **changes: Any) -> Case:
     """A case whose experts work one after the other: faster kernels take neither odd sizes nor float64."""
-    usual = {"experts_implementation": "eager", "num_attention_heads": 6, "smooth": ALL}
+    usual = {"experts_implementation": "eager", "num_attention_heads": 6, "smooth": ALL, "oracles": MOST}
     return decoder(model_type, model, name, **{**usual, **changes})
 
 
@@ -30,7 +31,7 @@ CASES = (
     # It asks two experts at most, and computes frequencies at every call.
     moe(
         "phimoe", "PhimoeForCausalLM", attention_bias=True, lm_head_bias=True, ordered=("freq", "pair"),
-        smooth={"num_local_experts": 2, "router_jitter_noise": 1.0}, **LOCAL,
+        smooth={"num_local_experts": 2, "router_jitter_noise": 1.0}, oracles={"router_jitter_noise": 1.0}, **LOCAL,
     ),
     moe("minimax_m2", "MiniMaxM2ForCausalLM", rotary_dim=8, ordered=("key",), **LOCAL),
     moe("gpt_oss", "GptOssForCausalLM", rope_parameters=YARN, sliding_window=7, **LOCAL),
@@ -68,11 +69,11 @@ CASES = (
     ),
     moe("hy_v3", "HYV3ForCausalLM", **NUMBERED, num_shared_experts=2, mlp_bias=True, attention_bias=True),
     moe(
-        "ernie4_5_moe", "Ernie4_5_MoeForCausalLM", moe_intermediate_size=13, moe_num_experts=6, moe_k=2, smooth={"moe_k": 6}, use_bias=True,
+        "ernie4_5_moe", "Ernie4_5_MoeForCausalLM", moe_intermediate_size=13, moe_num_experts=6, moe_k=2, smooth={"moe_k": 6}, oracles={"moe_k": 5}, use_bias=True,
         num_hidden_layers=3, moe_layer_start_index=1, moe_layer_end_index=1,
     ),
     moe(
-        "ernie4_5_moe", "Ernie4_5_MoeForCausalLM", "unshared", moe_intermediate_size=13, moe_num_experts=6, moe_k=2, smooth={"moe_k": 6},
+        "ernie4_5_moe", "Ernie4_5_MoeForCausalLM", "unshared", moe_intermediate_size=13, moe_num_experts=6, moe_k=2, smooth={"moe_k": 6}, oracles={"moe_k": 5},
         moe_num_shared_experts=0, tie_word_embeddings=True,
     ),
     moe(
@@ -80,5 +81,5 @@ CASES = (
         global_attn_every_n_layers=2, sliding_window=7,
     ),
     moe("afmoe", "AfmoeForCausalLM", "tied", **NUMBERED, num_shared_experts=2, tie_word_embeddings=True),
-    moe("hunyuan_v1_moe", "HunYuanMoEV1ForCausalLM", num_experts=6, moe_topk=[2, 1], smooth={"moe_topk": 6}, attention_bias=True),
+    moe("hunyuan_v1_moe", "HunYuanMoEV1ForCausalLM", num_experts=6, moe_topk=[2, 1], smooth={"moe_topk": 6}, oracles={"moe_topk": 5}, attention_bias=True),
 )  # fmt: skip

@@ -53,7 +53,12 @@ GPT_NEOX = Architecture(
             scale=f"1 / sqrt({_HEAD})",
         ),
     ),
-    rotary=(Rotary(frequency="freq", fraction="partial_rotary_factor", of=_HEAD, legacy_fraction="rotary_pct"),),
+    rotary=(
+        Rotary(
+            frequency="freq", fraction="partial_rotary_factor", of=_HEAD, legacy_fraction="rotary_pct",
+            legacy_theta="rotary_emb_base",
+        ),
+    ),
     ties={"lm_head.weight": "embed_in.weight"},
     tie_field="tie_word_embeddings",
     defaults={
