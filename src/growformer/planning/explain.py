@@ -27,6 +27,9 @@ def changes(plan: Plan) -> list[Change]:
     rotary = any(r.parameters in plan.target_config for r in plan.architecture.rotary)
     spelled_twice = {"rope_theta", "rope_scaling"} - set(plan.source.config) if rotary else set()
     found = []
+    if plan.source.original is not None:
+        kinds = (plan.source.original.get("model_type"), plan.target_config.get("model_type"))
+        found.append(Change("model_type", *kinds, "the same function, as a class that can say these sizes"))
     for name in dict.fromkeys([*size_fields, *plan.target_config]):
         old, new = before.get(name), after.get(name)
         if old == new or name in plan.architecture.inferred or name in spelled_twice:

@@ -180,12 +180,18 @@ class Plan:
 
     def source_dtype(self, spec: TensorSpec, index: Index) -> str:
         """Return the dtype of the source tensor that an instance comes from."""
+        return self.source.tensors[self.dtype_from(spec, index)].dtype
+
+    def dtype_from(self, spec: TensorSpec, index: Index) -> str:
+        """Return the name of the source tensor that gives an instance its dtype; a zero bias has its weight's."""
         origin = self.origin(index)
-        return self.source.tensors[spec.name(origin if origin is not None else dict.fromkeys(spec.index, 0))].dtype
+        if spec.template in self.source.zeros:
+            spec = self.architecture.tensors[f"{spec.owner}.weight"]
+        return spec.name(origin if origin is not None else dict.fromkeys(spec.index, 0))
 
     def status(self, tensor: TensorPlan) -> Literal["grown", "carried", "new"]:
-        """Return whether a tensor is taken over bit by bit, made larger (or rescaled), or stands in a new layer."""
-        if self.is_new(dict(tensor.index)):
+        """Return whether a tensor is taken over bit by bit, made larger (or rescaled), or has no source."""
+        if self.is_new(dict(tensor.index)) or tensor.template in self.source.zeros:
             return "new"
         value = tensor.blocks[0].value
         whole = len(tensor.blocks) == 1 and isinstance(value, Affine) and value.is_copy

@@ -71,8 +71,11 @@ def tensor_plan(plan: Plan, spec: TensorSpec, index: Mapping[str, int]) -> Tenso
     arrow = architecture.arrows[spec.owner]
     name = spec.name(index)
     # A layer that is new and random has no source; its dtype comes from any instance.
-    source = spec.name(origin if origin is not None else dict.fromkeys(spec.index, 0))
+    source = plan.dtype_from(spec, index)
     shape = tuple(plan.term_size(dim.term, index) for dim in spec.dims)
+    if spec.template in plan.source.zeros:
+        nothing = Block(tuple(slice(0, size) for size in shape), Constant(0.0))
+        return TensorPlan(name, spec.template, tuple(index.items()), shape, source, (nothing,))
     tables = [_table(plan, dim.term, dim.role, index, origin, fresh) for dim in spec.dims]
     if arrow.kind == "norm" and arrow_is_on_the_residual_path(plan, arrow):
         shifted = _post_norm(plan, spec, arrow, index, origin, tables)

@@ -20,6 +20,7 @@ from growformer.architecture.exact import ONE, evaluate
 from growformer.architecture.language import leaves
 from growformer.errors import ArchitectureError
 from growformer.verification.config_conditions import config_conditions
+from growformer.verification.conversion_conditions import conversion_conditions
 from growformer.verification.recorded import STATUS, Recorded, Violation, at_instance
 
 EXACT = 2.0**-50
@@ -43,7 +44,8 @@ def local_conditions(data: Mapping[str, Any] | Recorded) -> list[Violation]:
     found = list(_axis_maps(recorded))
     if found:  # nothing else can be looked up with certainty
         return found
-    for check in (_present, _spaces, _norms, _contractions, _adds, _ties, _post_norms, config_conditions):
+    checks = (_present, _spaces, _norms, _contractions, _adds, _ties, _post_norms, config_conditions)
+    for check in (*checks, conversion_conditions):
         try:
             found += check(recorded)
         except ArchitectureError as error:

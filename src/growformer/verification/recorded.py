@@ -89,6 +89,8 @@ class Recorded:
         present: templates of the tensors that the source has.
         tied: whether the architecture's ties hold.
         prefix: of stored names.
+        zeros: templates that only the class which the source is written as has.
+        original: the source's own config, where the source's config is that of another class.
     """
 
     architecture: Architecture
@@ -102,6 +104,8 @@ class Recorded:
     present: frozenset[str]
     tied: bool
     prefix: str
+    zeros: frozenset[str] = frozenset()
+    original: Mapping[str, Any] | None = None
 
     @staticmethod
     def read(data: Mapping[str, Any] | Recorded) -> Recorded:
@@ -136,6 +140,8 @@ class Recorded:
                 present=frozenset(data["source"]["templates"]),
                 tied=bool(data["source"]["tied"]),
                 prefix=data["source"]["prefix"],
+                zeros=frozenset(data["source"].get("zeros", ())),
+                original=data["source"].get("original"),
             )
         except (ArchitectureError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise PlanError(f"not a record of a growth: {type(error).__name__}: {error}") from error
