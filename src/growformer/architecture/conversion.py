@@ -4,8 +4,8 @@ A class that cannot say a size may be a special case of one that can: Qwen2 is L
 values, a bias of zero on the output projection, and a ``head_dim`` that is written down. The tensors keep their names;
 what the other class has besides, the grown checkpoint holds as zeros.
 
-To add a pair, add a ``Conversion``. ``verification.conversion_conditions`` compares the two declarations arrow by arrow,
-so that a pair that is not one fails there.
+To add a pair, add a ``Conversion``. ``verification.conversion_conditions`` compares the two declarations arrow by
+arrow, so that a pair that is not one fails there.
 """
 
 from __future__ import annotations

@@ -10,9 +10,6 @@ from growformer.architecture.declaration import Architecture
 from growformer.architecture.source import SourceInfo
 from growformer.errors import RequestError
 
-SIZES = ("hidden", "mlp", "heads", "kv_heads", "layers")
-"""Roles whose sizes are chosen here."""
-
 
 def count_parameters(architecture: Architecture, source: SourceInfo, sizes: Mapping[str, Any]) -> int:
     """Return how many parameters a source would have at other sizes.
@@ -70,3 +67,13 @@ def head_size(architecture: Architecture, config: Mapping[str, Any]) -> int | No
 def is_coupled(architecture: Architecture) -> bool:
     """Tell whether heads × head size is the hidden size by the class's own rule."""
     return any(c.field == architecture.roles.get("heads") for c in architecture.coupled)
+
+
+def to_ask(architecture: Architecture, source: SourceInfo, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sizes that differ from the source's, and kv heads with heads, which they would follow otherwise."""
+    present = architecture.resolve_config(source.sizes)
+    asked = {name: value for name, value in sizes.items() if present.get(name) != value}
+    heads, kv_heads = architecture.roles.get("heads"), architecture.roles.get("kv_heads")
+    if heads in asked and kv_heads in sizes:
+        asked[str(kv_heads)] = sizes[str(kv_heads)]
+    return asked

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import lcm
 from typing import Any
 
 from growformer.architecture.conversion import Conversion, conversions_of, convert
@@ -24,7 +25,7 @@ from growformer.errors import GrowformerError, RequestError
 from growformer.planning.plan import Plan
 from growformer.planning.planner import make_plan
 from growformer.sizing.consumers import Consumer, consumer_of
-from growformer.sizing.counting import count_parameters, head_size, is_coupled, whole
+from growformer.sizing.counting import count_parameters, head_size, is_coupled, to_ask, whole
 from growformer.sizing.shares import idle_ranks, shares
 
 MOST_TRIED = 200
@@ -96,9 +97,7 @@ def plan_padding(
         try:
             if candidate.conversion is not None:
                 own, info = convert(candidate.conversion, architecture, source)
-            present = own.resolve_config(info.sizes)
-            asked = {name: value for name, value in candidate.sizes.items() if present.get(name) != value}
-            made = make_plan(own, info, asked, init=init, seed=seed)
+            made = make_plan(own, info, to_ask(own, info, candidate.sizes), init=init, seed=seed)
         except GrowformerError as error:
             refused.append((candidate, str(error)))
             continue
@@ -182,18 +181,12 @@ def _hidden(
         return
     yield round_up(hidden, unit)
     if any(m.field == architecture.roles["hidden"] for m in architecture.multiples):
-        yield round_up(hidden, _common(query_heads, unit))
+        yield round_up(hidden, lcm(query_heads, unit))
 
 
 def round_up(value: int, unit: int) -> int:
     """Return the smallest multiple of a unit that is not below a value."""
     return -(-value // unit) * unit
-
-
-def _common(a: int, b: int) -> int:
-    from math import lcm
-
-    return lcm(a, b)
 
 
 # What the user should know.
@@ -208,9 +201,8 @@ def _runner_up(
     for candidate in found:
         if candidate.conversion is not None:
             continue
-        present = architecture.resolve_config(source.sizes)
         try:
-            make_plan(architecture, source, {n: v for n, v in candidate.sizes.items() if present.get(n) != v})
+            make_plan(architecture, source, to_ask(architecture, source, candidate.sizes))
         except GrowformerError:
             continue
         return candidate
@@ -228,7 +220,7 @@ def _notes(
     rule = consumer.rule(kind)
     heads, kv = roles.get("heads", ""), roles.get("kv_heads", "")
     size = head_size(plan.architecture, after)
-    over = f"{ranks} rank{'s' if ranks > 1 else ''}"
+    over = _many(ranks, "rank")
     if plan.source.original is not None or rule.head_dim == "quotient":
         computed = f"{before[roles['hidden']]} // {after[heads]} = {before[roles['hidden']] // after[heads]}"
         says = f"{named} computes the head size of {kind} as hidden_size // num_attention_heads ({rule.where})"
@@ -241,7 +233,7 @@ def _notes(
         elif after[roles["hidden"]] != before[roles["hidden"]]:
             yield f"{says}: {roles['hidden']} follows, to {after[heads]} × {size} = {after[roles['hidden']]}"
     if kept is not None:
-        own = ", ".join(f"{n} = {v}" for n, v in kept.sizes.items() if architecture.resolve_config(source.sizes)[n] != v)
+        own = ", ".join(f"{n} = {v}" for n, v in to_ask(architecture, source, kept.sizes).items())
         yield f"to stay {kind} (keep_class) would take {own}: {kept.parameters:,} parameters"
     if kv and before[heads] != after[heads]:
         groups = (before[heads] // before[kv], after[heads] // after[kv])
@@ -249,7 +241,7 @@ def _notes(
         yield f"{after[heads]} heads are {after[heads] // ranks} for each of {over}; new ones stand in {inside}"
     if kv and after[kv] % ranks:
         yield (
-            f"{after[kv]} kv heads are fewer than {over}: {named} gives each to {ranks // after[kv]} of them "
+            f"{_many(after[kv], 'kv head')} for {over}: {named} gives each to {ranks // after[kv]} of them "
             f"({consumer.shares_where})"
         )
     elif kv and after[kv] != before[kv] and not consumer.shares_kv_heads:
@@ -259,16 +251,17 @@ def _notes(
         )
     idle = idle_ranks(shares(plan, ranks, consumer))
     if idle:
-        yield f"{len(idle)} of {over} hold only new heads, which compute nothing"
+        yield f"{len(idle)} of {over} get only new heads, which compute nothing"
     if roles.get("mlp") in after and isinstance(after[roles["mlp"]], int):
         share = after[roles["mlp"]] // ranks
-        parts = f", {share // fit.multiple_of} groups of {fit.multiple_of}" if fit.multiple_of > 1 else ""
+        groups_of = _many(share // fit.multiple_of, "group")
+        parts = f", {groups_of} of {fit.multiple_of}" if fit.multiple_of > 1 else ""
         yield f"{roles['mlp']} {after[roles['mlp']]} is {share} for each of {over}{parts}"
     hidden = after.get(roles.get("hidden", ""))
     if isinstance(hidden, int) and hidden % fit.multiple_of:
         yield (
-            f"{roles['hidden']} {hidden} is no multiple of {fit.multiple_of}: matrices that read it cannot be quantised "
-            f"in groups of {fit.multiple_of}; pad_hidden makes it {round_up(hidden, fit.multiple_of)}"
+            f"{roles['hidden']} {hidden} is no multiple of {fit.multiple_of}: matrices that read it cannot be "
+            f"quantised in groups of {fit.multiple_of}; pad_hidden makes it {round_up(hidden, fit.multiple_of)}"
         )
     unit, vocabulary = consumer.vocabulary_unit, after.get("vocab_size")
     if unit and isinstance(vocabulary, int) and round_up(vocabulary, unit) % ranks:
@@ -276,6 +269,10 @@ def _notes(
             f"{named} pads the vocabulary to {round_up(vocabulary, unit)}, which {over} do not divide, and refuses; "
             "growformer does not change vocabularies"
         )
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _nothing_fits(

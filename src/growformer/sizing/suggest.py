@@ -1,9 +1,9 @@
 """Sizes for a parameter count: kernel-friendly, in the source's proportions, or deeper, or wider.
 
 Candidates are a hidden size, with heads and MLP width in the source's proportions to it, and a number of layers. Those
-within two per cent of the count are ranked by how far their proportions are from the source's, all others behind them by
-the count; the planner judges them in that order, and the first that it accepts is the plan. What it refuses (a hidden
-size that only whole multiples preserve, say) is left out, and the notes say so.
+within two per cent of the count are ranked by how far their proportions are from the source's, all others behind them
+by the count; the planner judges them in that order, and the first that it accepts is the plan. What it refuses (a
+hidden size that only whole multiples preserve, say) is left out, and the notes say so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from growformer.architecture.source import SourceInfo
 from growformer.errors import ArchitectureError, GrowformerError, RequestError, did_you_mean
 from growformer.planning.plan import Plan
 from growformer.planning.planner import make_plan
-from growformer.sizing.counting import count_parameters, head_size, is_coupled, whole
+from growformer.sizing.counting import count_parameters, head_size, is_coupled, to_ask, whole
 
 SHAPES = ("balanced", "deeper", "wider")
 FACTORS = (1.5, 2.0, 4.0)
@@ -75,8 +75,10 @@ class _Source:
     def read(architecture: Architecture, info: SourceInfo) -> _Source:
         """Read them by their roles."""
         config = architecture.resolve_config(info.sizes)
-        found = [whole(architecture, config, role) for role in ("layers", "hidden", "mlp", "heads", "kv_heads")]
-        return _Source(architecture, info, *found, head_size(architecture, config))
+        layers, hidden, mlp, heads, kv_heads = (
+            whole(architecture, config, role) for role in ("layers", "hidden", "mlp", "heads", "kv_heads")
+        )
+        return _Source(architecture, info, layers, hidden, mlp, heads, kv_heads, head_size(architecture, config))
 
     def count(self, sizes: Mapping[str, int]) -> int:
         """Return the parameters at other sizes."""
@@ -134,13 +136,12 @@ def plan_to_parameters(
         )
     found = sorted(_candidates(own, wanted, shape), key=lambda c: c.rank)
     refused: dict[int, str] = {}
-    made: Plan | None = None
     for candidate in found:
         hidden = candidate.sizes.get(architecture.roles.get("hidden", ""), 0)
         if candidate.error > FARTHEST or hidden in refused:
             continue
         try:
-            made = make_plan(architecture, source, candidate.sizes, **options)
+            made = make_plan(architecture, source, to_ask(architecture, source, candidate.sizes), **options)
         except GrowformerError as error:
             if hidden != own.hidden:
                 refused[hidden] = str(error)
@@ -325,8 +326,9 @@ def _notes(
 ) -> Iterator[str]:
     near = sum(c.error <= CLOSE for c in found)
     off = chosen.parameters / wanted - 1
+    side = "above" if off >= 0 else "below"
     yield (
-        f"{chosen.parameters:,} parameters, {abs(off):.2%} {'above' if off >= 0 else 'below'} the {wanted:,} asked for; "
+        f"{chosen.parameters:,} parameters, {abs(off):.2%} {side} the {wanted:,} asked for; "
         f"of {len(found)} {shape} candidates {near} are within {CLOSE:.0%}"
         + (", and this one keeps the source's proportions best" if near > 1 and chosen.error <= CLOSE else "")
     )
@@ -343,9 +345,7 @@ def _notes(
         yield f"{len(refused)} other widths are refused, such as: {next(iter(refused.values()))}"
 
 
-def _nothing_near(
-    own: _Source, wanted: int, shape: str, found: Sequence[Candidate], refused: Mapping[int, str]
-) -> str:
+def _nothing_near(own: _Source, wanted: int, shape: str, found: Sequence[Candidate], refused: Mapping[int, str]) -> str:
     text = f"no {shape} sizes come within {FARTHEST:.0%} of {wanted:,} parameters"
     hidden = own.architecture.roles.get("hidden", "")
     rest = [c for c in found if c.sizes.get(hidden) not in refused]
