@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import lcm
+from math import gcd, lcm
 from typing import Any
 
 from growformer.architecture.conversion import Conversion, conversions_of, convert
@@ -150,24 +150,20 @@ def _attention(
     architecture: Architecture, config: Mapping[str, Any], fit: Fit, heads: int, size: int
 ) -> Iterator[tuple[int | None, int]]:
     """Yield (kv heads, query heads) that the ranks can share, the smallest first for each number of kv heads."""
-    ranks, unit = fit.tensor_parallel, fit.multiple_of
-
-    def fits(query_heads: int) -> bool:
-        return query_heads % ranks == 0 and query_heads // ranks * size % unit == 0
-
-    most = ranks * unit
+    ranks = fit.tensor_parallel
+    step = ranks * fit.multiple_of // gcd(fit.multiple_of, size)  # what query heads must divide by
     kv_heads = whole(architecture, config, "kv_heads")
     if kv_heads is None:
         # Where the hidden size follows, it may have to be a whole multiple of the source's.
-        last = 8 * heads if is_coupled(architecture) else heads + most
-        yield from ((None, n) for n in range(heads, max(last, round_up(heads, most)) + 1) if fits(n))
+        first = round_up(heads, step)
+        yield from ((None, n) for n in range(first, max(first, 8 * heads) + 1, step))
         return
     group = heads // kv_heads
-    for count in range(kv_heads, round_up(kv_heads, ranks) + 1):
-        if not fit.consumer.splits_kv_heads(count, ranks):
-            continue
-        several = [count * g for g in range(group, group + most + 1) if fits(count * g)]
-        yield from ((count, n) for n in several[:4])
+    for count in range(kv_heads, round_up(kv_heads, step) + 1):
+        if fit.consumer.splits_kv_heads(count, ranks):
+            each = step // gcd(step, count)  # what the heads of one group must divide by
+            first = round_up(group, each)
+            yield from ((count, count * g) for g in range(first, first + 4 * each, each))
 
 
 def _hidden(
@@ -233,7 +229,7 @@ def _notes(
         elif after[roles["hidden"]] != before[roles["hidden"]]:
             yield f"{says}: {roles['hidden']} follows, to {after[heads]} × {size} = {after[roles['hidden']]}"
     if kept is not None:
-        own = ", ".join(f"{n} = {v}" for n, v in to_ask(architecture, source, kept.sizes).items())
+        own = ", ".join(f"{n} = {v}" for n, v in _changed(architecture, source, kept))
         yield f"to stay {kind} (keep_class) would take {own}: {kept.parameters:,} parameters"
     if kv and before[heads] != after[heads]:
         groups = (before[heads] // before[kv], after[heads] // after[kv])
@@ -269,6 +265,11 @@ def _notes(
             f"{named} pads the vocabulary to {round_up(vocabulary, unit)}, which {over} do not divide, and refuses; "
             "growformer does not change vocabularies"
         )
+
+
+def _changed(architecture: Architecture, source: SourceInfo, candidate: Candidate) -> Iterator[tuple[str, int]]:
+    present = architecture.resolve_config(source.sizes)
+    return ((name, value) for name, value in candidate.sizes.items() if present.get(name) != value)
 
 
 def _many(count: int, what: str) -> str:
