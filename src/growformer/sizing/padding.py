@@ -228,6 +228,7 @@ def _notes(
             )
         elif after[roles["hidden"]] != before[roles["hidden"]]:
             yield f"{says}: {roles['hidden']} follows, to {after[heads]} × {size} = {after[roles['hidden']]}"
+            yield from (why for _, why in _not_written(architecture, source, fit))
     if kept is not None:
         own = ", ".join(f"{n} = {v}" for n, v in _changed(architecture, source, kept))
         yield f"to stay {kind} (keep_class) would take {own}: {kept.parameters:,} parameters"
@@ -276,6 +277,18 @@ def _many(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
+def _not_written(architecture: Architecture, source: SourceInfo, fit: Fit) -> Iterator[tuple[Conversion, str]]:
+    """Yield the other classes that this source is not written as, and why."""
+    for conversion in conversions_of(source.config.get("model_type")):
+        if fit.keep_class:
+            yield conversion, f"keep_class forbids to write it as {conversion.target}"
+            continue
+        try:
+            convert(conversion, architecture, source)
+        except RequestError as error:
+            yield conversion, str(error)
+
+
 def _nothing_fits(
     architecture: Architecture, source: SourceInfo, fit: Fit, refused: Sequence[tuple[Candidate, str]]
 ) -> str:
@@ -284,14 +297,7 @@ def _nothing_fits(
         f"no sizes of {kind or architecture.name} fit tensor_parallel = {fit.tensor_parallel} and multiple_of = "
         f"{fit.multiple_of} for {fit.consumer.name}"
     )
-    for conversion in conversions_of(kind):
-        if fit.keep_class:
-            text += f"; keep_class forbids to write it as {conversion.target}"
-            continue
-        try:
-            convert(conversion, architecture, source)
-        except RequestError as error:
-            text += f"; {error}"
+    text += "".join(f"; {why}" for _, why in _not_written(architecture, source, fit))
     if refused:
         candidate, why = refused[0]
         sizes = ", ".join(f"{name} = {value}" for name, value in candidate.sizes.items())
