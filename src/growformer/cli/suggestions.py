@@ -49,7 +49,7 @@ def show_suggestions(model: str, revision: str | None, json: bool) -> None:
     fields = [name for name in found.sizes if any(name in _sizes(p) for p in plans.values())]
     titles = ("", "source", *(f"× {factor:g}" for factor in plans))
     rows = [
-        (name, render.value(found.sizes[name][0]), *(render.value(_sizes(p).get(name)) for p in plans.values()))
+        (name, render.value(found.sizes[name][0]), *(render.value(_size(p, name)) for p in plans.values()))
         for name in fields
     ]
     counts = [_parameters(p) for p in plans.values()]
@@ -77,6 +77,10 @@ def _sizes(made: Plan | str) -> dict[str, Any]:
     return {name: made.target_sizes[name] for name in made.requested}
 
 
+def _size(made: Plan | str, name: str) -> Any:
+    return None if isinstance(made, str) else made.target_sizes[name]
+
+
 def _parameters(made: Plan | str) -> int | None:
     return None if isinstance(made, str) else made.num_parameters()[1]
 
@@ -90,7 +94,8 @@ def _command(model: str, made: Plan) -> str:
     for name, value in _sizes(made).items():
         common = names.get(name)
         options.append(f"--{common.replace('_', '-')} {value}" if common else f"--set {name}={value}")
-    return f"growformer grow {model} OUT {' '.join(options)}"
+    weights = "MODEL" if model.endswith(".json") else model
+    return f"growformer grow {weights} OUT {' '.join(options)}"
 
 
 def _as_json(model: str, factor: float, made: Plan | str) -> dict[str, Any]:

@@ -246,6 +246,9 @@ def _notes(
             f"{named} gives every rank whole kv heads of its own ({consumer.shares_where}), so that there must be "
             f"{after[kv]}; vllm and sglang let ranks share one"
         )
+    counts = plan.num_parameters()
+    if counts[0] != counts[1]:
+        yield f"padding adds {counts[1] - counts[0]:,} parameters, {counts[1] / counts[0] - 1:.2%}"
     idle = idle_ranks(shares(plan, ranks, consumer))
     if idle:
         yield f"{len(idle)} of {over} get only new heads, which compute nothing"
