@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from growformer.architecture.declaration import Architecture
 from growformer.architecture.registry import for_config
-from growformer.architecture.source import SourceInfo, from_config
+from growformer.architecture.source import SourceInfo, from_config, specialised
 from growformer.errors import PlanError, RequestError, SourceError
 from growformer.planning.initialisation import Custom
 from growformer.planning.plan import Plan
@@ -255,12 +255,14 @@ def _describe(
 ) -> tuple[Architecture, SourceInfo]:
     if isinstance(source, Mapping):
         found = architecture or for_config(dict(source))
-        return found, from_config(found, source)
+        described = from_config(found, source)
+        shapes = {info.stored: (info.shape, info.dtype) for info in described.tensors.values()}
+        return specialised(found, shapes), described
     if isinstance(source, (str, Path)) and str(source).endswith(".json"):
         return _describe(read_json(Path(source), "expected a config.json"), architecture, None, None)
     if isinstance(source, (str, Path, ModelFolder)):
         folder = source if isinstance(source, ModelFolder) else open_headers(source, revision)
-        found = architecture or for_config(folder.config)
+        found = specialised(architecture or for_config(folder.config), folder.shapes())
         from growformer.execute.checkpoint import describe_folder
 
         return found, describe_folder(found, folder)
@@ -268,6 +270,7 @@ def _describe(
         from growformer.execute.module import config_of, describe_module
 
         found = architecture or for_config(dict(config) if config is not None else config_of(source))
+        found = specialised(found, {name: (tuple(t.shape), "") for name, t in source.state_dict().items()})
         return found, describe_module(found, source, config)
     raise SourceError(f"expected a model folder, a hub id, a config or a live model, got {type(source).__name__}")
 

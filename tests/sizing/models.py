@@ -79,3 +79,27 @@ def outputs(model: Any, dtype: torch.dtype = torch.float64) -> torch.Tensor:
 
     found: torch.Tensor = copy.deepcopy(model).to(dtype)(tokens(), use_cache=False)[0]
     return found
+
+
+_ROTARY = {"hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 8}
+_OLDER = {"vocab_size": 61, "n_embd": 24, "n_head": 3, "n_layer": 2, "n_positions": 128, "layer_norm_epsilon": 1e-3}
+_BERT = {
+    "vocab_size": 61, "hidden_size": 24, "intermediate_size": 37, "num_attention_heads": 3, "num_hidden_layers": 2,
+    "pad_token_id": None,
+}  # fmt: skip
+FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "llama": ("LlamaForCausalLM", "LlamaConfig", {**TINY, **_ROTARY, "attention_bias": True, "mlp_bias": True}),
+    "llama tied": ("LlamaForCausalLM", "LlamaConfig", {**TINY, **_ROTARY, "tie_word_embeddings": True}),
+    "mistral": ("MistralForCausalLM", "MistralConfig", {**TINY, **_ROTARY, "sliding_window": 7}),
+    "qwen3": ("Qwen3ForCausalLM", "Qwen3Config", {**TINY, **_ROTARY, "attention_bias": True}),
+    "gpt2": ("GPT2LMHeadModel", "GPT2Config", {**_OLDER, "bos_token_id": 0, "eos_token_id": 1}),
+    "bert": ("BertModel", "BertConfig", _BERT),
+    "bert masked": ("BertForMaskedLM", "BertConfig", _BERT),
+}
+"""Name -> class, config class, settings."""
+
+
+def family(name: str, **settings: Any) -> Any:
+    """Return an ungrown tiny model of a family."""
+    model, config, own = FAMILIES[name]
+    return getattr(transformers, model)(getattr(transformers, config)(**{**own, **settings}))

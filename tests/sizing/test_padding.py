@@ -9,10 +9,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.integration.cases import CASES
-from tests.integration.cases import tokens as case_tokens
 from tests.sizing import ranks as simulated
-from tests.sizing.models import BERT, GPT2, LLAMA3_8B, QWEN2_7B, QWEN2_72B, SMOLLM2, llama, outputs, qwen2, tokens
+from tests.sizing.models import (
+    BERT,
+    FAMILIES,
+    GPT2,
+    LLAMA3_8B,
+    QWEN2_7B,
+    QWEN2_72B,
+    SMOLLM2,
+    family,
+    llama,
+    outputs,
+    qwen2,
+    randomised,
+    tokens,
+)
 
 import growformer
 from growformer.planning.explain import changes
@@ -114,10 +126,9 @@ def test_nothing_smaller_fits(kv: int, group: int, width: int, tp: int, unit: in
 
 
 @pytest.mark.parametrize("trainable", [False, True])
-@pytest.mark.parametrize("name", ["llama", "llama tied", "mistral", "qwen3", "gpt2", "bert", "bert masked"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_outputs_stay(name: str, trainable: bool) -> None:
-    case = CASES[name]
-    model, inputs = case.build().double(), case_tokens(case)
+    model, inputs = randomised(family(name)).double(), {"input_ids": tokens()}
     padded = growformer.pad(model, tensor_parallel=4, multiple_of=2, consumer="transformers", trainable=trainable)
     assert type(padded) is type(model)
     assert padded.config.num_attention_heads % 4 == 0

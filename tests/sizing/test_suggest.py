@@ -6,16 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
-from tests.integration.cases import CASES
-from tests.sizing.models import BERT, GPT2, LLAMA3_8B, QWEN2_7B, SMOLLM2, llama, outputs
+from tests.sizing.models import BERT, FAMILIES, GPT2, LLAMA3_8B, QWEN2_7B, SMOLLM2, family, llama, outputs
 
 import growformer
 from growformer.architecture.registry import for_config
-from growformer.architecture.source import from_config
+from growformer.architecture.source import describe
 from growformer.sizing.counting import count_parameters
 from growformer.sizing.suggest import CLOSE, FARTHEST, SHAPES, parse_count
 
+TIES = {
+    "lm_head.weight": "model.embed_tokens.weight",
+    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+}
 REAL = {"qwen2": QWEN2_7B, "llama tied": SMOLLM2, "llama": LLAMA3_8B, "gpt2": GPT2, "bert": BERT}
 
 
@@ -60,21 +63,19 @@ def test_heads_stay_divisible_by_the_ranks_that_share_them() -> None:
     assert plan.target_sizes["num_attention_heads"] % 8 == 0
 
 
-@pytest.mark.parametrize("name", ["llama", "llama tied", "mistral", "qwen3", "gpt2", "bert", "bert masked"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_counts_are_those_of_the_class(name: str) -> None:
-    case = CASES[name]
-    config = case.config_dict()
+    with torch.device("meta"):
+        model = family(name)
+    config = {**model.config.to_dict(), "architectures": [type(model).__name__]}
     architecture = for_config(config)
-    source = from_config(architecture, config)
-    layers = architecture.roles["layers"]
-    for sizes in ({}, {layers: 5}, {architecture.roles["mlp"]: 64}):
+    tensors = {n: (tuple(t.shape), "float32") for n, t in model.state_dict().items()}
+    tied = {n: o for n, o in TIES.items() if n in tensors and model.config.tie_word_embeddings}
+    source = describe(architecture, config, tensors, aliases=tied)
+    for sizes in ({}, {architecture.roles["layers"]: 5}, {architecture.roles["mlp"]: 64}):
         with torch.device("meta"):
-            settings = {**case.settings, **sizes}
-            model = getattr(transformers, case.model)(getattr(transformers, case.config)(**settings))
-        expected = sum(p.numel() for p in model.parameters())
-        extra = sum(p.numel() for n, p in model.named_parameters() if ".".join(n.split(".")[:1]) in ("pooler", "cls"))
-        skipped = 0 if any(t.startswith(("pooler", "cls")) for t in source.templates) else extra
-        assert count_parameters(architecture, source, sizes) == expected - skipped
+            expected = sum(p.numel() for p in family(name, **sizes).parameters())
+        assert count_parameters(architecture, source, sizes) == expected
 
 
 def test_a_live_model_grows_to_a_count() -> None:

@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 import transformers
-from tests.conformance.models import CASES, Case
+from tests.families.case import Case, all_cases
 
 from growformer.architecture.declaration import (
+    Add,
+    Alibi,
     Architecture,
     Arrow,
     Attention,
     Coupling,
-    LayerRule,
+    LayerKind,
     Multiple,
+    Packed,
     Rotary,
     embedding,
     layer_norm,
@@ -302,7 +305,16 @@ def test_every_field_survives_json() -> None:
         multiples=(Multiple(field="hidden_size", of="num_heads", because="so"),),
         fixed={"vocab": "why"},
         layer_lists=("layer_types",),
-        layer_rules={"layer_types": LayerRule(when=("sliding",), first="start", kinds=("a", "b"))},
+        layer_rules={"layer_types": "'b' if sliding and layer >= start else 'a'"},
+        kinds=(LayerKind(when="layer >= start", settle={"start": "num_others"}, because="so"),),
+        nested=("text_config",),
+        variant="not sliding",
+        alibi=(Alibi(heads="heads", slopes="bloom"),),
+        shared={"encoder.embed.weight": "embed.weight"},
+        follows={"width": "hidden_size"},
+        active={"layer": "1"},
+        carried={"stem": "why"},
+        packed={"all": Packed(parts=("embed.weight",), transposed=True)},
         aliases={"intermediate_size": "inner_size"},
         roles={"hidden": "hidden_size"},
         prefix="model",
@@ -334,20 +346,20 @@ def test_defaults_are_those_of_the_config_class(family: str, model_type: str, fi
         in_sizes = [e for e in architecture.sizes.values() if re.search(rf"\b{field}\b", e)]
         assert field not in used
         # The class may read a field that its config lacks, with the same default (Qwen2's head_dim).
-        assert not in_sizes or field in {case_field for case in CASES for case_field in case.config}
+        assert not in_sizes or field in {case_field for case in all_cases() for case_field in case.config}
         return
     expected = getattr(config, field)
     if expected is None:  # the model's class fills it in, which a case must show
-        assert any(case.family == family and case.config.get(field) is None for case in CASES)
+        assert any(case.architecture.name == family and case.config.get(field) is None for case in all_cases())
         return
     sizes = {k: v for k, v in config.to_dict().items() if k != field}
     assert architecture.resolve_config(sizes)[field] == expected
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", all_cases(), ids=str)
 def test_resolved_configs_are_those_of_the_class(case: Case) -> None:
-    config = transformers.AutoConfig.for_model(**case.config)
-    resolved = case.architecture.resolve_config(case.config)
+    config = transformers.AutoConfig.for_model(case.model_type, **case.config)
+    resolved = case.architecture.resolve_config({"model_type": case.model_type, **case.config})
     found = {name: getattr(config, name) for name in case.architecture.defaults if hasattr(config, name)}
     assert {n: resolved[n] for n, value in found.items() if value is not None} == {
         n: value for n, value in found.items() if value is not None

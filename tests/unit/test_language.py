@@ -128,7 +128,7 @@ def test_term_axes_and_labelled_spaces() -> None:
         ("a -> -:b", 5, "'-' is an axis of size one and cannot name a space"),
         ("a -> q:(heads k:key)", 7, "'q' names the whole, so no part can have a name (k:key)"),
         ("a -> (q:heads k:key)", 5, "two factors of one product have names (q:heads and k:key)"),
-        ("a -> [q:b q:c]", 5, "the space 'q' occurs twice"),
+        ("a -> [q:b q:c]", 5, "the space 'q' occurs twice with different axes"),
         ("a -> (b [c b])", 5, "an axis occurs twice in one product (b b)"),
     ],
 )

@@ -33,6 +33,11 @@ from growformer.verification.regions import spread
 from growformer.verification.requirements import Requirement, requirements
 
 SIZES = {"hidden": 24, "mlp": 20, "heads": 4, "kv_heads": 2, "key": 8, "value": 8, "layers": 2}
+#: Fields whose values cannot be any.
+SPECIAL: dict[str, Any] = {
+    "first_k_dense_replace": 1, "mlp_only_layers": [0], "qk_rope_head_dim": 4, "partial_rotary_factor": 0.4,
+    "rotary_dim": 4, "scale_decoder_outputs": True,
+}  # fmt: skip
 GROWTHS = ("mlp", "heads", "kv_heads", "key", "value", "hidden", "layers", "all")
 
 
@@ -52,12 +57,8 @@ class Grown:
         self, target: dict[str, torch.Tensor] | None = None, data: dict[str, Any] | None = None, **options: Any
     ) -> ConstraintsReport:
         grown = self.target if target is None else target
-        plan = self.plan
         return compare_checkpoints(
-            self.data if data is None else data,
-            lambda name: self.source[plan.source.tensors[name].stored],
-            lambda name: grown[stored_name(plan.architecture, plan.source.prefix, name)],
-            **options,
+            self.data if data is None else data, self.source.__getitem__, grown.__getitem__, **options
         )
 
 
@@ -66,15 +67,22 @@ class Grown:
 
 def config_of(architecture: Architecture, tied: bool) -> dict[str, Any]:
     config: dict[str, Any] = {"model_type": architecture.name, "architectures": ["SomethingForCausalLM"]}
+    named = [n for expression in architecture.sizes.values() for n in names_in(expression)]
+    sizes = iter(range(3, 99))
+    config.update({n: next(sizes) for n in named if n not in (*architecture.inferred, *architecture.defaults)})
     for axis in architecture.fixed:
         config.update({n: 7 for n in names_in(architecture.sizes[axis]) if n not in architecture.inferred})
-    config.update({field: SIZES[role] for role, field in architecture.roles.items()})
     for arrow in architecture.arrows.values():
-        config.update({flag: True for flag in (arrow.bias, arrow.when) if isinstance(flag, str)})
+        flags = [flag for flag in (arrow.bias, arrow.when) if isinstance(flag, str) and flag.isidentifier()]
+        config.update({flag: next(sizes) if flag in named else True for flag in flags})
         if isinstance(arrow.eps, str):
             config[arrow.eps] = 0.01
+    config.update({field: SIZES[role] for role, field in architecture.roles.items()})
     config.update({name: ["one", "other"] for name in architecture.layer_lists})
-    config.update({rotary.parameters: {"rope_type": "default", "rope_theta": 1e4} for rotary in architecture.rotary})
+    for rotary in architecture.rotary:
+        plain = {"rope_type": "default", "rope_theta": 1e4}
+        config[rotary.parameters] = {kind: plain for kind in rotary.legacy} or plain
+    config.update({n: value for n, value in SPECIAL.items() if n in {*named, *architecture.defaults}})
     if architecture.tie_field:
         config[architecture.tie_field] = tied
     return config
@@ -137,7 +145,7 @@ def grown(family: str, growth: str, dtype: torch.dtype = torch.float32, new_laye
     for spec in architecture.tensors.values():
         if not architecture.exists(spec, sizes) or (variant == "tied" and spec.template in architecture.ties):
             continue
-        for index in architecture.instances(spec.index, sizes):
+        for index in architecture.instances_of(spec, sizes):
             shape = [leaves(d.term, lambda axis, i=index: architecture.size(axis, sizes, i))[0] for d in spec.dims]
             values = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
             source[stored_name(architecture, prefix, spec.name(index))] = values

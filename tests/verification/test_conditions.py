@@ -29,7 +29,7 @@ def test_no_other_word_for_a_grown_space_is_accepted(family: str) -> None:
     tensors = list(made.plan.tensors())
     rec = Recorded.read(made.data)
     used = {s for a in rec.arrows.values() for s in spaces_of(a)}
-    used |= {s for c in rec.architecture.attention for s in (c.query, c.key, c.value, c.output)}
+    used |= {s for c in rec.architecture.attention for s in c.spaces}
     tried = 0
     for space, state in made.data["spaces"].items():
         for axis, kind in state["new"].items():

@@ -17,7 +17,7 @@ from typing import Any
 
 from growformer.architecture.declaration import Architecture
 from growformer.architecture.registry import for_config
-from growformer.architecture.source import SourceInfo
+from growformer.architecture.source import SourceInfo, specialised
 from growformer.errors import RequestError
 
 
@@ -135,4 +135,5 @@ def convert(conversion: Conversion, architecture: Architecture, source: SourceIn
         zeros=conversion.zeros,
         original=dict(config),
     )
-    return target, info
+    shapes = {t.stored: (t.shape, t.dtype) for t in source.tensors.values()}
+    return specialised(target, shapes), info

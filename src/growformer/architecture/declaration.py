@@ -12,181 +12,27 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from growformer.architecture.exact import evaluate, evaluate_size, indices_in, names_in
-from growformer.architecture.language import (
-    UNIT,
-    Axis,
-    Concat,
-    Product,
-    Term,
-    format_arrow,
-    labelled_spaces,
-    leaves,
-    parse_arrow,
-    parse_term,
-    term_axes,
+from growformer.architecture.arrows import (
+    Arrow,
+    Kind,
+    convolution,
+    embedding,
+    layer_norm,
+    layer_scale,
+    linear,
+    linear_transposed,
+    parameter,
+    rms_norm,
 )
+from growformer.architecture.exact import Fields, compute, evaluate, evaluate_size, indices_in, mentions, names_in
+from growformer.architecture.facts import Add, Alibi, Attention, Coupling, LayerKind, Multiple, Packed, Rotary
+from growformer.architecture.language import UNIT, Axis, Concat, Product, Term, flat_size, labelled_spaces, term_axes
 from growformer.errors import ArchitectureError, did_you_mean
 
-Kind = Literal["linear", "linear_transposed", "embedding", "parameter", "norm"]
-Role = Literal["read", "write", "gain", "offset"]
+Role = Literal["read", "write", "gain", "offset", "kernel", "unit"]
 Config = Mapping[str, Any]
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrow:
-    """How one named module (or bare parameter) maps one space to another, and how it is stored.
-
-    Attributes:
-        kind: how the tensor is stored: ``linear`` is ``[target, source]``, ``linear_transposed`` and ``embedding``
-            are ``[source, target]``, ``parameter`` is the vector ``[target]``, ``norm`` a gain over ``over``.
-        source: the term it reads; None for a parameter.
-        target: the term it writes.
-        bias: whether it has a bias: yes, no, or the config field that says so.
-        when: the config field that says whether it exists at all.
-        optional: a head that only some checkpoints of the family carry.
-        centred: the norm subtracts the mean (LayerNorm).
-        offset: what is added to the stored gain (Gemma: 1).
-        eps: the norm's epsilon: a config field, or a constant of the class.
-        over: the axes that the norm reduces; None for all of its space.
-    """
-
-    kind: Kind
-    source: Term | None
-    target: Term
-    bias: bool | str = False
-    when: str | None = None
-    optional: bool = False
-    centred: bool = False
-    offset: int = 0
-    eps: str | float = 0.0
-    over: Term | None = None
-
-    def __str__(self) -> str:
-        return format_arrow(self.source, self.target)
-
-
-def linear(arrow: str, *, bias: bool | str = False, when: str | None = None, optional: bool = False) -> Arrow:
-    """A matrix stored ``[target, source]``, as ``torch.nn.Linear`` does."""
-    return _weight("linear", arrow, bias, when, optional)
-
-
-def linear_transposed(arrow: str, *, bias: bool | str = False, when: str | None = None) -> Arrow:
-    """A matrix stored ``[source, target]``, as GPT-2's ``Conv1D`` does."""
-    return _weight("linear_transposed", arrow, bias, when, False)
-
-
-def embedding(arrow: str, *, when: str | None = None) -> Arrow:
-    """A table stored ``[source, target]`` whose rows are looked up."""
-    return _weight("embedding", arrow, False, when, False)
-
-
-def parameter(arrow: str, *, optional: bool = False) -> Arrow:
-    """A bare vector that is added to its target: ``"-> vocab"``."""
-    return _weight("parameter", arrow, False, None, optional)
-
-
-def rms_norm(
-    arrow: str, *, eps: str | float, over: str | None = None, offset: int = 0, when: str | None = None
-) -> Arrow:
-    """RMSNorm: ``(offset + gain) * x / sqrt(mean(x^2) + eps)``, the mean over ``over``."""
-    source, target = parse_arrow(arrow)
-    return Arrow(
-        kind="norm", source=source, target=target, eps=eps, offset=offset, when=when,
-        over=parse_term(over) if over else None,
-    )  # fmt: skip
-
-
-def layer_norm(arrow: str, *, eps: str | float, bias: bool | str = True, optional: bool = False) -> Arrow:
-    """LayerNorm with gain and bias over the whole space."""
-    source, target = parse_arrow(arrow)
-    return Arrow(kind="norm", source=source, target=target, eps=eps, bias=bias, centred=True, optional=optional)
-
-
-def _weight(kind: Kind, arrow: str, bias: bool | str, when: str | None, optional: bool) -> Arrow:
-    source, target = parse_arrow(arrow)
-    if (source is None) != (kind == "parameter"):
-        raise ArchitectureError(f"a {kind} arrow {'must not' if source else 'must'} read a space: {arrow!r}")
-    return Arrow(kind=kind, source=source, target=target, bias=bias, when=when, optional=optional)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attention:
-    """Queries meet keys, and weights mix values: ``output = softmax(scale * query . key) value``.
-
-    Attributes:
-        query, key, value, output: spaces.
-        over: the axes that the product of queries and keys sums over.
-        scale: expression over config fields (and ``layer``) for the factor on the scores.
-    """
-
-    query: str
-    key: str
-    value: str
-    output: str
-    over: tuple[str, ...]
-    scale: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rotary:
-    """Rotary embedding on an axis of frequencies: ``theta ** (-i / len(frequency))``.
-
-    Attributes:
-        frequency: the axis, whose entries keep their index (and so their angle) when it grows.
-        parameters: config field with the dictionary of rotary parameters.
-    """
-
-    frequency: str
-    parameters: str = "rope_parameters"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Coupling:
-    """Two config fields that the class does not let vary alone, and the axis that is kept when one is left open.
-
-    Attributes:
-        field: the field that follows (``n_head``).
-        keeps: the axis whose size is kept (``key``).
-        formula: the field's value with ``keep`` for the kept size (``n_embd / keep``).
-        because: the class's rule, for messages.
-    """
-
-    field: str
-    keeps: str
-    formula: str
-    because: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerRule:
-    """How a class fills in a per-layer list that the config leaves out: one kind from some layer on, another before.
-
-    Attributes:
-        when: config fields that must not be false or null for the rule to make a difference.
-        first: config field with the first layer of the second kind.
-        kinds: the entries before and from there on.
-    """
-
-    when: tuple[str, ...]
-    first: str
-    kinds: tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Multiple:
-    """A config field that the class wants to be a whole multiple of another, though no tensor's shape does.
-
-    Attributes:
-        field, of: the two fields.
-        because: the class's rule, for messages.
-    """
-
-    field: str
-    of: str
-    because: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,19 +85,25 @@ class Architecture:
         sizes: axis (or index axis) -> expression over config fields; ``mlp[layer]`` where it differs per layer.
         arrows: module name, with ``{layer}`` and other index axes in braces -> arrow, in order of execution.
         attention: the contractions.
-        adds: ``(a, b)``: the vector a is added to b without a weight (a residual connection to another space).
+        adds: what enters another space without a weight: ``Add``, or ``(a, b)`` for ``Add(source=a, target=b)``.
         activated: spaces with an activation function between the weight that writes them and the norm that reads them.
         rotary: rotary embeddings.
+        alibi: linear biases on scores.
         ties: tensor -> the tensor whose storage it shares when ``tie_field`` is set.
         tie_field: the config field that says so.
+        shared: names that always stand for another tensor's storage, and have none of their own.
         defaults: config field -> its value where the config leaves it out: an expression as a string, or a literal.
         constants: config fields that must have this value, with the reason otherwise.
         inferred: fields that no config holds (a classifier's number of labels), read off the tensors' shapes.
         coupled: fields that the class does not let vary alone.
         multiples: fields that must divide another though no shape needs it.
         fixed: axes that cannot grow, with the reason.
+        follows: config fields that repeat a size under another name -> expression; written where the config has them.
         layer_lists: config fields with one entry per layer that follow their layer.
-        layer_rules: such a field -> what the class puts there when the config leaves it out.
+        layer_rules: such a field -> expression for what the class puts there for a layer when the config leaves it out.
+        kinds: properties that layers derive from their number.
+        nested: config fields that hold configs, whose fields are named ``text_config.hidden_size`` here.
+        variant: condition under which this declaration, of several for one model type, holds.
         aliases: common config names -> this family's own.
         roles: the paper's sizes (``hidden``, ``mlp``, ``heads``, ``kv_heads``, ``key``, ``value``, ``layers``) ->
             config field.
@@ -259,6 +111,13 @@ class Architecture:
         heads: first components of names outside of the base model, which never take the prefix.
         renames: (pattern, replacement) from older checkpoints' names.
         ignored: patterns of buffers in older checkpoints, with the reason why they are dropped.
+        active: index axis -> how many of its instances a token meets (experts that the router picks).
+        beyond: index axis -> how many instances past the last one (an expression) a checkpoint may hold that the class
+            leaves out, and why they are dropped (DeepSeek's layers that predict further tokens).
+        carried: patterns of tensors that depend on no size that grows, with the reason; they go on as they are.
+        computed: optional arrow -> why the axes of what it writes cannot grow in a source that lacks it: its class
+            computes it from the sizes then.
+        packed: stored tensor (a template) -> the declared tensors that it holds.
         std: config field with the standard deviation of fresh weights.
     """
 
@@ -267,34 +126,47 @@ class Architecture:
     arrows: Mapping[str, Arrow]
     model_types: tuple[str, ...] = ()
     attention: tuple[Attention, ...] = ()
-    adds: tuple[tuple[str, str], ...] = ()
+    adds: tuple[Any, ...] = ()
     activated: tuple[str, ...] = ()
     rotary: tuple[Rotary, ...] = ()
+    alibi: tuple[Alibi, ...] = ()
     ties: Mapping[str, str] = field(default_factory=dict)
     tie_field: str | None = None
+    shared: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     constants: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
     inferred: tuple[str, ...] = ()
     coupled: tuple[Coupling, ...] = ()
     multiples: tuple[Multiple, ...] = ()
     fixed: Mapping[str, str] = field(default_factory=dict)
+    follows: Mapping[str, str] = field(default_factory=dict)
     layer_lists: tuple[str, ...] = ()
-    layer_rules: Mapping[str, LayerRule] = field(default_factory=dict)
+    layer_rules: Mapping[str, str] = field(default_factory=dict)
+    kinds: tuple[LayerKind, ...] = ()
+    nested: tuple[str, ...] = ()
+    variant: str | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     roles: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
     heads: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     ignored: Mapping[str, str] = field(default_factory=dict)
+    active: Mapping[str, str] = field(default_factory=dict)
+    beyond: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    carried: Mapping[str, str] = field(default_factory=dict)
+    computed: Mapping[str, str] = field(default_factory=dict)
+    packed: Mapping[str, Packed] = field(default_factory=dict)
     std: str = "initializer_range"
 
     def __post_init__(self) -> None:
         """Check that every name refers to something."""
+        adds = tuple(a if isinstance(a, Add) else Add(source=a[0], target=a[1]) for a in self.adds)
+        object.__setattr__(self, "adds", adds)
         for axis, expression in self.sizes.items():
             for index in indices_in(expression):
                 self._known(index, self.sizes, f"the size of {axis!r}")
         for contraction in self.attention:
-            for space in (contraction.query, contraction.key, contraction.value, contraction.output):
+            for space in contraction.spaces:
                 self._known(space, self.spaces, "attention")
             for axis in contraction.over:
                 self._known(axis, self.sizes, "attention over")
@@ -302,11 +174,20 @@ class Architecture:
             self._known(space, self.spaces, "activated")
         for rotary in self.rotary:
             self._known(rotary.frequency, self.sizes, "rotary")
-        for a, b in self.adds:
-            self._known(a, self.spaces, "adds")
-            self._known(b, self.spaces, "adds")
+        for add in self.adds:
+            self._known(add.source, self.spaces, "adds")
+            self._known(add.target, self.spaces, "adds")
+        for alibi in self.alibi:
+            self._known(alibi.heads, self.sizes, "alibi")
+        for packed in self.packed.values():
+            for part in packed.parts:
+                self._known(part, self.tensors, "packed")
         for axis in self.fixed:
             self._known(axis, self.sizes, "fixed")
+        for axis in self.beyond:
+            self._known(axis, self.sizes, "beyond")
+        for name in self.computed:
+            self._known(name, self.arrows, "computed")
         for spec in self.tensors.values():
             for index in spec.index:
                 self._known(index, self.sizes, f"the name {spec.template!r}")
@@ -332,7 +213,8 @@ class Architecture:
                     f"{self.name}: {by} gives the space {name!r} the axes {found}; before they were {axes[name]}"
                 )
 
-        for name, arrow in self.arrows.items():
+        arrows = {name: arrow for name, arrow in self.arrows.items() if arrow.kind != "carried"}
+        for name, arrow in arrows.items():
             for term in (arrow.source, arrow.target):
                 if term is None:
                     continue
@@ -340,7 +222,7 @@ class Architecture:
                     define(space, found, name)
                 if isinstance(term, Axis) and term.label is None and term.name in self.sizes:
                     define(term.name, (term.name,), name)
-        pending = [a for a in self.arrows.values() if a.kind == "norm"]
+        pending = [a for a in arrows.values() if a.kind in ("norm", "scale")]
         while pending:
             left = []
             for arrow in pending:
@@ -354,7 +236,7 @@ class Architecture:
             if len(left) == len(pending):
                 raise ArchitectureError(f"{self.name}: nothing spells out the space read by the norm {left[0]}")
             pending = left
-        for name, arrow in self.arrows.items():
+        for name, arrow in arrows.items():
             for term in (arrow.source, arrow.target):
                 for space in spaces_in(term):
                     self._known(space, axes, name)
@@ -374,19 +256,30 @@ class Architecture:
             index = tuple(_PLACEHOLDER.findall(name))
             target = self.expand(arrow.target)
             bias_dims: tuple[Dim, ...]
+            units = (Dim("unit", Axis(UNIT)),) * arrow.leading
+            if arrow.kind == "carried":
+                parts = target.parts if isinstance(target, Product) else (target,)
+                found[name] = TensorSpec(name, name, "weight", tuple(Dim("write", part) for part in parts), index)
+                continue
             if arrow.kind == "norm":
                 over = self.expand(arrow.over or arrow.target)
                 dims: tuple[Dim, ...] = (Dim("gain", over),)
                 bias_dims = (Dim("offset", over),)
+                if not arrow.gain:
+                    continue
+            elif arrow.kind == "scale":
+                dims, bias_dims = (Dim("gain", target),), ()
             elif arrow.kind == "parameter":
-                found[name] = TensorSpec(name, name, "bias", (Dim("write", target),), index)
+                found[name] = TensorSpec(name, name, "bias", (*units, Dim("write", target)), index)
                 continue
             else:
                 assert arrow.source is not None  # checked where the arrow is made
                 write, read = Dim("write", target), Dim("read", self.expand(arrow.source))
-                dims = (write, read) if arrow.kind == "linear" else (read, write)
+                dims = (write, read) if arrow.kind in ("linear", "convolution") else (read, write)
+                dims = (*units, *dims, *(Dim("kernel", Axis(axis, axis)) for axis in arrow.kernel))
                 bias_dims = (write,)
-            found[f"{name}.weight"] = TensorSpec(f"{name}.weight", name, "weight", dims, index)
+            weight = name if arrow.bare else f"{name}.weight"
+            found[weight] = TensorSpec(weight, name, "weight", dims, index)
             if arrow.bias:
                 found[f"{name}.bias"] = TensorSpec(f"{name}.bias", name, "bias", bias_dims, index)
         return found
@@ -411,7 +304,11 @@ class Architecture:
         Raises:
             ArchitectureError: the size is not a whole number.
         """
-        return evaluate_size(self.sizes[axis], config, index)
+        expression = self.sizes[axis]
+        if isinstance(config, Fields):
+            found: int = config.remember(expression, index, lambda: evaluate_size(expression, config, index))
+            return found
+        return evaluate_size(expression, config, index)
 
     def shape(self, spec: TensorSpec, config: Config, index: Mapping[str, int]) -> tuple[int, ...]:
         """Return the shape of one instance of a tensor under a resolved config.
@@ -419,15 +316,26 @@ class Architecture:
         Raises:
             ArchitectureError: a size is not a whole number, or the config has no such instance.
         """
-        return tuple(leaves(dim.term, lambda axis: self.size(axis, config, index))[0] for dim in spec.dims)
+        return tuple(flat_size(dim.term, lambda axis: self.size(axis, config, index)) for dim in spec.dims)
 
     def size_index(self, axis: str) -> tuple[str, ...]:
         """Return the index axes that an axis' size depends on."""
         return indices_in(self.sizes[axis])
 
-    def resolve_config(self, config: Config) -> dict[str, Any]:
-        """Return the config with declared defaults filled in, as the model's class would."""
-        resolved = {**dict.fromkeys(self.inferred, 1), **config}
+    def resolve_config(self, config: Config) -> Fields:
+        """Return the config with nested fields spelled out and declared defaults filled in, as the class would."""
+        resolved = Fields({**dict.fromkeys(self.inferred, 1), **config})
+        for name in self.nested:
+            inner = config.get(name)
+            if isinstance(inner, Mapping):
+                resolved.update({f"{name}.{key}": value for key, value in inner.items()})
+        for name, own in self.aliases.items():
+            if resolved.get(own) is None and resolved.get(name) is not None:
+                resolved[own] = resolved[name]
+        for rotary in self.rotary:
+            share = _inside(config.get(rotary.parameters), rotary.fraction)
+            if rotary.fraction and share is not None:
+                resolved[rotary.fraction] = share
         for name, default in self.defaults.items():
             if resolved.get(name) is None:
                 if isinstance(default, str):
@@ -436,18 +344,33 @@ class Architecture:
                 else:
                     resolved[name] = default
         for name, rule in self.layer_rules.items():
-            if resolved.get(name) is None and "layer" in self.sizes:
-                start = resolved[rule.first] if all(resolved.get(f, True) for f in rule.when) else None
-                count = self.size("layer", resolved)
-                resolved[name] = [rule.kinds[start is not None and i >= start] for i in range(count)]
+            axis = next((a for a in self.sizes if mentions(rule, a)), "layer")
+            if resolved.get(name) is None and axis in self.sizes:
+                resolved[name] = [compute(rule, resolved, {axis: i}) for i in range(self.size(axis, resolved))]
         return resolved
 
-    def exists(self, spec: TensorSpec, config: Config) -> bool:
-        """Tell whether a config of this family has the tensor (optional heads: they may exist)."""
+    def exists(self, spec: TensorSpec, config: Config, index: Mapping[str, int] | None = None) -> bool:
+        """Tell whether a config of this family has the tensor (optional heads: they may exist).
+
+        Without ``index``: whether it has it in any instance.
+        """
         arrow = self.arrows[spec.owner]
-        if arrow.when is not None and not config.get(arrow.when):
-            return False
-        return not (spec.part == "bias" and isinstance(arrow.bias, str)) or bool(config.get(str(arrow.bias)))
+        conditions = [arrow.when] if arrow.when is not None else []
+        if spec.part == "bias" and isinstance(arrow.bias, str):
+            conditions.append(arrow.bias)
+        if not conditions:
+            return True
+        if index is None and any(mentions(c, axis) for c in conditions for axis in spec.index):
+            return any(self.exists(spec, config, i) for i in self.instances(spec.index, config))
+        return all(_holds(condition, config, index) for condition in conditions)
+
+    def instances_of(self, spec: TensorSpec, config: Config) -> Iterator[dict[str, int]]:
+        """Yield every instance of a tensor under a config, in order."""
+        arrow = self.arrows[spec.owner]
+        depends = arrow.when is not None or isinstance(arrow.bias, str)
+        for index in self.instances(spec.index, config):
+            if not depends or self.exists(spec, config, index):
+                yield index
 
     def instances(self, index: tuple[str, ...], config: Config) -> Iterator[dict[str, int]]:
         """Yield every assignment of the index axes under a config, in order."""
@@ -467,16 +390,43 @@ class Architecture:
     def size_fields(self) -> tuple[str, ...]:
         """Return the config fields that growth may change, in order of declaration."""
         fields: list[str] = []
+        fractions = {rotary.fraction for rotary in self.rotary}
         pending = [n for axis, e in self.sizes.items() if axis not in self.fixed for n in names_in(e)]
         while pending:
             name = pending.pop(0)
-            if name in fields or name in self.inferred:
+            if name in fields or name in self.inferred or name in self.index_axes or name in fractions:
                 continue
             fields.append(name)
             default = self.defaults.get(name)
             if isinstance(default, str):
                 pending += names_in(default)
         return tuple(fields)
+
+    def restricted(self, arrows: Mapping[str, Arrow], **changes: Any) -> Architecture:
+        """Return the same family with these arrows alone, and the facts that are about their spaces."""
+        if len(arrows) == len(self.arrows) and all(self.arrows.get(n) is a for n, a in arrows.items()):
+            return self
+        named = {
+            space
+            for arrow in arrows.values()
+            if arrow.kind != "carried"
+            for term in (arrow.source, arrow.target)
+            for space in spaces_in(term)
+        }
+        attention = tuple(c for c in self.attention if named >= {*c.queries, *c.keys, c.value})
+        named |= {c.output for c in attention}
+        tensors = {t for t, spec in self.tensors.items() if spec.owner in arrows}
+        return replace(
+            self,
+            arrows=arrows,
+            attention=attention,
+            adds=tuple(add for add in self.adds if {add.source, add.target} <= named),
+            activated=tuple(space for space in self.activated if space in named),
+            ties={a: b for a, b in self.ties.items() if {a, b} <= tensors},
+            packed={n: p for n, p in self.packed.items() if set(p.parts) <= tensors},
+            computed={n: why for n, why in self.computed.items() if n in arrows},
+            **changes,
+        )
 
     def extend(self, name: str, **changes: Any) -> Architecture:
         """Return a family that differs from this one; ``arrows`` and mappings are merged, None removes an entry."""
@@ -486,6 +436,23 @@ class Architecture:
                 merged = {**present, **value}
                 changes[key] = {k: v for k, v in merged.items() if v is not None or key == "defaults"}
         return replace(self, name=name, **changes)
+
+
+def _holds(condition: str, config: Config, index: Mapping[str, int] | None) -> bool:
+    """Evaluate a condition; one that is the name of a field that the config lacks does not hold."""
+    if condition.isidentifier():
+        return bool(config.get(condition))
+    if isinstance(config, Fields):
+        return bool(config.remember(f"bool({condition})", index, lambda: bool(compute(condition, config, index))))
+    return bool(compute(condition, config, index))
+
+
+def _inside(parameters: Any, name: str | None) -> Any:
+    """Return an entry of rotary parameters, of which there may be one dictionary per kind of layer."""
+    if not isinstance(parameters, Mapping) or name is None:
+        return None
+    inner = [value for value in parameters.values() if isinstance(value, Mapping)]
+    return parameters.get(name, inner[0].get(name) if inner else None)
 
 
 def space_of(term: Term | None) -> str:
@@ -515,19 +482,8 @@ def spaces_in(term: Term | None) -> Iterator[str]:
 
 
 __all__ = [
-    "Architecture",
-    "Arrow",
-    "Attention",
-    "Axis",
-    "Concat",
-    "Coupling",
-    "LayerRule",
-    "Multiple",
-    "Rotary",
-    "embedding",
-    "layer_norm",
-    "linear",
-    "linear_transposed",
-    "parameter",
+    "Add", "Alibi", "Architecture", "Arrow", "Attention", "Axis", "Concat", "Coupling", "Kind", "LayerKind", "Multiple",
+    "Packed", "Rotary", "convolution", "embedding", "layer_norm", "layer_scale",
+    "linear", "linear_transposed", "parameter",
     "rms_norm",
-]
+]  # fmt: skip

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -95,11 +96,32 @@ class Root:
 ONE = Root(Fraction(1))
 
 
+class Fields(dict[str, Any]):
+    """Values of config fields, with what was already evaluated from them: a large model asks for few sizes often."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.known: dict[tuple[Any, ...], Any] = {}
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.known.clear()
+        super().__setitem__(name, value)
+
+    def remember(self, expression: str, index: Mapping[str, int] | None, make: Callable[[], Any]) -> Any:
+        """Return a value made from these fields and the indices that an expression names; only once each."""
+        named = _all_names(expression)
+        key = (expression, *((axis, at) for axis, at in (index or {}).items() if axis in named))
+        if key not in self.known:
+            self.known[key] = make()
+        return self.known[key]
+
+
 def evaluate(expression: str, names: Mapping[str, Any], index: Mapping[str, int] | None = None) -> Root:
     """Evaluate a size or scale expression exactly.
 
-    The language: numbers, names, ``+ - * /``, ``sqrt(x)``, ``name[layer]`` and ``name[layer][head]``,
-    ``a or b`` (``b`` where ``a`` is None, false or 0) and ``a if flag else b``. An index is a name as well.
+    The language: numbers, names (``text_config.hidden_size`` for a nested one), ``+ - * /``, ``sqrt(x)``, ``int(x)``
+    (rounded down, in float64 as Python does), ``name[layer]`` and ``name[layer][head]``, ``a or b`` (``b`` where ``a``
+    is None, false or 0) and ``a if condition else b``, where a condition is as in ``compute``. An index is a name too.
 
     Args:
         expression: such as ``"num_attention_heads / num_key_value_heads"`` or ``"1 / sqrt(key)"``.
@@ -125,6 +147,8 @@ def evaluate(expression: str, names: Mapping[str, Any], index: Mapping[str, int]
             if node.id not in names:
                 raise fail(f"unknown name {node.id!r}{did_you_mean(node.id, names)}")
             return names[node.id]
+        if isinstance(node, ast.Attribute):
+            return look_up(ast.Name(id=ast.unparse(node)))
         if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Name):
             if node.slice.id not in index:
                 raise fail(f"no value for the index {node.slice.id!r}")
@@ -135,7 +159,10 @@ def evaluate(expression: str, names: Mapping[str, Any], index: Mapping[str, int]
         raise fail(f"{ast.unparse(node)!r} is not allowed here")
 
     def truth(node: ast.expr) -> bool:
-        return bool(look_up(node))
+        try:
+            return bool(compute(ast.unparse(node), names, index))
+        except ArchitectureError as error:
+            raise fail(str(error).partition(": ")[2]) from None
 
     def value(node: ast.expr) -> Root | Fraction:
         if isinstance(node, ast.Constant):
@@ -147,8 +174,10 @@ def evaluate(expression: str, names: Mapping[str, Any], index: Mapping[str, int]
             return value(node.values[-1])
         if isinstance(node, ast.IfExp):
             return value(node.body if truth(node.test) else node.orelse)
-        if isinstance(node, (ast.Name, ast.Subscript)):
+        if isinstance(node, (ast.Name, ast.Subscript, ast.Attribute)):
             return number(look_up(node), ast.unparse(node))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "int":
+            return Fraction(math.floor(float(Root.of(value(node.args[0])))))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "sqrt":
             if len(node.args) != 1:
                 raise fail("sqrt takes one argument")
@@ -175,6 +204,86 @@ def evaluate(expression: str, names: Mapping[str, Any], index: Mapping[str, int]
         raise fail(str(error)) from None
 
 
+def compute(expression: str, names: Mapping[str, Any], index: Mapping[str, int] | None = None) -> Any:
+    """Evaluate an expression over config fields to any plain value: a kind of layer, a list, whether something exists.
+
+    The language is that of ``evaluate`` with text, lists, ``%``, ``//``, comparisons, ``in``, ``and``, ``or``, ``not``.
+
+    Raises:
+        ArchitectureError: a name is unknown, or the expression is outside the language.
+    """
+    values = {**names, **(index or {})}
+
+    def fail(what: str) -> ArchitectureError:
+        return ArchitectureError(f"in the expression {expression!r}: {what}")
+
+    def run(node: ast.expr) -> Any:
+        match node:
+            case ast.Constant():
+                return node.value
+            case ast.Name() | ast.Attribute():
+                name = node.id if isinstance(node, ast.Name) else ast.unparse(node)
+                if name not in values:
+                    raise fail(f"unknown name {name!r}{did_you_mean(name, values)}")
+                return values[name]
+            case ast.List() | ast.Tuple():
+                return [run(item) for item in node.elts]
+            case ast.Subscript():
+                inside, position = run(node.value), run(node.slice)
+                try:
+                    return inside[position]
+                except (TypeError, IndexError, KeyError):
+                    raise fail(f"no entry {position!r} in {inside!r}") from None
+            case ast.BoolOp():
+                found = None
+                for item in node.values:
+                    found = run(item)
+                    if bool(found) is isinstance(node.op, ast.Or):
+                        break
+                return found
+            case ast.UnaryOp(op=ast.Not()):
+                return not run(node.operand)
+            case ast.UnaryOp(op=ast.USub()):
+                return -run(node.operand)
+            case ast.IfExp():
+                return run(node.body if run(node.test) else node.orelse)
+            case ast.BinOp() if type(node.op) in _ARITHMETIC:
+                return _ARITHMETIC[type(node.op)](run(node.left), run(node.right))
+            case ast.Compare():
+                left = run(node.left)
+                for operator_, item in zip(node.ops, node.comparators, strict=True):
+                    right = run(item)
+                    if type(operator_) not in _COMPARISONS or not _COMPARISONS[type(operator_)](left, right):
+                        return False
+                    left = right
+                return True
+            case ast.Call(func=ast.Name(id="sqrt" | "int" as function)):
+                argument = float(run(node.args[0]))
+                return math.sqrt(argument) if function == "sqrt" else math.floor(argument)
+        raise fail(f"{ast.unparse(node)!r} is not allowed")
+
+    try:
+        return run(_parse(expression).body)
+    except (TypeError, ZeroDivisionError) as error:
+        raise fail(str(error)) from None
+
+
+_ARITHMETIC: dict[type[ast.operator], Any] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod,
+}  # fmt: skip
+_COMPARISONS: dict[type[ast.cmpop], Any] = {
+    ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt,
+    ast.GtE: operator.ge, ast.Is: operator.is_, ast.IsNot: operator.is_not,
+    ast.In: lambda a, b: a in b, ast.NotIn: lambda a, b: a not in b,
+}  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def _all_names(expression: str) -> frozenset[str]:
+    return frozenset(node.id for node in ast.walk(_parse(expression)) if isinstance(node, ast.Name))
+
+
 @lru_cache(maxsize=1024)
 def _parse(expression: str) -> ast.Expression:
     try:
@@ -184,13 +293,33 @@ def _parse(expression: str) -> ast.Expression:
 
 
 def names_in(expression: str) -> list[str]:
-    """Return the names that an expression mentions, without the indices in brackets, in order of appearance."""
-    nodes = list(ast.walk(_parse(expression)))
-    inside = {id(n.slice) for n in nodes if isinstance(n, ast.Subscript)}
-    found = [n for n in nodes if isinstance(n, ast.Name) and id(n) not in inside and n.id != "sqrt"]
-    return list(dict.fromkeys(n.id for n in sorted(found, key=lambda n: (n.lineno, n.col_offset))))
+    """Return the names that an expression takes numbers from, in order of appearance.
+
+    Indices in brackets and conditions (``a if condition else b``) are left out.
+    """
+    found: list[str] = []
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, (ast.Name, ast.Attribute)):
+            found.append(ast.unparse(node))
+            return
+        if isinstance(node, ast.Subscript):
+            visit(node.value)
+            return
+        for child in ast.iter_child_nodes(node):
+            if not (isinstance(node, ast.IfExp) and child is node.test):
+                visit(child)
+
+    visit(_parse(expression).body)
+    return [name for name in dict.fromkeys(found) if name not in ("sqrt", "int")]
 
 
+def mentions(expression: str, name: str) -> bool:
+    """Tell whether a name stands anywhere in an expression, in brackets and conditions as well."""
+    return name in _all_names(expression)
+
+
+@lru_cache(maxsize=1024)
 def indices_in(expression: str) -> tuple[str, ...]:
     """Return the index names in brackets: ``("layer", "head")`` for ``"key[layer][head]"``."""
     found: list[str] = []

@@ -7,6 +7,7 @@ An arrow says which vector a weight reads and which it writes. Either side is a 
     ([q:- k:- v:-] heads key)     a concatenation; each labelled part is a space of its own, here
                                   q:(heads key), k:(heads key) and v:(heads key)
     (heads [q:key k:key v:value]) the same spaces in another memory order
+    [mlp:mlp mlp:mlp]             twice the same space: the halves meet coordinate by coordinate (a gated MLP)
     q                             a space that another arrow spells out
     "-> mlp"                      nothing on the left: a bare parameter, or a bias
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -119,6 +121,14 @@ def term_axes(term: Term) -> set[str]:
     return set().union(*(term_axes(part) for part in term.parts))
 
 
+def flat_size(term: Term, size_of: Callable[[str], int]) -> int:
+    """Return the flattened size of a term."""
+    if isinstance(term, Axis):
+        return 1 if term.name == UNIT else size_of(term.name)
+    sizes = [flat_size(part, size_of) for part in term.parts]
+    return sum(sizes) if isinstance(term, Concat) else prod(sizes)
+
+
 def leaves(term: Term, size_of: Callable[[str], int]) -> tuple[int, list[Leaf]]:
     """Return the flattened size of a term and the spaces in it with their positions."""
     if isinstance(term, Axis):
@@ -176,10 +186,15 @@ def _ambiguity(term: Product | Concat) -> str | None:
         return f"{term.label!r} names the whole, so no part can have a name ({named[0]})"
     if isinstance(term, Product) and len(named) > 1:
         return f"two factors of one product have names ({named[0]} and {named[1]})"
-    labels = [label for part in named for label in _labels(part)]
-    twice = [label for label in labels if labels.count(label) > 1]
-    if twice:
-        return f"the space {twice[0]!r} occurs twice"
+    spelled: dict[str, list[tuple[str, ...]]] = {}
+    for part in named:
+        inside: dict[str, list[tuple[str, ...]]] = {}
+        for label, axes in _leaf_axes(part):
+            if label is not None:
+                inside.setdefault(label, []).append(axes)
+        for label, found in inside.items():
+            if spelled.setdefault(label, found) != found:
+                return f"the space {label!r} occurs twice with different axes"
     for _, axes in _leaf_axes(term):
         if len(set(axes)) < len(axes):
             return f"an axis occurs twice in one product ({' '.join(axes)})"

@@ -11,15 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from math import prod
 from typing import TYPE_CHECKING, Any
+
+from growformer.architecture.exact import compute
 
 if TYPE_CHECKING:
     from growformer import Plan
     from growformer.architecture.declaration import TensorSpec
 
 _MATRICES = ("linear", "linear_transposed")
-_OTHERS = ("embedding", "parameter", "norm")
+_OTHERS = ("embedding", "parameter", "norm", "scale")
 _HEADS = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForPreTraining", "ForConditionalGeneration")
 
 TRAINING_BYTES = 16
@@ -61,7 +64,7 @@ def costs(plan: Plan, dtype: str | None = None) -> tuple[Cost, Cost]:
         (spec, source.tensors[name].shape, source.tensors[name].dtype)
         for spec in architecture.tensors.values()
         if spec.template in source.templates
-        for index in architecture.instances(spec.index, plan.source_sizes)
+        for index in architecture.instances_of(spec, plan.source_sizes)
         if (name := spec.name(index)) in source.tensors
     ]
     after = [
@@ -78,29 +81,39 @@ def _cost(plan: Plan, tensors: list[tuple[TensorSpec, tuple[int, ...], str]], si
     return Cost(
         parameters=sum(prod(shape) for _, shape, _ in tensors),
         weight_bytes=sum(prod(shape) * width[dtype] for _, shape, dtype in tensors),
-        flops=_flops(plan, [(spec, shape) for spec, shape, _ in tensors]),
+        flops=_flops(plan, [(spec, shape) for spec, shape, _ in tensors], sizes),
         context_flops=_context_flops(plan, sizes),
     )
 
 
 def _countable(plan: Plan, specs: Iterable[TensorSpec]) -> bool:
-    """Tell whether every token meets every matrix: not so with experts, nor with kinds that are new to this file."""
-    arrows = plan.architecture.arrows
+    """Tell whether it is known how many tokens meet every matrix: not so of experts without a count, nor of stems."""
+    arrows, active = plan.architecture.arrows, plan.architecture.active
     return all(
-        arrows[spec.owner].kind in (*_MATRICES, *_OTHERS) and not any("expert" in axis for axis in spec.index)
+        arrows[spec.owner].kind in (*_MATRICES, *_OTHERS)
+        and all(axis in active for axis in spec.index if axis in plan.architecture.fixed)
         for spec in specs
     )
 
 
-def _flops(plan: Plan, tensors: list[tuple[TensorSpec, tuple[int, ...]]]) -> int | None:
+def _share(plan: Plan, spec: TensorSpec, sizes: Mapping[str, Any]) -> Fraction:
+    """Return how many of a matrix' instances a token meets, out of all: experts are picked."""
+    share = Fraction(1)
+    for axis, expression in plan.architecture.active.items():
+        if axis in spec.index:
+            share *= Fraction(compute(expression, sizes), plan.architecture.size(axis, sizes))
+    return share
+
+
+def _flops(plan: Plan, tensors: list[tuple[TensorSpec, tuple[int, ...]]], sizes: Mapping[str, Any]) -> int | None:
     architecture = plan.architecture
     if not _countable(plan, (spec for spec, _ in tensors)):
         return None
-    total, shapes = 0, {}
+    total, shapes = Fraction(0), {}
     for spec, shape in tensors:
         shapes[spec.template] = shape
         if spec.part == "weight" and architecture.arrows[spec.owner].kind in _MATRICES:
-            total += 2 * prod(shape)
+            total += 2 * prod(shape) * _share(plan, spec, sizes)
     head = str((plan.source.config.get("architectures") or [""])[0])
     if plan.source.tied and head.endswith(_HEADS):
         total += sum(
@@ -108,7 +121,7 @@ def _flops(plan: Plan, tensors: list[tuple[TensorSpec, tuple[int, ...]]]) -> int
             for tied, other in architecture.ties.items()
             if tied not in shapes and len(shapes.get(other, ())) == 2
         )
-    return total
+    return int(total)
 
 
 def _context_flops(plan: Plan, sizes: Mapping[str, Any]) -> int | None:
@@ -121,9 +134,9 @@ def _context_flops(plan: Plan, sizes: Mapping[str, Any]) -> int | None:
     present = {space for s in specs for space in spaces_in(architecture.arrows[s.owner].target)}
     total = 0
     for attention in architecture.attention:
-        if attention.query not in present:
+        if not present.issuperset(attention.queries):
             continue
-        for name in (attention.query, attention.output):
+        for name in (*attention.queries, attention.output):
             space = architecture.spaces[name]
             for index in architecture.instances(space.index, sizes):
                 total += 2 * prod(architecture.size(axis, sizes, index) for axis in space.axes)

@@ -83,7 +83,7 @@ def check_with_class(plan: Plan) -> None:
     Raises:
         RequestError: the class refuses.
     """
-    from growformer.execute.checkpoint import check_with_class as check
+    from growformer.execute.class_check import check_with_class as check
 
     check(plan, dict(plan.target_config))
 

@@ -10,18 +10,20 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from math import prod
 from pathlib import Path
 from typing import Any
 
 from growformer.architecture.declaration import Architecture
 from growformer.architecture.registry import for_config
-from growformer.architecture.source import SourceInfo, describe, stored_name
+from growformer.architecture.source import SourceInfo, canonical_names, describe
 from growformer.errors import OutputError, PlanError, RequestError, SourceError
+from growformer.execute.class_check import check_with_class
 from growformer.execute.provenance import FILE, new_region_groups
+from growformer.execute.stored import StoredTensor, stored_tensors
 from growformer.planning.plan import Plan
+from growformer.planning.rules import tensor_plan
 from growformer.storage.folder import INDEX, WEIGHT_SUFFIXES, ModelFolder, read_json
 from growformer.storage.safetensors_file import DTYPES, ShardWriter
 
@@ -61,7 +63,7 @@ class GrownCheckpoint:
 class _Layout:
     """Which tensors go to which shard."""
 
-    shards: list[dict[str, tuple[tuple[int, ...], str]]] = field(default_factory=list)
+    shards: list[list[StoredTensor]] = field(default_factory=list)
     num_bytes: int = 0
 
 
@@ -137,68 +139,11 @@ def describe_folder(architecture: Architecture, folder: ModelFolder) -> SourceIn
         SourceError: as ``describe``.
     """
     shapes, aliases = folder.shapes(), None
-    prefix = f"{architecture.prefix}." if any(n.startswith(f"{architecture.prefix}.") for n in shapes) else ""
-    pairs = {
-        stored_name(architecture, prefix, head): stored_name(architecture, prefix, table)
-        for head, table in architecture.ties.items()
-    }
-    stored = {head: table for head, table in pairs.items() if head in shapes and table in shapes}
+    names = canonical_names(architecture, shapes)
+    stored = {names[head]: names[table] for head, table in architecture.ties.items() if {head, table} <= set(names)}
     if stored and architecture.resolve_config(folder.config).get(architecture.tie_field or "") and folder.has_files():
         aliases = folder.equal(stored) or None
     return describe(architecture, folder.config, shapes, aliases=aliases, location=str(folder.path))
-
-
-def check_with_class(plan: Plan, config: dict[str, Any]) -> None:
-    """Ask the model's own class whether it takes the target config and builds the planned shapes from it.
-
-    Architectures that transformers does not know are left to their owner.
-
-    Raises:
-        RequestError: the class refuses, or builds other shapes.
-    """
-    import torch
-    import transformers
-    from transformers import AutoConfig
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-    model_type = config.get("model_type")
-    if model_type not in CONFIG_MAPPING_NAMES:
-        return
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    try:
-        heads = config.get("architectures") or []
-        values = {k: v for k, v in config.items() if k not in ("model_type", "transformers_version")}
-        made = AutoConfig.for_model(model_type, **values)
-        model_class = getattr(transformers, heads[0], None) if heads else None
-        with torch.device("meta"):
-            model = model_class(made) if model_class else transformers.AutoModel.from_config(made)
-    except Exception as error:
-        cause = error.__cause__ or error
-        raise RequestError(
-            f"the class of {model_type} refuses the target config: {_last_line(cause)}; ask for other sizes"
-        ) from None
-    finally:
-        transformers.logging.set_verbosity(level)
-    expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
-    prefix = plan.source.prefix
-    base = f"{plan.architecture.prefix}."
-    if not prefix and any(name.startswith(base) for name in expected):
-        prefix = base
-    elif prefix and not any(name.startswith(base) for name in expected):
-        prefix = ""
-    for name, shape in plan.target_shapes():
-        stored = stored_name(plan.architecture, prefix, name)
-        if stored in expected and expected[stored] != shape:
-            raise RequestError(
-                f"the class of {model_type} builds {stored} with shape {list(expected[stored])} from the target "
-                f"config, the plan has {list(shape)}; this config cannot express the requested sizes"
-            )
-
-
-def _last_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1].strip().rstrip(".")
 
 
 def check_same_source(plan: Plan, source: ModelFolder) -> None:
@@ -241,16 +186,12 @@ def _check_output(out: Path, num_bytes: int) -> None:
 def _layout(plan: Plan, dtype: str | None, max_shard_bytes: int) -> _Layout:
     layout = _Layout()
     room = 0
-    for spec, index in plan.specs():
-        canonical = spec.name(index)
-        name = stored_name(plan.architecture, plan.source.prefix, canonical)
-        shape = tuple(plan.term_size(dim.term, index) for dim in spec.dims)
-        kind = dtype or plan.source_dtype(spec, index)
-        size = prod(shape) * _WIDTH[kind]
+    for stored in stored_tensors(plan, dtype):
+        size = stored.num_elements * _WIDTH[stored.dtype]
         if not layout.shards or size > room:
-            layout.shards.append({})
+            layout.shards.append([])
             room = max_shard_bytes
-        layout.shards[-1][name] = (shape, kind)
+        layout.shards[-1].append(stored)
         room -= size
         layout.num_bytes += size
     return layout
@@ -261,7 +202,7 @@ def _write_shards(
 ) -> tuple[dict[str, str], dict[str, str]]:
     import torch
 
-    from growformer.execute.values import materialise
+    from growformer.execute.stored import materialise_stored, take
 
     count = len(layout.shards)
     names = [
@@ -269,18 +210,19 @@ def _write_shards(
     ]
     tensors: dict[str, str] = {}
     digests: dict[str, str] = {}
-    planned = plan.tensors()
     done = 0
     with source.reader() as read_stored:
 
         def read(canonical: str) -> torch.Tensor:
-            return read_stored(plan.source.tensors[canonical].stored)
+            info = plan.source.tensors[canonical]
+            if info.piece is None or info.piece.at is None:
+                return take(read_stored(info.stored), info.piece)
+            return take(read_stored(info.stored, info.piece.at), replace(info.piece, at=None))
 
         for file, contents in zip(names, layout.shards, strict=True):
-            writer = ShardWriter(folder / file, contents)
+            writer = ShardWriter(folder / file, {s.name: (s.shape, s.dtype) for s in contents})
             try:
-                for name, (_, kind) in contents.items():
-                    tensor = next(planned)
+                for stored in contents:
                     cache: dict[str, torch.Tensor] = {}
 
                     def read_once(canonical: str, cache: dict[str, torch.Tensor] = cache) -> torch.Tensor:
@@ -288,23 +230,37 @@ def _write_shards(
                             cache[canonical] = read(canonical)
                         return cache[canonical]
 
-                    tensors[name] = plan.status(tensor)
-                    if tensors[name] == "carried" and plan.source.tensors[tensor.source].dtype == kind:
-                        value = read(tensor.source)
+                    tensors[stored.name] = _status(plan, stored)
+                    spec, index, piece = stored.parts[0]
+                    origin = tensor_plan(plan, spec, index).source
+                    if (
+                        piece is None
+                        and tensors[stored.name] == "carried"
+                        and (plan.source.tensors[origin].dtype == stored.dtype)
+                    ):
+                        value = read(origin)
                     else:
-                        value = materialise(tensor, plan.init, read_once, getattr(torch, kind))
-                    writer.add(name, value)
+                        value = materialise_stored(stored, plan, read_once, getattr(torch, stored.dtype))
+                    writer.add(stored.name, value)
                     done += value.numel() * value.element_size()
                     if progress is not None:
-                        progress(done, layout.num_bytes, name)
+                        progress(done, layout.num_bytes, stored.name)
                 digests[file] = writer.close()
             finally:
                 writer.abort()
     if count > 1:
-        weight_map = {name: file for file, contents in zip(names, layout.shards, strict=True) for name in contents}
-        index = {"metadata": {"total_size": layout.num_bytes}, "weight_map": weight_map}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        weight_map = {s.name: file for file, contents in zip(names, layout.shards, strict=True) for s in contents}
+        index_file = {"metadata": {"total_size": layout.num_bytes}, "weight_map": weight_map}
+        (folder / INDEX).write_text(json.dumps(index_file, indent=2) + "\n", encoding="utf-8")
     return tensors, digests
+
+
+def _status(plan: Plan, stored: StoredTensor) -> str:
+    """Return whether a stored tensor is new, grown or carried: of several declared ones, the first of these."""
+    found = {plan.status(tensor_plan(plan, spec, index)) for spec, index, _ in stored.parts}
+    if len(found) > 1:
+        return "grown"
+    return found.pop()
 
 
 def _side_files(plan: Plan, source: ModelFolder) -> tuple[dict[Path, dict[str, Any] | None], dict[str, str]]:

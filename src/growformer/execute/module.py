@@ -125,7 +125,9 @@ def _own_class(model: nn.Module) -> Build:
                 from transformers.initialization import no_init_weights
 
                 made = type(config)(**values)  # type: ignore[misc]
-                made._attn_implementation = config._attn_implementation  # type: ignore[union-attr]
+                for how in ("_attn_implementation", "_experts_implementation"):
+                    if hasattr(config, how):
+                        setattr(made, how, getattr(config, how))
                 with no_init_weights():
                     grown = type(model)(made)
             else:

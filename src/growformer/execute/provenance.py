@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from growformer.architecture.source import stored_name
+import numpy as np
+
+from growformer.architecture.packing import Piece
 from growformer.errors import SourceError
+from growformer.execute.stored import stored_tensors
 from growformer.planning.blocks import Affine, Index1D, Sum, TensorPlan, positions
 from growformer.planning.plan import Plan
+from growformer.planning.rules import tensor_plan
 
 FILE = "growformer.json"
 Ranges = list[list[int]]
@@ -74,14 +78,26 @@ def new_regions(tensor: TensorPlan) -> Regions:
 
 
 def new_region_groups(plan: Plan) -> list[dict[str, Any]]:
-    """Return new regions, tensors with the same ones together."""
+    """Return new regions of stored tensors, those with the same ones together."""
     groups: dict[str, dict[str, Any]] = {}
-    for tensor in plan.tensors():
-        regions = new_regions(tensor)
+    for stored in stored_tensors(plan):
+        regions: Regions = []
+        for spec, index, piece in stored.parts:
+            regions += [_inside(region, piece) for region in new_regions(tensor_plan(plan, spec, index))]
         if regions:
             group = groups.setdefault(json.dumps(regions), {"tensors": [], "regions": regions})
-            group["tensors"].append(stored_name(plan.architecture, plan.source.prefix, tensor.name))
+            group["tensors"].append(stored.name)
     return list(groups.values())
+
+
+def _inside(region: list[Ranges], piece: Piece | None) -> list[Ranges]:
+    """Return a region of a declared tensor as one of the stored tensor that holds it."""
+    if piece is None:
+        return region
+    dims = region[::-1] if piece.transposed else list(region)
+    along = np.concatenate([np.arange(a, b) for a, b in dims[piece.dim]])
+    dims[piece.dim] = _ranges(piece.start + along * piece.step)
+    return dims if piece.at is None else [[[piece.at, piece.at + 1]], *dims]
 
 
 def _ranges(index: Index1D) -> Ranges:

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 
 import torch
 
-from growformer.architecture.source import stored_name
 from growformer.errors import PlanError
-from growformer.execute.values import materialise
+from growformer.execute.stored import materialise_stored, stored_tensors, take
 from growformer.planning.plan import Plan
 
 
@@ -30,14 +29,16 @@ def grow_state_dict(
         info = plan.source.tensors[name]
         if info.stored not in state:
             raise PlanError(f"the state dict has no {info.stored!r}, which the plan reads")
-        tensor = state[info.stored].detach()
+        tensor = take(state[info.stored].detach(), info.piece)
         if tuple(tensor.shape) != info.shape:
             raise PlanError(f"{info.stored} has shape {list(tensor.shape)}; the plan was made for {list(info.shape)}")
         return tensor
 
     grown: dict[str, torch.Tensor] = {}
-    for tensor in plan.tensors():
-        source = read(tensor.source)
-        name = stored_name(plan.architecture, plan.source.prefix, tensor.name)
-        grown[name] = materialise(tensor, plan.init, read, dtype or source.dtype, source.device)
+    for stored in stored_tensors(plan):
+        spec, index, _ = stored.parts[0]
+        origin = plan.origin(index)
+        named = spec.name(origin) if origin is not None else ""
+        device = read(named if named in plan.source.tensors else plan.any_source(spec)).device
+        grown[stored.name] = materialise_stored(stored, plan, read, dtype or getattr(torch, stored.dtype), device)
     return grown

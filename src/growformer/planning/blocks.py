@@ -50,7 +50,7 @@ class Affine:
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """``scale * mean(tensor[region], dim)``; the region spans the whole dimension that is averaged."""
+    """``scale * mean(tensor[region], dim)``; the region spans all that is averaged."""
 
     tensor: str
     region: Region
@@ -115,6 +115,7 @@ class Segment:
         status: what the space carries there.
         factor: exact factor of this dimension.
         copy, copies: which of several copies of the same source coordinates this is.
+        averaged: the source positions whose mean it carries.
     """
 
     target: Index1D
@@ -123,6 +124,7 @@ class Segment:
     factor: Root
     copy: int = 0
     copies: int = 1
+    averaged: Index1D | None = None
 
 
 def compact(positions: npt.NDArray[np.int64]) -> Index1D:

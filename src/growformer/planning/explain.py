@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,28 +24,46 @@ def changes(plan: Plan) -> list[Change]:
     """Return every config field that differs, with the reason."""
     size_fields = plan.architecture.size_fields()
     before, after = plan.source_sizes, plan.target_sizes
-    rotary = any(r.parameters in plan.target_config for r in plan.architecture.rotary)
-    spelled_twice = {"rope_theta", "rope_scaling"} - set(plan.source.config) if rotary else set()
+    architecture = plan.architecture
+    bases = {n for r in architecture.rotary for n in (r.parameters, r.legacy_theta, *r.legacy.values())}
+    shares = {n for r in architecture.rotary for n in (r.fraction, r.legacy_fraction) if n is not None}
+    kinds = {n for kind in architecture.kinds for n in kind.settle}
+    spelled_twice = set()
+    if any(r.parameters in plan.target_config for r in architecture.rotary):
+        spelled_twice = {"rope_scaling", *bases, *shares} - set(plan.source.config)
     found = []
     if plan.source.original is not None:
-        kinds = (plan.source.original.get("model_type"), plan.target_config.get("model_type"))
-        found.append(Change("model_type", *kinds, "the same function, as a class that can say these sizes"))
-    for name in dict.fromkeys([*size_fields, *plan.target_config]):
+        types = (plan.source.original.get("model_type"), plan.target_config.get("model_type"))
+        found.append(Change("model_type", *types, "the same function, as a class that can say these sizes"))
+    for name in dict.fromkeys([*size_fields, *_flat(plan)]):
         old, new = before.get(name), after.get(name)
-        if old == new or name in plan.architecture.inferred or name in spelled_twice:
+        if old == new or name in architecture.inferred or name in spelled_twice:
             continue
         if name in plan.rho:
             why = f"× {plan.rho[name]}: keeps every norm exact although its mean runs over more coordinates"
+        elif name in shares:
+            why = "as much of a head is rotated as before"
         elif name in size_fields:
             why = "requested" if name in plan.requested else "follows"
-        elif any(name in (r.parameters, "rope_theta") for r in plan.architecture.rotary):
+        elif name in bases:
             why = "keeps the angle of every source frequency"
-        elif name in plan.architecture.layer_lists:
+        elif name in architecture.layer_lists:
             why = "every source layer keeps its own entry"
+        elif name in kinds:
+            why = "every source layer keeps its kind"
         else:
-            why = "requested"
+            why = "requested" if name in plan.requested else "follows"
         found.append(Change(name, old, new, why))
     return found
+
+
+def _flat(plan: Plan) -> Iterator[str]:
+    """Yield the fields of the target's config, those of nested ones by their dotted names."""
+    for name, value in plan.target_config.items():
+        if name in plan.architecture.nested and isinstance(value, Mapping):
+            yield from (f"{name}.{inner}" for inner in value)
+        else:
+            yield name
 
 
 def explain(plan: Plan) -> str:

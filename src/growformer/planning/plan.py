@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from growformer.architecture.declaration import Architecture, Arrow, TensorSpec
 from growformer.architecture.exact import ONE, Root
-from growformer.architecture.language import Term, leaves
+from growformer.architecture.language import Term, flat_size
 from growformer.architecture.serialise import architecture_from_json, architecture_to_json
 from growformer.architecture.source import SourceInfo
 from growformer.errors import PlanError
@@ -91,7 +91,7 @@ class Plan:
 
     def term_size(self, term: Term, index: Index) -> int:
         """Return the flattened size of a term in the target."""
-        return leaves(term, lambda axis: self.axis_map(axis, index).target_size)[0]
+        return flat_size(term, lambda axis: self.axis_map(axis, index).target_size)
 
     def space_scale(self, space: str, index: Index) -> Root:
         """Return the factor on a space's source coordinates."""
@@ -117,11 +117,13 @@ class Plan:
             if other.kind == "norm" and (other.source, other.target) == (arrow.source, arrow.target)
         ]
         chain: list[tuple[str, tuple[tuple[str, int], ...]]] = []
+        specs = {name: self.architecture.tensors[f"{name}.weight"] for name in names}
         while names:
-            index = self.architecture.tensors[f"{names[0]}.weight"].index
-            together = [n for n in names if self.architecture.tensors[f"{n}.weight"].index == index]
+            index = specs[names[0]].index
+            together = [n for n in names if specs[n].index == index]
             for instance in self.architecture.instances(index, self.target_sizes):
-                chain += [(name, tuple(instance.items())) for name in together]
+                there = [n for n in together if self.architecture.exists(specs[n], self.target_sizes, instance)]
+                chain += [(name, tuple(instance.items())) for name in there]
             names = [n for n in names if n not in together]
         return chain
 
@@ -147,11 +149,12 @@ class Plan:
                     break
                 together.append(spec)
             if index:
-                for outer in self.architecture.instances(index[:1], self.target_sizes):
-                    for spec in together:
-                        for instance in self.architecture.instances(spec.index, self.target_sizes):
-                            if instance[index[0]] == outer[index[0]]:
-                                yield spec, instance
+                by_layer: dict[int, list[tuple[TensorSpec, dict[str, int]]]] = {}
+                for spec in together:
+                    for instance in self.architecture.instances_of(spec, self.target_sizes):
+                        by_layer.setdefault(instance[index[0]], []).append((spec, instance))
+                for layer in sorted(by_layer):
+                    yield from by_layer[layer]
             else:
                 for spec in together:
                     yield spec, {}
@@ -187,7 +190,21 @@ class Plan:
         origin = self.origin(index)
         if spec.template in self.source.zeros:
             spec = self.architecture.tensors[f"{spec.owner}.weight"]
-        return spec.name(origin if origin is not None else dict.fromkeys(spec.index, 0))
+        name = spec.name(origin) if origin is not None else ""
+        return name if name in self.source.tensors else self.any_source(spec)
+
+    def any_source(self, spec: TensorSpec) -> str:
+        """Return the canonical name of the first instance of a tensor in the source; of a zero bias, its weight's."""
+        is_zero = spec.template in self.source.zeros
+        return self._first_instances[f"{spec.owner}.weight" if is_zero else spec.template]
+
+    @cached_property
+    def _first_instances(self) -> dict[str, str]:
+        found = {}
+        for template in self.source.templates:
+            spec = self.architecture.tensors[template]
+            found[template] = spec.name(next(self.architecture.instances_of(spec, self.source_sizes)))
+        return found
 
     def status(self, tensor: TensorPlan) -> Literal["grown", "carried", "new"]:
         """Return whether a tensor is taken over bit by bit, made larger (or rescaled), or has no source."""

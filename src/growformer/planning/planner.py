@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -12,17 +11,21 @@ from typing import Any
 import numpy as np
 
 from growformer.architecture.declaration import Architecture
+from growformer.architecture.exact import compute
+from growformer.architecture.facts import Alibi
 from growformer.architecture.source import SourceInfo
 from growformer.errors import PlanError, RequestError
+from growformer.planning.alibi import place_heads
 from growformer.planning.axis_map import NEW, AxisMap, origin_of
 from growformer.planning.initialisation import CUSTOM, Custom, Initialisation
 from growformer.planning.plan import Plan
-from growformer.planning.resolve import NewLayersAt, Resolved, resolve, with_templates
+from growformer.planning.resolve import NewLayersAt, Resolved, resolve, with_templates, write_field, write_share
+from growformer.planning.rotary import finish_rotary, rotary_notes
 from growformer.planning.rules import arrow_is_on_the_residual_path
-from growformer.planning.spaces import New, Sizes, place, solve_new, solve_scales
+from growformer.planning.scales import rounding_notes, solve_scales
+from growformer.planning.spaces import New, Sizes, place, solve_new
 
 NEW_LAYERS = ("copy", "random")
-_LARGEST_THETA = 1e38
 
 
 def make_plan(
@@ -87,7 +90,13 @@ def plan_resolved(
             templates[axis][key] = implied if start_from is None else start_from[axis][key]
 
     origin = partial(origin_of, architecture, templates)
-    sizes = Sizes(architecture=architecture, source=source_sizes, target=target_sizes, origin=origin)
+    sizes = Sizes(
+        architecture=architecture,
+        source=source_sizes,
+        target=target_sizes,
+        origin=origin,
+        dtypes=_dtypes(architecture, source),
+    )
     new = solve_new(sizes)
     states, rho = solve_scales(sizes, new, source.tied)
     target = finish_config(architecture, source, sizes, dict(resolved.target), rho)
@@ -97,8 +106,11 @@ def plan_resolved(
             axis_maps[axis] = index_maps[axis]
             continue
         kinds: set[New] = {state.new[axis] for state in states.values() if axis in state.new}
+        slopes = _alibi_of(architecture, sizes, axis)
         axis_maps[axis] = {
-            tuple(index.values()): place(kinds, *sizes.pair(axis, index))
+            tuple(index.values()): place_heads(slopes, sizes, *sizes.pair(axis, index))
+            if slopes is not None and "copy" not in kinds
+            else place(kinds, *sizes.pair(axis, index))
             for index in sizes.instances(architecture.size_index(axis))
         }
     std = source_sizes.get(architecture.std)
@@ -115,12 +127,26 @@ def plan_resolved(
         spaces=states,
         rho=rho,
         init=initialisation,
-        notes=(*resolved.notes, *_rotary_notes(architecture, sizes, target)),
+        notes=(*resolved.notes, *rotary_notes(architecture, sizes, target), *rounding_notes(sizes)),
         requested=resolved.requested,
     )
     plan = replace(plan, notes=tuple(dict.fromkeys((*plan.notes, *_post_norm_notes(plan)))))
     _refuse_impossible_positions(plan)
     return plan
+
+
+def _dtypes(architecture: Architecture, source: SourceInfo) -> dict[str, str]:
+    """Return the dtypes of the tables whose dtype decides over a factor."""
+    rounded = {add.rounded for add in architecture.adds if add.rounded is not None}
+    return {name: source.tensors[name].dtype for name in rounded if name in source.tensors}
+
+
+def _alibi_of(architecture: Architecture, sizes: Sizes, axis: str) -> Alibi | None:
+    """Return the linear biases that decide where the heads of an axis go, if there are any."""
+    for alibi in architecture.alibi:
+        if alibi.heads == axis and (alibi.when is None or compute(alibi.when, sizes.source)):
+            return alibi
+    return None
 
 
 def finish_config(
@@ -129,94 +155,11 @@ def finish_config(
     """Return the target config with epsilons, rotary bases and their legacy spellings in place."""
     target = {name: value for name, value in copy.deepcopy(target).items() if name not in source.inferred}
     for name, factor in rho.items():
-        target[name] = float(sizes.source[name] * factor)
+        write_field(target, name, float(sizes.source[name] * factor))
     for rotary in architecture.rotary:
         before, after = sizes.pair(rotary.frequency, {})
-        if before != after:
-            _grow_rotary(target, rotary.parameters, after / before)
-        _write_legacy_rotary(target, rotary.parameters)
+        finish_rotary(target, rotary, before, after, sizes.source)
     return target
-
-
-def _grow_rotary(target: dict[str, Any], field: str, ratio: float) -> None:
-    """Set theta' = theta^(d'/d), so that every source frequency keeps its angle (MATHEMATICS: rotary)."""
-    parameters = target.get(field)
-    legacy = target.get("rope_scaling")
-    kind = (parameters or legacy or {}).get("rope_type", (legacy or {}).get("type", "default"))
-    if kind not in ("default", "linear", "llama3", "yarn"):
-        raise RequestError(
-            f"cannot grow head_dim: rotary scaling of type {kind!r} computes its frequencies from the head size; "
-            "grow other sizes, or use a model with default, linear, llama3 or yarn scaling"
-        )
-    theta = float((parameters or {}).get("rope_theta", target.get("rope_theta", 10000.0)))
-    most = math.log(_LARGEST_THETA) / math.log(theta)
-    if ratio > most:
-        raise RequestError(
-            f"cannot grow head_dim by a factor of {ratio:g}: the rotary base would be {theta:g}^{ratio:g}, past what "
-            f"float32 holds; the largest factor with rope_theta = {theta:g} is {most:.2f}"
-        )
-    grown = theta**ratio
-    if parameters is not None:
-        parameters["rope_theta"] = grown
-    if parameters is None or "rope_theta" in target:
-        target["rope_theta"] = grown
-
-
-def _write_legacy_rotary(target: dict[str, Any], field: str) -> None:
-    """Write the names that transformers 4 reads beside the new ones; it would fall back to a base of 10000.
-
-    Raises:
-        RequestError: the source's config spells its rotary parameters twice, and differently.
-    """
-    parameters = target.get(field)
-    if not isinstance(parameters, dict) or "rope_theta" not in parameters:
-        return
-    legacy = target.get("rope_scaling")
-    if legacy:
-        said = {("rope_type" if name == "type" else name): value for name, value in dict(legacy).items()}
-        differs = sorted(name for name, value in said.items() if parameters.get(name) != value)
-        if differs:
-            raise RequestError(
-                f"the source's config contradicts itself: {field} and rope_scaling give different "
-                f"{', '.join(differs)}. Remove the one that does not hold from its config.json"
-            )
-    target["rope_theta"] = parameters["rope_theta"]
-    if parameters.get("rope_type", "default") != "default":
-        target["rope_scaling"] = {name: value for name, value in parameters.items() if name != "rope_theta"}
-
-
-def phase_error(theta: float, head_dim: int, grown_head_dim: int, position: int) -> float:
-    """Return by how much float32 frequencies move the angle of a source frequency at a position, in radians.
-
-    theta' = theta^(d'/d) gives the same real frequencies; both models round their powers to float32, differently.
-    """
-    grown_theta = theta ** (grown_head_dim / head_dim)
-
-    def frequencies(base: float, dim: int) -> Any:
-        exponents = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
-        return np.float32(1) / np.power(np.float32(base), exponents, dtype=np.float32)
-
-    before = frequencies(theta, head_dim).astype(np.float64)
-    after = frequencies(grown_theta, grown_head_dim)[: before.size].astype(np.float64)
-    return float(np.abs(after - before).max() * position)
-
-
-def _rotary_notes(architecture: Architecture, sizes: Sizes, target: Mapping[str, Any]) -> tuple[str, ...]:
-    notes = []
-    for rotary in architecture.rotary:
-        before, after = sizes.pair(rotary.frequency, {})
-        if before == after:
-            continue
-        parameters = sizes.source.get(rotary.parameters) or {}
-        theta = float(parameters.get("rope_theta", sizes.source.get("rope_theta", 10000.0)))
-        longest = int(target.get("max_position_embeddings") or 4096)
-        error = phase_error(theta, 2 * before, 2 * after, longest)
-        note = f"rotary phases at position {longest} move by {_about(error)} radians, as frequencies are float32"
-        if after % before:
-            doubled = phase_error(theta, 2 * before, 4 * before, longest)
-            note += f"; a head_dim of {4 * before} would move them by {_about(doubled)}"
-        notes.append(note)
-    return tuple(notes)
 
 
 def _post_norm_notes(plan: Plan) -> tuple[str, ...]:
@@ -231,11 +174,6 @@ def _post_norm_notes(plan: Plan) -> tuple[str, ...]:
                 + ("nothing next to float32" if eps <= 1e-9 else "compare outputs where activations are small"),
             )
     return ()
-
-
-def _about(radians: float) -> str:
-    """Return a phase error in words; power functions differ in the last bit, so none is promised to be zero."""
-    return "less than 1e-05" if radians < 1e-5 else f"about {radians:.1e}"
 
 
 def _as_array(positions: tuple[int, ...]) -> Any:
@@ -260,7 +198,11 @@ def _computed_with(plan: Plan, config: Mapping[str, Any]) -> dict[str, Any]:
     names = {*plan.architecture.size_fields(), *plan.architecture.layer_lists, *eps}
     found = {name: config.get(name) for name in sorted(names)}
     for rotary in plan.architecture.rotary:
-        found["theta"] = (config.get(rotary.parameters) or {}).get("rope_theta", config.get("rope_theta"))
+        parameters = config.get(rotary.parameters)
+        inner = parameters.values() if isinstance(parameters, Mapping) else ()
+        bases = [value.get("rope_theta") for value in inner if isinstance(value, Mapping)]
+        single = parameters.get("rope_theta") if isinstance(parameters, Mapping) else None
+        found[f"theta of {rotary.frequency}"] = bases or single or config.get(rotary.legacy_theta)
     return {"architecture": plan.architecture, **found}
 
 
@@ -293,13 +235,17 @@ def compose(first: Plan, second: Plan) -> Plan:
         dict(second.target_config), layers, (*first.notes, *second.notes), (*first.requested, *second.requested)
     )
     for name in (*first.rho, *second.rho):
-        resolved.target[name] = first.source_sizes[name]
+        write_field(resolved.target, name, first.source_sizes[name])
     for rotary in first.architecture.rotary:
-        for name in (rotary.parameters, "rope_theta", "rope_scaling"):
+        share = second.target_sizes.get(rotary.fraction or "")
+        for name in (rotary.parameters, rotary.legacy_theta, "rope_scaling", *rotary.legacy.values()):
             if name in first.source.config:
                 resolved.target[name] = first.source.config[name]
             else:
                 resolved.target.pop(name, None)
+        if share is not None:
+            resolved.target[rotary.parameters] = copy.deepcopy(resolved.target.get(rotary.parameters))
+            write_share(resolved.target, rotary, share)
     init = second.init.custom or second.init.name
     return plan_resolved(
         first.architecture, first.source, resolved, init=init, seed=second.init.seed, start_from=start_from

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,11 +10,13 @@ from fractions import Fraction
 from typing import Any
 
 from growformer.architecture.declaration import Architecture
-from growformer.architecture.exact import evaluate, names_in
+from growformer.architecture.exact import compute, evaluate, mentions, names_in
+from growformer.architecture.facts import Rotary
 from growformer.errors import ArchitectureError, RequestError, did_you_mean
 from growformer.planning.axis_map import origin_of
 
-NewLayersAt = str | Sequence[int]
+NewLayersAt = str | Sequence[int] | Mapping[str, Any]
+"""``end``, ``interleave`` or positions; or one of these for each numbered axis (``{"decoder_layer": [0, 4]}``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +66,54 @@ def resolve(
     _check_numbers(architecture, source, asked)
     layers = _place_indices(architecture, source, target, asked, new_layers_at)
     _complete(architecture, source, target, asked, notes)
+    settled = _settle_kinds(architecture, source, target, layers)
+    _keep_rotated_size(architecture, source, target)
     _check_sizes(architecture, source, target, asked, layers)
     _check_multiples(architecture, source, target)
-    written = {**config, **(set_fields or {})}
-    for name in dict.fromkeys([*fields, *architecture.layer_lists]):
+    written = copy.deepcopy({**config, **(set_fields or {})})
+    for name in dict.fromkeys([*fields, *architecture.layer_lists, *settled]):
         if name not in target:
             continue
-        implied = architecture.resolve_config({k: v for k, v in target.items() if k != name})
-        if config.get(name) is not None or implied.get(name) != target[name]:
-            written[name] = target[name]
+        implied = architecture.resolve_config({k: v for k, v in _flat(architecture, target).items() if k != name})
+        if _is_given(config, name) or implied.get(name) != target[name]:
+            write_field(written, name, target[name])
+    for name, expression in architecture.follows.items():
+        if _is_given(config, name):
+            write_field(written, name, compute(expression, target))
+    for name, own in architecture.aliases.items():
+        if own in fields and name not in fields and _is_given(config, name) and source[name] == source.get(own):
+            write_field(written, name, target[own])
+    for rotary in architecture.rotary:
+        if rotary.fraction is not None and target.get(rotary.fraction) != source.get(rotary.fraction):
+            write_share(written, rotary, target[rotary.fraction])
     return Resolved(written, layers, tuple(notes), (*asked, *(set_fields or ())))
+
+
+def _flat(architecture: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a resolved config without the dictionaries that its dotted fields spell out."""
+    return {name: value for name, value in config.items() if name not in architecture.nested}
+
+
+def _is_given(config: Mapping[str, Any], name: str) -> bool:
+    outer, _, inner = name.partition(".")
+    value = config.get(outer)
+    return value is not None if not inner else isinstance(value, Mapping) and value.get(inner) is not None
+
+
+def write_field(config: dict[str, Any], name: str, value: Any) -> None:
+    """Write a field, which may be one of a config inside of the config: ``text_config.hidden_size``."""
+    outer, _, inner = name.partition(".")
+    if inner:
+        config[outer] = {**(config.get(outer) or {}), inner: value}
+    else:
+        config[name] = value
 
 
 def _check_set_fields(architecture: Architecture, fields: Sequence[str], set_fields: Mapping[str, Any]) -> None:
     """Refuse to set what is a size, or follows from the sizes."""
     derived = {str(a.eps) for a in architecture.arrows.values() if isinstance(a.eps, str)}
-    derived |= {r.parameters for r in architecture.rotary} | {"rope_theta", "rope_scaling", "model_type"}
+    derived |= {n for r in architecture.rotary for n in (r.parameters, r.legacy_theta, *r.legacy.values())}
+    derived |= {"rope_theta", "rope_scaling", "model_type"}
     derived |= {n for axis in architecture.fixed for n in names_in(architecture.sizes[axis])}
     derived |= {architecture.tie_field or ""} | set(architecture.layer_lists)
     for name in set_fields:
@@ -139,10 +174,12 @@ def _place_indices(
             before, after = architecture.size(axis, source), architecture.size(axis, target)
             if after < before:
                 raise RequestError(f"cannot grow {architecture.sizes[axis]} {before} -> {after}: smaller")
-            found[axis][()] = place_layers(before, after, new_layers_at)
+            found[axis][()] = place_layers(before, after, _at(architecture, axis, before == after, new_layers_at))
             origins = [o for o, _ in with_templates(found[axis][()])]
             lists = {n for e in architecture.sizes.values() if f"[{axis}]" in e for n in names_in(e)}
-            for name in sorted(lists | set(architecture.layer_lists)):
+            if axis == _depth(architecture):
+                lists |= set(architecture.layer_lists)
+            for name in sorted(lists):
                 values = target.get(name)
                 if name not in asked and isinstance(values, list) and len(values) == before:
                     target[name] = [values[origin] for origin in origins]
@@ -160,7 +197,98 @@ def _place_indices(
     return found
 
 
-def place_layers(before: int, after: int, at: NewLayersAt) -> tuple[int, ...]:
+def _depth(architecture: Architecture) -> str | None:
+    """Return the index axis that lists with one entry per layer follow."""
+    return next((axis for axis in architecture.index_axes if not architecture.size_index(axis)), None)
+
+
+def _at(architecture: Architecture, axis: str, stays: bool, new_layers_at: NewLayersAt) -> str | Sequence[int]:
+    """Return where the new instances of one numbered axis go."""
+    if isinstance(new_layers_at, Mapping):
+        unknown = sorted(set(new_layers_at) - set(architecture.index_axes))
+        if unknown:
+            raise RequestError(
+                f"new_layers_at names {unknown[0]!r}{did_you_mean(unknown[0], architecture.index_axes)}; "
+                f"{architecture.name} numbers {', '.join(architecture.index_axes)}"
+            )
+        found: str | Sequence[int] = new_layers_at.get(axis, "interleave")
+        return found
+    return "interleave" if stays and not isinstance(new_layers_at, str) else new_layers_at
+
+
+def _settle_kinds(
+    architecture: Architecture,
+    source: Mapping[str, Any],
+    target: dict[str, Any],
+    layers: Mapping[str, Mapping[tuple[int, ...], tuple[int, ...]]],
+) -> list[str]:
+    """Let every source layer keep what the class derives from its number; return the fields that say so.
+
+    Raises:
+        RequestError: no config says it.
+    """
+    written: list[str] = []
+    for kind in architecture.kinds:
+        axis = next(a for a in architecture.index_axes if mentions(kind.when, a))
+        placed = with_templates(layers[axis][()])
+        wanted = [bool(compute(kind.when, source, {axis: origin})) for origin, _ in placed]
+
+        def wrong(axis: str = axis, when: str = kind.when, wanted: Sequence[bool] = wanted) -> list[int]:
+            placed = with_templates(layers[axis][()])
+            found = [bool(compute(when, target, {axis: at})) for at in range(len(wanted))]
+            return [at for at, (a, b) in enumerate(zip(found, wanted, strict=True)) if a != b and not placed[at][1]]
+
+        if not wrong():
+            continue
+        names = {
+            "holds": [at for at, is_so in enumerate(wanted) if is_so],
+            "others": [at for at, is_so in enumerate(wanted) if not is_so],
+            "num_holds": sum(wanted),
+            "num_others": len(wanted) - sum(wanted),
+        }
+        for name, expression in kind.settle.items():
+            target[name] = compute(expression, {**target, **names})
+            written.append(name)
+        left = wrong()
+        if left:
+            raise RequestError(
+                f"cannot place the new layers there: source layer {placed[left[0]][0]} would become layer {left[0]}, "
+                f"and {kind.because}; put new layers elsewhere (new_layers_at='end', or other positions)"
+            )
+    return written
+
+
+def _keep_rotated_size(architecture: Architecture, source: Mapping[str, Any], target: dict[str, Any]) -> None:
+    """Lower the rotated share of a head so that as much of it is rotated as before (MATHEMATICS: rotary)."""
+    for rotary in architecture.rotary:
+        if rotary.fraction is None:
+            continue
+        before, after = (int(evaluate(rotary.of, config).rational()) for config in (source, target))
+        share = source.get(rotary.fraction, 1.0)
+        rotated = int(before * share)
+        if before != after and share is not None:
+            target[rotary.fraction] = share_of(rotated, after) if rotated != before else share
+
+
+def write_share(config: dict[str, Any], rotary: Rotary, share: float) -> None:
+    """Write the rotated share of a head wherever the config spells it, and where the class reads it."""
+    name = str(rotary.fraction)
+    parameters = config.get(rotary.parameters)
+    if isinstance(parameters, dict):
+        inner = [value for value in parameters.values() if isinstance(value, dict)]
+        for entry in inner or [parameters]:
+            entry[name] = share
+    if name in config or not isinstance(parameters, dict):
+        config[name] = share
+
+
+def share_of(rotated: int, size: int) -> float:
+    """Return a share that gives a rotated size when a class rounds ``size * share`` down."""
+    share = rotated / size
+    return share if int(size * share) == rotated else (rotated + 0.5) / size
+
+
+def place_layers(before: int, after: int, at: str | Sequence[int]) -> tuple[int, ...]:
     """Return for every target layer its source layer, or -1 where it is new.
 
     Raises:
@@ -288,11 +416,17 @@ def _check_sizes(
                 after = architecture.size(axis, target, instance)
             except ArchitectureError:
                 after = None
-            if after is not None and after >= before:
+            is_fixed = axis in architecture.fixed
+            if after is not None and (after == before or (after > before and not is_fixed)):
                 continue
             used = names_in(expression)
             name = next((n for n in used if n in asked), next((n for n in used if target[n] != source[n]), used[0]))
             rest = ", ".join(f"{n} = {target[n]}" for n in used if n != name)
+            if is_fixed and after is not None:
+                raise RequestError(
+                    f"cannot grow {name} {source[name]} -> {target[name]}: {axis} = {expression} would change from "
+                    f"{before} to {after}, and {architecture.fixed[axis]}"
+                )
             if after is None:
                 why = f"{axis} = {expression} is not a whole number" + (f" with {rest}" if rest else "")
             else:

@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +27,7 @@ import numpy.typing as npt
 from growformer.architecture.declaration import Arrow, TensorSpec, space_of
 from growformer.architecture.exact import ONE, Root
 from growformer.architecture.language import Leaf, Term, leaves
-from growformer.errors import NotPreservableError, PlanError
+from growformer.errors import PlanError
 from growformer.planning.axis_map import NEW
 from growformer.planning.blocks import (
     Affine,
@@ -42,7 +44,7 @@ from growformer.planning.blocks import (
     Value,
     compact,
 )
-from growformer.planning.spaces import norm_axes
+from growformer.planning.spaces import averaged_axes, norm_axes
 
 if TYPE_CHECKING:
     from growformer.planning.plan import Plan
@@ -59,54 +61,75 @@ class _Table:
     factor: npt.NDArray[np.int64]
     copy: npt.NDArray[np.int64]
     factors: list[Root]
-    copies: int
+    group: npt.NDArray[np.int64]
+    groups: list[npt.NDArray[np.int64]]
+    copies: npt.NDArray[np.int64]
     source_size: int
+
+
+def _empty_table(size: int, source_size: int) -> _Table:
+    def column(value: int) -> npt.NDArray[np.int64]:
+        return np.full(size, value, dtype=np.int64)
+
+    return _Table(column(NEW), column(0), column(0), column(0), [ONE], column(NEW), [], column(1), source_size)
 
 
 def tensor_plan(plan: Plan, spec: TensorSpec, index: Mapping[str, int]) -> TensorPlan:
     """Return the blocks of one instance of a tensor."""
     architecture = plan.architecture
-    origin = plan.origin(index)
-    fresh = plan.is_new(index)
     arrow = architecture.arrows[spec.owner]
     name = spec.name(index)
+    shape = tuple(plan.term_size(dim.term, index) for dim in spec.dims)
+    everything = tuple(slice(0, size) for size in shape)
+    origin = plan.origin(index)
+    if origin is not None and spec.name(origin) not in plan.source.tensors:
+        origin = None  # the layer that a new one copies has no such tensor
+    fresh = plan.is_new(index)
     # A layer that is new and random has no source; its dtype comes from any instance.
     source = plan.dtype_from(spec, index)
-    shape = tuple(plan.term_size(dim.term, index) for dim in spec.dims)
+
+    def made(blocks: Iterable[Block]) -> TensorPlan:
+        return TensorPlan(name, spec.template, tuple(index.items()), shape, source, tuple(blocks))
+
     if spec.template in plan.source.zeros:
-        nothing = Block(tuple(slice(0, size) for size in shape), Constant(0.0))
-        return TensorPlan(name, spec.template, tuple(index.items()), shape, source, (nothing,))
+        return made((Block(everything, Constant(0.0)),))
+    if arrow.kind == "carried":
+        return made((Block(everything, Affine(source, everything)),))
     tables = [_table(plan, dim.term, dim.role, index, origin, fresh) for dim in spec.dims]
     if arrow.kind == "norm" and arrow_is_on_the_residual_path(plan, arrow):
         shifted = _post_norm(plan, spec, arrow, index, origin, tables)
         if shifted is not None:
-            return TensorPlan(name, spec.template, tuple(index.items()), shape, source, shifted)
-    writes_outside = fresh and not _is_local(plan, spec, index)
-    if writes_outside:
+            return made(shifted)
+    if fresh and not _is_local(plan, spec, index):
         value: Value = Constant(float(-arrow.offset) if spec.dims[0].role == "gain" else 0.0)
-        blocks: tuple[Block, ...] = (Block(tuple(slice(0, size) for size in shape), value),)
-        return TensorPlan(name, spec.template, tuple(index.items()), shape, source, blocks)
-    if arrow.kind == "norm":
-        found = _norm_blocks(plan, spec, arrow, index, name, source, tables[0])
-    else:
-        noisy = spec.template not in plan.tied_templates and arrow.kind != "embedding"
-        found = _weight_blocks(spec, name, source, tables, origin is not None, noisy)
-    return TensorPlan(name, spec.template, tuple(index.items()), shape, source, tuple(found))
+        return made((Block(everything, value),))
+    if arrow.kind in ("norm", "scale"):
+        return made(_norm_blocks(plan, spec, arrow, index, origin, name, source, tables[0]))
+    noisy = spec.template not in plan.tied_templates and arrow.kind != "embedding"
+    return made(_weight_blocks(spec, name, source, tables, noisy))
 
 
 def arrow_is_on_the_residual_path(plan: Plan, arrow: Arrow) -> bool:
     """Tell whether a norm's output is added to what it reads: post-norm, where a zero layer is not the identity."""
-    return (space_of(arrow.target), space_of(arrow.source)) in plan.architecture.adds
+    ends = (space_of(arrow.target), space_of(arrow.source))
+    return any((add.source, add.target) == ends for add in plan.architecture.adds)
+
+
+def _is_post_norm(plan: Plan, arrow: Arrow) -> bool:
+    return arrow.kind == "norm" and arrow_is_on_the_residual_path(plan, arrow)
 
 
 def _is_local(plan: Plan, spec: TensorSpec, index: Mapping[str, int]) -> bool:
     """Tell whether a tensor of a new instance writes only to spaces of that instance."""
     target = plan.architecture.arrows[spec.owner].target
     outermost = plan.outermost_new(index)
-    reached = list(_labels(plan, target))[:1]
+    reached = list(dict.fromkeys(_labels(plan, target)))
     for space in reached:
-        reached += [b for a, b in plan.architecture.adds if a == space and b not in reached]
-    return outermost is None or all(outermost in plan.architecture.spaces[space].index for space in reached)
+        reached += [a.target for a in plan.architecture.adds if a.source == space and a.target not in reached]
+    if outermost is None:
+        return True
+    sums = {space_of(a.source) for a in plan.architecture.arrows.values() if _is_post_norm(plan, a)}
+    return not sums & set(reached) and all(outermost in plan.architecture.spaces[space].index for space in reached)
 
 
 def _labels(plan: Plan, term: Term) -> Iterable[str]:
@@ -118,33 +141,31 @@ def _table(
 ) -> _Table:
     size, target_leaves = leaves(term, lambda axis: plan.axis_map(axis, index).target_size)
     source_size, source_leaves = leaves(term, lambda axis: plan.axis_map(axis, index).source_size)
-    table = _Table(
-        np.full(size, NEW, dtype=np.int64),
-        np.zeros(size, dtype=np.int64),
-        np.zeros(size, dtype=np.int64),
-        np.zeros(size, dtype=np.int64),
-        [ONE],
-        1,
-        source_size if origin is not None else 0,
-    )
-    copies = 1
+    table = _empty_table(size, source_size if origin is not None else 0)
     for target_leaf, source_leaf in zip(target_leaves, source_leaves, strict=True):
-        copies = max(copies, _fill_leaf(plan, table, target_leaf, source_leaf, role, index, fresh))
-    return _Table(table.source, table.status, table.factor, table.copy, table.factors, copies, table.source_size)
+        _fill_leaf(plan, table, target_leaf, source_leaf, role, index, origin, fresh)
+    return table
 
 
 def _fill_leaf(
-    plan: Plan, table: _Table, leaf: Leaf, source_leaf: Leaf, role: str, index: Mapping[str, int], fresh: bool
-) -> int:
-    """Fill in the coordinates of one space, and return how often each source coordinate appears."""
-    state = plan.spaces[leaf.space] if leaf.space else None
-    scale = plan.space_scale(leaf.space, index) if leaf.space and role != "gain" else ONE
+    plan: Plan,
+    table: _Table,
+    leaf: Leaf,
+    source_leaf: Leaf,
+    role: str,
+    index: Mapping[str, int],
+    origin: Mapping[str, int] | None,
+    fresh: bool,
+) -> None:
+    """Fill in the coordinates of one space."""
+    state = plan.spaces.get(leaf.space) if leaf.space else None
+    scale = plan.space_scale(leaf.space, index) if state is not None and leaf.space and role != "gain" else ONE
     shape = leaf.positions.shape
     source = np.zeros(shape, dtype=np.int64)
     status = np.zeros(shape, dtype=np.int64)
     factor = np.zeros(shape, dtype=np.int64)
     copy = np.zeros(shape, dtype=np.int64)
-    known = source_leaf.positions.size > 0 and plan.origin(index) is not None
+    known = source_leaf.positions.size > 0 and origin is not None
     coordinates, copies = [], 1
     axis_factors: list[npt.NDArray[np.int64]] = []
     for dim, axis in enumerate(leaf.axes):
@@ -160,11 +181,6 @@ def _fill_leaf(
             kinds[is_new] = _STATUSES.index("fresh")
         elif new == "split" and is_new.any():
             template, squares = _split(axis_map.source_size, along.size)
-        elif new == "mean" and is_new.any() and len(leaf.axes) > 1:
-            raise NotPreservableError(
-                f"cannot grow {axis}: a LayerNorm reads {leaf.space} per {leaf.axes[0]}, and means per part of an axis "
-                "are not supported; grow other sizes"
-            )
         elif new == "copy":
             seen = np.arange(along.size) // max(axis_map.source_size, 1)
             copy += seen.reshape(expand)
@@ -197,14 +213,37 @@ def _fill_leaf(
         factor = combined
     else:
         factor[...] = _intern(table.factors, base)
-    if not known:
+    if origin is None:
         status = np.full(shape, _STATUSES.index("fresh"), dtype=np.int64)
     at = leaf.positions
+    if known and leaf.space and (status == _STATUSES.index("mean")).any():
+        table.group[at] = _groups(plan, table, leaf.space, leaf.axes, source_leaf, coordinates)
     table.source[at] = source if known else NEW
     table.status[at] = status
     table.factor[at] = factor
     table.copy[at] = copy
-    return copies
+    table.copies[at] = copies
+
+
+def _groups(
+    plan: Plan,
+    table: _Table,
+    space: str,
+    axes: tuple[str, ...],
+    source: Leaf,
+    coordinates: list[npt.NDArray[np.int64]],
+) -> npt.NDArray[np.int64]:
+    """Return for every coordinate the code of the source positions whose mean stands in for it: a LayerNorm's span."""
+    averaged = averaged_axes(plan.architecture, space) or set(axes)
+    kept = [d for d, axis in enumerate(axes) if axis not in averaged]
+    order = [*kept, *(d for d in range(len(axes)) if d not in kept)]
+    spans = source.positions.transpose(order).reshape(prod(source.positions.shape[d] for d in kept), -1)
+    code = np.zeros(coordinates[0].shape, dtype=np.int64)
+    for d in kept:
+        code = code * source.positions.shape[d] + coordinates[d]
+    first = len(table.groups)
+    table.groups.extend(np.sort(span) for span in spans)
+    return code + first
 
 
 def _stronger(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -238,7 +277,10 @@ def _intern(factors: list[Root], factor: Root) -> int:
 
 def _segments(table: _Table) -> list[Segment]:
     """Group a dimension's coordinates that are treated alike."""
+    is_mean = table.status == _STATUSES.index("mean")
     codes = (table.status * len(table.factors) + table.factor) * (int(table.copy.max(initial=0)) + 1) + table.copy
+    codes = codes * (int(table.copies.max(initial=0)) + 1) + table.copies
+    codes = codes * (len(table.groups) + 1) + np.where(is_mean, table.group + 1, 0)
     found = []
     for code in np.unique(codes):
         where = np.flatnonzero(codes == code)
@@ -251,69 +293,70 @@ def _segments(table: _Table) -> list[Segment]:
                 _STATUSES[table.status[first]],
                 table.factors[table.factor[first]],
                 int(table.copy[first]),
-                table.copies,
+                int(table.copies[first]),
+                compact(table.groups[table.group[first]]) if is_mean[first] and table.group[first] >= 0 else None,
             )
         )
     return sorted(found, key=lambda s: int(s.target.start if isinstance(s.target, slice) else s.target[0]))
 
 
-def _weight_blocks(
-    spec: TensorSpec, name: str, source: str, tables: list[_Table], has_source: bool, noisy: bool
-) -> Iterable[Block]:
-    kind: FillKind = "bias" if len(spec.dims) == 1 and spec.part == "bias" else "weight"
-    segments = [_segments(table) for table in tables]
-    if len(spec.dims) == 1:
-        for s in segments[0]:
-            yield Block((s.target,), _value(name, source, (s,), s, None, tables, kind, False))
-        return
-    write = 0 if spec.dims[0].role == "write" else 1
-    for first in segments[0]:
-        for second in segments[1]:
-            pair = (first, second)
-            value = _value(name, source, pair, pair[write], pair[1 - write], tables, kind, noisy)
-            yield Block((first.target, second.target), value)
+def _weight_blocks(spec: TensorSpec, name: str, source: str, tables: list[_Table], noisy: bool) -> Iterable[Block]:
+    kind: FillKind = "bias" if spec.part == "bias" else "weight"
+    write = next(d for d, dim in enumerate(spec.dims) if dim.role == "write")
+    reads = [d for d, dim in enumerate(spec.dims) if dim.role == "read"]
+    for segments in product(*(_segments(table) for table in tables)):
+        value = _value(name, source, segments, write, reads, kind, noisy)
+        yield Block(tuple(s.target for s in segments), value)
 
 
 def _value(
     name: str,
     source: str,
     segments: tuple[Segment, ...],
-    write: Segment,
-    read: Segment | None,
-    tables: list[_Table],
+    written: int,
+    reads: list[int],
     kind: FillKind,
     noisy: bool,
 ) -> Value:
     """The table at the head of this file."""
-    regions = tuple(s.source for s in segments)
-    known = tuple(r for r in regions if r is not None)
-    complete = len(known) == len(regions)
-    reads = read.status if read is not None else "source"
-    scale = write.factor * read.factor if read is not None else write.factor
-    if write.status == "source" and reads == "source":
+    write, read = segments[written], [segments[d] for d in reads]
+    known = tuple(s.source for s in segments if s.source is not None)
+    complete = len(known) == len(segments)
+    scale = write.factor
+    for segment in read:
+        scale = scale * segment.factor
+    if all(s.status == "source" for s in (write, *read)):
         if not complete:
             raise PlanError(f"{name}: a block that should come from the source has none")
         affine = Affine(source, known, scale)
-        if read is not None and read.copies > 1 and noisy:
-            return Sum((affine, Noise(name, known, read.copy, read.copies)))
+        repeated = next((s for s in read if s.copies > 1), None)
+        if repeated is not None and noisy:
+            return Sum((affine, Noise(name, known, repeated.copy, repeated.copies)))
         return affine
-    is_free = write.status in ("live", "fresh") or reads in ("silent", "fresh")
-    if is_free:
+    if write.status in ("live", "fresh") or any(s.status in ("silent", "fresh") for s in read):
         template = (source, known) if complete else None
         return Fill(name, tuple(s.target for s in segments), kind, template)
-    if reads in ("live", "mean") or write.status == "silent":
+    if any(s.status in ("live", "mean") for s in read) or write.status == "silent":
         return Constant(0.0)
-    dim = 0 if segments[0] is write else 1
-    whole = slice(0, tables[dim].source_size)
-    return Mean(source, tuple(whole if d == dim else r for d, r in enumerate(known)), dim, scale)
+    if write.averaged is None:
+        raise PlanError(f"{name}: a mean is needed of what has no source")
+    region = tuple(write.averaged if d == written else r for d, r in enumerate(known))
+    return Mean(source, region, written, scale)
 
 
 def _norm_blocks(
-    plan: Plan, spec: TensorSpec, arrow: Arrow, index: Mapping[str, int], name: str, source: str, table: _Table
+    plan: Plan,
+    spec: TensorSpec,
+    arrow: Arrow,
+    index: Mapping[str, int],
+    origin: Mapping[str, int] | None,
+    name: str,
+    source: str,
+    table: _Table,
 ) -> Iterable[Block]:
     reads, writes = space_of(arrow.source), space_of(arrow.target)
     if spec.dims[0].role == "offset":
-        target = _for_space(plan, arrow, writes, index, "offset")
+        target = _for_space(plan, arrow, writes, index, origin, "offset")
         for s in _segments(target):
             if s.status in ("live", "fresh"):
                 template = (source, (s.source,)) if s.source is not None else None
@@ -323,8 +366,8 @@ def _norm_blocks(
             else:
                 yield Block((s.target,), Constant(0.0))
         return
-    before = _for_space(plan, arrow, reads, index, "write")
-    after = _for_space(plan, arrow, writes, index, "write")
+    before = _for_space(plan, arrow, reads, index, origin, "write")
+    after = _for_space(plan, arrow, writes, index, origin, "write")
     rho = plan.norm_rho(spec.owner, index)
     # Gain factor per coordinate: sqrt(rho) * (scale written) / (scale read); free where the output is new.
     codes = after.status * len(before.factors) * len(after.factors) + before.factor * len(after.factors) + after.factor
@@ -348,7 +391,9 @@ def gain(source: str, region: slice | npt.NDArray[np.int64], factor: Root, offse
     return Affine(source, (region,), factor, (float(factor) - 1.0) * offset)
 
 
-def _for_space(plan: Plan, arrow: Arrow, space: str, index: Mapping[str, int], role: str) -> _Table:
+def _for_space(
+    plan: Plan, arrow: Arrow, space: str, index: Mapping[str, int], origin: Mapping[str, int] | None, role: str
+) -> _Table:
     """Return the table of a norm's stored dimension with the states of one of its two spaces."""
     axes = plan.architecture.spaces[space].axes
     reduced = norm_axes(plan.architecture, arrow)
@@ -358,18 +403,9 @@ def _for_space(plan: Plan, arrow: Arrow, space: str, index: Mapping[str, int], r
     source_size, source_found = leaves(term, lambda axis: plan.axis_map(axis, index).source_size)
     if len(found) != 1 or sorted(found[0].axes) != sorted(wanted):
         raise PlanError(f"the norm {arrow} must store one gain per coordinate of {wanted}")
-    origin = plan.origin(index)
-    table = _Table(
-        np.full(size, NEW, dtype=np.int64),
-        np.zeros(size, dtype=np.int64),
-        np.zeros(size, dtype=np.int64),
-        np.zeros(size, dtype=np.int64),
-        [ONE],
-        1,
-        source_size if origin is not None else 0,
-    )
+    table = _empty_table(size, source_size if origin is not None else 0)
     leaf = Leaf(space, found[0].axes, found[0].positions)
-    _fill_leaf(plan, table, leaf, source_found[0], role, index, plan.is_new(index))
+    _fill_leaf(plan, table, leaf, source_found[0], role, index, origin, plan.is_new(index))
     return table
 
 
@@ -409,7 +445,7 @@ def _post_norm(
         front_origin = plan.origin(dict(front_index))
         assert front_origin is not None  # front is not new
         moved = plan.architecture.tensors[f"{owner}.{spec.part}"]
-        factor = Root.sqrt((1 + eps) * plan.norm_rho(owner, dict(front_index))) if spec.part == "weight" else ONE
+        factor = Root.sqrt(1 + eps) if spec.part == "weight" else ONE
         blocks = []
         table = _table(plan, moved.dims[0].term, "offset", dict(front_index), front_origin, False)
         for s in _segments(table):

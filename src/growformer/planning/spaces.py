@@ -8,23 +8,18 @@ A grown space must satisfy its readers. For each space and each axis that grows,
     copy    each repeats a source coordinate, and readers share their weight between the copies
     split   the source's coordinates are split in two such that their squares sum to the same (in front of a query norm)
 
-and source coordinates are multiplied by one exact factor, the space's *scale*. A norm that reads a space of n
-coordinates grown to n', scaled by w, with squares repeated C times, sees a mean square of rho = w^2 C n / n'
-times the source's. It is exact when its epsilon is multiplied by rho, and the gain by sqrt(rho) / w.
-Two choices follow (MATHEMATICS: gain form and stream form): leave w = 1 and scale an epsilon of the config, or
-choose w so that rho = 1, where the epsilon is a constant of the class.
+and source coordinates are multiplied by one exact factor, the space's *scale* (see ``scales``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from fractions import Fraction
-from math import prod
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from growformer.architecture.declaration import Architecture, Arrow, space_of, spaces_in
-from growformer.architecture.exact import ONE, Root, evaluate
+from growformer.architecture.arrows import Arrow
+from growformer.architecture.declaration import Architecture, space_of, spaces_in
+from growformer.architecture.exact import ONE, Root
 from growformer.architecture.language import term_axes
 from growformer.errors import NotPreservableError, PlanError
 from growformer.planning.axis_map import AxisMap
@@ -58,12 +53,14 @@ class Sizes:
     Attributes:
         source, target: resolved configs.
         origin: target index -> the source index it comes from or copies, or None where it is new and random.
+        dtypes: template of a tensor -> dtype in the source.
     """
 
     architecture: Architecture
     source: Mapping[str, Any]
     target: Mapping[str, Any]
     origin: Callable[[Index], dict[str, int] | None]
+    dtypes: Mapping[str, str] = field(default_factory=dict)
 
     def instances(self, index: tuple[str, ...]) -> Iterator[dict[str, int]]:
         """Yield the target's instances of index axes."""
@@ -77,9 +74,9 @@ class Sizes:
         return source, self.architecture.size(axis, self.target, wanted)
 
     def grows(self, axis: str) -> bool:
-        """Tell whether an axis grows in any instance that has a source."""
-        pairs = (self.pair(axis, i) for i in self.instances(self.architecture.size_index(axis)))
-        return any(source and source != target for source, target in pairs)
+        """Tell whether an axis grows in any instance that has a source, from nothing as well."""
+        instances = (i for i in self.instances(self.architecture.size_index(axis)) if self.origin(i) is not None)
+        return any(source != target for source, target in (self.pair(axis, i) for i in instances))
 
 
 def norm_axes(architecture: Architecture, arrow: Arrow) -> tuple[str, ...]:
@@ -101,7 +98,7 @@ def solve_new(sizes: Sizes) -> dict[str, dict[str, New]]:
         for axis in architecture.sizes
         if axis not in architecture.index_axes and axis not in architecture.fixed and sizes.grows(axis)
     }
-    wants = _requirements(architecture)
+    wants = _requirements(architecture, grown)
     copied: set[str] = set()
     for axis in grown:
         conflict = _conflict(architecture, wants, axis)
@@ -120,69 +117,91 @@ def solve_new(sizes: Sizes) -> dict[str, dict[str, New]]:
     return found
 
 
-def _requirements(architecture: Architecture) -> dict[tuple[str, str], dict[New, str]]:
+def _requirements(architecture: Architecture, grown: set[str]) -> dict[tuple[str, str], dict[New, str]]:
     """Return (space, axis) -> what it must carry, with the reason."""
     wants: dict[tuple[str, str], dict[New, str]] = {}
 
     def want(space: str, axis: str, new: New, reason: str) -> None:
         wants.setdefault((space, axis), {})[new] = reason
 
-    queries = {(c.query, axis) for c in architecture.attention for axis in c.over}
-    heads = {
-        (space, axis)
-        for c in architecture.attention
-        for space in (c.query, c.key)
-        for axis in architecture.spaces[space].axes
-        if axis not in c.over
-    }
+    queries, heads = set(), set()
     for contraction in architecture.attention:
-        for axis in contraction.over:
-            want(contraction.query, axis, "live", "queries")
-            want(contraction.key, axis, "silent", "keys: new ones must not add to any score")
+        for query, key in contraction.pairs:
+            queries |= {(query, axis) for axis in contraction.over}
+            for space in (query, key):
+                heads |= {(space, a) for a in architecture.spaces[space].axes if a not in contraction.over}
+            for axis in contraction.over:
+                if axis in architecture.spaces[query].axes:
+                    want(query, axis, "live", "queries")
+                    want(key, axis, "silent", "keys: new ones must not add to any score")
+        for space in contraction.per_head:
+            for axis in architecture.spaces[space].axes:
+                want(space, axis, "live", "a number per head")
     for name, arrow in architecture.arrows.items():
+        if arrow.kind == "scale":
+            for axis in architecture.spaces[space_of(arrow.source)].axes:
+                want(space_of(arrow.source), axis, "silent", f"{name} multiplies it, and a mean would not stay one")
         if arrow.kind != "norm":
             continue
         source, target = space_of(arrow.source), space_of(arrow.target)
-        reduced = norm_axes(architecture, arrow)
-        for axis in architecture.spaces[source].axes:
-            if axis not in reduced:
+        for axis in norm_axes(architecture, arrow):
+            meets = (target, axis) in queries or (target, axis) in heads
+            if meets and not arrow.centred:
+                want(source, axis, "split", f"{name} on queries or heads")
                 continue
-            if (target, axis) in queries:
-                if arrow.centred:
-                    raise NotPreservableError(f"{name}: a LayerNorm on queries cannot be split")
-                want(source, axis, "split", f"{name} on queries")
-            else:
-                want(source, axis, "mean" if arrow.centred else "silent", f"{name} reduces over it")
-                if (target, axis) in heads:
-                    want(target, axis, "live", "new heads must attend to something")
-                want(target, axis, "silent", f"{name} writes zero where it reads {'its mean' if arrow.centred else 0}")
+            if (target, axis) in queries and axis in grown:
+                raise NotPreservableError(
+                    f"cannot grow {architecture.sizes[axis]}: the LayerNorm {name} reads every query, and a new "
+                    "coordinate of queries and keys would never learn behind it; grow other sizes"
+                )
+            want(source, axis, "mean" if arrow.centred else "silent", f"{name} reduces over it")
+            if (target, axis) in heads:
+                want(target, axis, "live", "new heads must attend to something")
+            want(target, axis, "silent", f"{name} writes zero where it reads {'its mean' if arrow.centred else 0}")
     for space_name in architecture.activated:
         for axis in architecture.spaces[space_name].axes:
             want(space_name, axis, "live", f"an activation function on {space_name} keeps neither zeros nor means")
     readers = {s for arrow in architecture.arrows.values() for s in spaces_in(arrow.source)}
-    readers |= {s for c in architecture.attention for s in (c.query, c.key, c.value)}
-    readers |= {a for a, _ in architecture.adds}
-    for space in architecture.spaces.values():
-        if space.name not in readers:
-            for axis in space.axes:
-                want(space.name, axis, "silent", "an output of the model")
+    readers |= {s for c in architecture.attention for s in (*c.queries, *c.keys, c.value, *c.per_head)}
+    readers |= {add.source for add in architecture.adds}
+    for name, found in architecture.spaces.items():
+        if name not in readers:
+            for axis in found.axes:
+                want(name, axis, "silent", "an output of the model")
     return wants
+
+
+def joined(architecture: Architecture, space: str) -> set[str]:
+    """Return a space with all that carry the same there: what enters it without a weight, or by a LayerScale."""
+    pairs = [(add.source, add.target) for add in architecture.adds]
+    pairs += [(space_of(a.source), space_of(a.target)) for a in architecture.arrows.values() if a.kind == "scale"]
+    found, frontier = {space}, [space]
+    while frontier:
+        here = frontier.pop()
+        for pair in pairs:
+            if here in pair:
+                frontier += [other for other in pair if other not in found]
+                found |= {*pair}
+    return found
+
+
+def averaged_axes(architecture: Architecture, space: str) -> set[str]:
+    """Return the axes over which a mean in a space is taken: those of the LayerNorms that read it."""
+    together = joined(architecture, space)
+    return {
+        axis
+        for arrow in architecture.arrows.values()
+        if arrow.kind == "norm" and arrow.centred and space_of(arrow.source) in together
+        for axis in norm_axes(architecture, arrow)
+    }
 
 
 def _wanted(
     architecture: Architecture, wants: Mapping[tuple[str, str], Mapping[New, str]], space: str, axis: str
 ) -> dict[New, str]:
     """Return what a space and all that is added to it (or it is added to) must carry on an axis."""
-    joined, frontier = {space}, [space]
-    while frontier:
-        here = frontier.pop()
-        for a, b in architecture.adds:
-            for other in ({a: b, b: a}.get(here),):
-                if other is not None and other not in joined:
-                    joined.add(other)
-                    frontier.append(other)
     found: dict[New, str] = {}
-    for name in sorted(joined):
+    for name in sorted(joined(architecture, space)):
         found.update(wants.get((name, axis), {}))
     return found
 
@@ -206,110 +225,6 @@ def _must_divide(sizes: Sizes, axis: str, conflict: str) -> None:
                 f"cannot grow {expression} {source} -> {target}: no value suits a new coordinate of {axis!r}: "
                 f"{conflict}. It can only be repeated a whole number of times; nearest: {below}, {above}"
             )
-
-
-def solve_scales(
-    sizes: Sizes, new: Mapping[str, Mapping[str, New]], tied: bool
-) -> tuple[dict[str, SpaceState], dict[str, Fraction]]:
-    """Decide the scale of every space, and the factor on every epsilon that is a config field.
-
-    Args:
-        sizes: the two configs.
-        new: what ``solve_new`` found.
-        tied: whether the ties of the architecture hold in this source.
-
-    Raises:
-        NotPreservableError: an epsilon or a tie leaves no exact choice.
-    """
-    architecture = sizes.architecture
-    norms = {name: a for name, a in architecture.arrows.items() if a.kind == "norm"}
-    shrink = {name: _shrink(sizes, new, arrow) for name, arrow in norms.items()}
-    rho = _epsilon_factors(sizes, norms, shrink)
-    scales: dict[str, dict[tuple[int, ...], Root]] = {name: {} for name in architecture.spaces}
-
-    def instances(space: str) -> Iterator[dict[str, int]]:
-        return sizes.instances(architecture.spaces[space].index)
-
-    def key(space: str, index: Index) -> tuple[int, ...]:
-        return tuple(index[name] for name in architecture.spaces[space].index)
-
-    for name, arrow in norms.items():
-        space = space_of(arrow.source)
-        for index in instances(space):
-            factor = Root.sqrt(rho[name] / shrink[name](index))
-            at = key(space, index)
-            if scales[space].setdefault(at, factor) != factor:
-                raise NotPreservableError(
-                    f"{architecture.name}: two norms read {space!r} with different epsilons; no scale suits both"
-                )
-    for contraction in architecture.attention:
-        for index in instances(contraction.key):
-            origin = sizes.origin(index)
-            if origin is None:
-                continue
-            before = evaluate(contraction.scale, sizes.source, origin)
-            after = evaluate(contraction.scale, sizes.target, index)
-            query = scales[contraction.query].get(key(contraction.query, index), ONE)
-            scales[contraction.key][key(contraction.key, index)] = before / after / query
-    if tied:
-        for head, table in architecture.ties.items():
-            reads = [d for d in architecture.tensors[head].dims if d.role == "read"]
-            if not reads:
-                continue
-            space = space_of(reads[0].term)
-            written = space_of(next(d.term for d in architecture.tensors[table].dims if d.role == "write"))
-            copies = prod(
-                (sizes.pair(a, {})[1] // sizes.pair(a, {})[0] for a, n in new[written].items() if n == "copy"), start=1
-            )
-            scales[space][()] = ONE / Fraction(copies) / scales[written].get((), ONE)
-    for a, b in architecture.adds:
-        if scales[a] != scales[b] and {*scales[a].values(), *scales[b].values()} - {ONE}:
-            raise NotPreservableError(f"{architecture.name}: {a!r} is added to {b!r}, but their scales differ")
-    for name in architecture.activated:
-        if {*scales[name].values()} - {ONE}:
-            raise NotPreservableError(
-                f"{architecture.name}: {name!r} would be scaled in front of its activation function"
-            )
-    states = {name: SpaceState(dict(new[name]), {k: v for k, v in scales[name].items() if v != ONE}) for name in scales}
-    fields = {str(arrow.eps): rho[name] for name, arrow in norms.items() if isinstance(arrow.eps, str)}
-    return states, {name: factor for name, factor in fields.items() if factor != 1}
-
-
-def _shrink(sizes: Sizes, new: Mapping[str, Mapping[str, New]], arrow: Arrow) -> Callable[[Index], Fraction]:
-    """Return how much the mean square over a norm's axes shrinks when its space is not scaled: C n / n'."""
-    space = sizes.architecture.spaces[space_of(arrow.source)]
-    reduced = norm_axes(sizes.architecture, arrow)
-
-    def shrink(index: Index) -> Fraction:
-        factor = Fraction(1)
-        for axis in reduced:
-            source, target = sizes.pair(axis, index)
-            if source and new[space.name].get(axis) in ("silent", "mean", "split"):
-                factor *= Fraction(source, target)
-        return factor
-
-    return shrink
-
-
-def _epsilon_factors(
-    sizes: Sizes, norms: Mapping[str, Arrow], shrink: Mapping[str, Callable[[Index], Fraction]]
-) -> dict[str, Fraction]:
-    """Return the factor on each norm's epsilon: one per group of norms that share an epsilon or a space."""
-    group = {name: {name} for name in norms}
-    for a, first in norms.items():
-        for b, second in norms.items():
-            shared = isinstance(first.eps, str) and first.eps == second.eps
-            if (shared or space_of(first.source) == space_of(second.source)) and group[a] is not group[b]:
-                group[a] |= group[b]
-                for name in group[b]:
-                    group[name] = group[a]
-    found: dict[str, Fraction] = {}
-    for name in norms:
-        members = [n for n in norms if n in group[name]]
-        constant = any(not isinstance(norms[n].eps, str) for n in members)
-        is_global = [n for n in members if not sizes.architecture.spaces[space_of(norms[n].source)].index]
-        found[name] = Fraction(1) if constant or not is_global else shrink[is_global[0]]({})
-    return found
 
 
 def place(axis_new: set[New], source: int, target: int) -> AxisMap:

@@ -42,7 +42,7 @@ def shares(plan: Plan, ranks: int, consumer: Consumer) -> list[Share]:
     for contraction in architecture.attention[:1]:
         heads, kv_heads = (
             _of_source(plan, [a for a in architecture.spaces[space].axes if a not in contraction.over])
-            for space in (contraction.query, contraction.key)
+            for space in contraction.pairs[0]
         )
     width = next((a for a, e in architecture.sizes.items() if e == architecture.roles.get("mlp")), None)
     mlp = _of_source(plan, [width]) if width is not None else None

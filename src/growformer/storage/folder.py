@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from growformer.errors import SourceError
 from growformer.storage.safetensors_file import DTYPES, Entry, read_header, read_tensor
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".ot")
 INDEX = "model.safetensors.index.json"
+
+
+class Read(Protocol):
+    """Reads a tensor by its stored name; or only what lies at one position of its first dimension."""
+
+    def __call__(self, name: str, at: int | None = None) -> torch.Tensor:
+        """Return it in memory of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +48,16 @@ class ModelFolder:
         return {name: (entry.shape, entry.dtype) for name, entry in self.entries.items()}
 
     @contextmanager
-    def reader(self) -> Iterator[Callable[[str], torch.Tensor]]:
-        """Yield a function that reads one tensor by its stored name; files stay open until the end."""
+    def reader(self) -> Iterator[Read]:
+        """Yield a function that reads one tensor by its stored name, or one entry of it along its first dimension.
+
+        Files stay open until the end.
+        """
         with ExitStack() as stack:
             files: dict[Path, BinaryIO] = {}
 
-            def read(name: str) -> torch.Tensor:
-                entry = self.entries[name]
+            def read(name: str, at: int | None = None) -> torch.Tensor:
+                entry = self.entries[name] if at is None else self.entries[name].part(at)
                 try:
                     if entry.file not in files:
                         files[entry.file] = stack.enter_context(entry.file.open("rb"))

@@ -51,6 +51,12 @@ class Entry:
     start: int
     end: int
 
+    def part(self, at: int) -> Entry:
+        """Return what lies at one position along the first dimension."""
+        size = (self.end - self.start) // self.shape[0]
+        start = self.start + at * size
+        return Entry(self.file, self.shape[1:], self.dtype, start, start + size)
+
 
 def read_header(path: Path) -> dict[str, Entry]:
     """Read and check the header of a safetensors file.

@@ -13,15 +13,21 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
-import numpy as np
-
-from growformer.architecture.declaration import space_of, spaces_in
-from growformer.architecture.exact import ONE, evaluate
+from growformer.architecture.declaration import Config, space_of, spaces_in
+from growformer.architecture.exact import ONE, Root, evaluate
+from growformer.architecture.facts import Add
 from growformer.architecture.language import leaves
 from growformer.errors import ArchitectureError
+from growformer.verification.alibi_conditions import alibi_conditions
+from growformer.verification.attention_conditions import attention_conditions
+from growformer.verification.axis_conditions import axis_conditions, existence_conditions
 from growformer.verification.config_conditions import config_conditions
 from growformer.verification.conversion_conditions import conversion_conditions
-from growformer.verification.recorded import STATUS, Recorded, Violation, at_instance
+from growformer.verification.recorded import STATUS, Recorded
+from growformer.verification.rotary_conditions import rotary_conditions
+from growformer.verification.rounding import rounded
+from growformer.verification.structure import Index
+from growformer.verification.violations import Violation, at_instance
 
 EXACT = 2.0**-50
 """Relative deviation of config values, which are float64 and a few roundings away from exact."""
@@ -41,11 +47,13 @@ def local_conditions(data: Mapping[str, Any] | Recorded) -> list[Violation]:
         PlanError: the data is not a record of a growth.
     """
     recorded = Recorded.read(data)
-    found = list(_axis_maps(recorded))
+    found = list(axis_conditions(recorded))
     if found:  # nothing else can be looked up with certainty
         return found
-    checks = (_present, _spaces, _norms, _contractions, _adds, _ties, _post_norms, config_conditions)
-    for check in (*checks, conversion_conditions):
+    for check in (
+        existence_conditions, _spaces, _norms, _layer_scales, attention_conditions, alibi_conditions, _adds, _ties,
+        _post_norms, rotary_conditions, config_conditions, conversion_conditions,
+    ):  # fmt: skip
         try:
             found += check(recorded)
         except ArchitectureError as error:
@@ -53,85 +61,13 @@ def local_conditions(data: Mapping[str, Any] | Recorded) -> list[Violation]:
     return found
 
 
-# Axis maps.
-
-
-def _axis_maps(rec: Recorded) -> Iterator[Violation]:
-    architecture = rec.architecture
-    order = sorted(architecture.sizes, key=lambda axis: axis not in architecture.index_axes)
-    for axis in order:
-        is_index = axis in architecture.index_axes
-        broken = False
-        try:
-            for violation in _axis(rec, axis, is_index):
-                broken = True
-                yield violation
-        except ArchitectureError as error:
-            yield Violation(kind="axis map", where=axis, expected="a whole number", found=str(error))
-            broken = True
-        if broken and is_index:
-            return
-
-
-def _axis(rec: Recorded, axis: str, is_index: bool) -> Iterator[Violation]:
-    def wrong(index: Mapping[str, int], expected: str, found: str) -> Violation:
-        return Violation(kind="axis map", where=at_instance(axis, index), expected=expected, found=found)
-
-    for index in rec.instances(rec.architecture.size_index(axis)):
-        along = rec.maps.get(axis, {}).get(tuple(index.values()))
-        if along is None:
-            yield wrong(index, "a map", "none")
-            continue
-        size, source = rec.target_size(axis, index), along.source
-        if source.size != size:
-            yield wrong(index, f"{size} target coordinates, as the config says", str(source.size))
-            continue
-        if is_index:
-            yield from _templates(rec, axis, index, source)
-        if rec.is_new(index):
-            continue
-        before = rec.sizes(axis, index)[0]
-        if along.source_size != before:
-            yield wrong(index, f"{before} source coordinates, as the config says", str(along.source_size))
-            continue
-        if source.size and not (source.min() >= -1 and source.max() < before):
-            yield wrong(index, f"source coordinates from 0 to {before - 1}", f"{source.min()} to {source.max()}")
-            continue
-        counts = np.bincount(source[source >= 0], minlength=before)
-        if counts.size and (counts.min() != counts.max() or counts.min() == 0):
-            at = int(np.flatnonzero(counts != max(counts.max(), 1))[0])
-            yield wrong(index, "every source coordinate, equally often", f"coordinate {at} {int(counts[at])} times")
-        elif axis in rec.architecture.fixed and not np.array_equal(source, np.arange(before)):
-            yield wrong(index, f"no change ({rec.architecture.fixed[axis]})", "a change")
-        elif is_index and not np.array_equal(source[source >= 0], np.arange(before)):
-            yield wrong(index, "source instances once, in their order", str(source.tolist()))
-
-
-def _templates(rec: Recorded, axis: str, index: Mapping[str, int], source: Any) -> Iterator[Violation]:
-    found = rec.templates.get(axis, {}).get(tuple(index.values()))
-    old = [] if found is None else [int(a) for a, b in zip(found, source, strict=False) if b >= 0]
-    if found is None or len(found) != source.size or old != source[source >= 0].tolist():
-        yield Violation(
-            kind="axis map", where=at_instance(axis, index),
-            expected=f"templates that agree with the map {source.tolist()}", found=str(found and list(found)),
-        )  # fmt: skip
-
-
-def _present(rec: Recorded) -> Iterator[Violation]:
-    for template, spec in rec.architecture.tensors.items():
-        optional = rec.architecture.arrows[spec.owner].optional
-        exists = rec.architecture.exists(spec, rec.source_config)
-        if (template in rec.present and not exists) or (exists and not optional and template not in rec.present):
-            said, has = ("one", "none") if exists else ("none", "one")
-            yield Violation(kind="config", where=template, expected=f"{said}, as the source's config says", found=has)
-
-
 # Spaces.
 
 
 def _spaces(rec: Recorded) -> Iterator[Violation]:
     used = {s for a in rec.arrows.values() for s in (*spaces_in(a.source), *spaces_in(a.target))}
-    used |= {s for c in rec.architecture.attention for s in (c.query, c.key, c.value, c.output)}
+    used |= {space for c in rec.architecture.attention for space in c.spaces}
+    used |= {space for add in rec.architecture.adds for space in (add.source, add.target)}
     for space in rec.architecture.spaces.values():
         if space.name not in used:
             continue
@@ -148,7 +84,10 @@ def _space_axis(rec: Recorded, space: str, axis: str) -> Iterator[Violation]:
     if kind is not None and kind not in STATUS:
         yield wrong(f"one of {', '.join(STATUS)}", repr(kind))
         return
-    maps = [rec.along(axis, index) for index in rec.sources(rec.architecture.size_index(axis))]
+    if axis in rec.index_axes and rec.grows(axis):
+        yield wrong("no growth, as which of them is taken depends on them all", repr(kind))
+        return
+    maps = [rec.along(axis, index) for index in rec.sources(rec.size_indices[axis])]
     added = any((m.source < 0).any() for m in maps)
     repeated = any(m.source.size > m.source_size and not (m.source < 0).any() for m in maps)
     if (added or repeated) and kind is None:
@@ -157,31 +96,34 @@ def _space_axis(rec: Recorded, space: str, axis: str) -> Iterator[Violation]:
         yield wrong("a source for every coordinate of a copied axis", "coordinates without one")
     elif repeated and kind != "copy":
         yield wrong("'copy', as the axis repeats its source coordinates", repr(kind))
+    if kind in ("mean", "silent", "split") and space in rec.architecture.activated:
+        yield wrong("'live' or 'copy', as an activation function stands behind it", repr(kind))
+        return
     if not added:
         return
     if space in rec.outputs and kind in ("live", "split"):
         yield wrong("'silent', as the model returns it", repr(kind))
     if kind == "split" and not _is_split_alone(rec, space, axis):
-        yield wrong("norms over it as the only readers of a split axis", "other readers")
+        yield wrong("RMSNorms over it, with gains, as the only readers of a split axis", "other readers")
     if kind == "mean" and axis not in rec.mean_axes(space):
         yield wrong("a LayerNorm over it that makes a mean disappear", "none")
-    if kind == "silent" and space not in _linear(rec) and space not in rec.outputs:
+    if kind == "silent" and space not in rec.linear and space not in rec.outputs:
         yield wrong("'live', as what reads it may not map zero to zero", repr(kind))
 
 
 def _is_split_alone(rec: Recorded, space: str, axis: str) -> bool:
     if rec.joined(space) != {space} or space in rec.outputs:
         return False
-    if any(space in (c.query, c.key, c.value, c.output) for c in rec.architecture.attention):
+    if any(space in c.spaces for c in rec.architecture.attention):
         return False
     readers = [a for a in rec.arrows.values() if space in set(spaces_in(a.source))]
-    return all(a.kind == "norm" and not a.centred and axis in rec.reduced(a) for a in readers)
+    return all(a.kind == "norm" and a.gain and not a.centred and axis in rec.reduced(a) for a in readers)
 
 
 def _space_scale(rec: Recorded, space: str) -> Iterator[Violation]:
     for index in rec.sources(rec.architecture.spaces[space].index):
         scale = rec.scale(space, index)
-        if scale != ONE and space not in _linear(rec) - rec.outputs:
+        if scale != ONE and space not in rec.linear - rec.outputs:
             why = "the model returns it" if space in rec.outputs else "what reads it may not be linear"
             yield Violation(
                 kind="space",
@@ -191,31 +133,18 @@ def _space_scale(rec: Recorded, space: str) -> Iterator[Violation]:
             )
 
 
-def _linear(rec: Recorded) -> set[str]:
-    """Return the spaces next to norms and contractions; in others an activation may stand, which no arrow shows."""
-    found: set[str] = set()
-    for arrow in rec.arrows.values():
-        if arrow.kind == "norm":
-            found |= {space_of(arrow.source), space_of(arrow.target)}
-    for c in rec.architecture.attention:
-        found |= {c.query, c.key, c.value, c.output}
-    return {name for name in rec.architecture.spaces if found & rec.joined(name)}
-
-
 # Where spaces meet.
 
 
 def _norms(rec: Recorded) -> Iterator[Violation]:
-    for name, arrow in rec.arrows.items():
-        if arrow.kind != "norm":
-            continue
-        source, reduced = space_of(arrow.source), rec.reduced(arrow)
+    for name, arrow in rec.norms.items():
+        source, target, reduced = space_of(arrow.source), space_of(arrow.target), rec.reduced(arrow)
         if not set(reduced) <= set(rec.architecture.spaces[source].axes):
             yield Violation(kind="norm", where=name, expected="axes of what it reads", found=str(reduced))
             continue
         for axis in rec.architecture.spaces[source].axes:
             yield from _norm_axis(rec, name, axis, axis in reduced, arrow.centred)
-        for index in rec.sources(rec.index_of(name)):
+        for index in rec.sources_of(name):
             where = at_instance(name, index)
             uneven = [a for a in reduced if len(rec.energies(source, a, index)) > 1]
             if uneven:
@@ -226,13 +155,20 @@ def _norms(rec: Recorded) -> Iterator[Violation]:
                 continue
             ratio = rec.mean_square_ratio(arrow, index)
             yield from _epsilon(rec, where, arrow.eps, ratio)
+            if not arrow.gain:  # nothing makes good for what the mean square has changed by, so readers must know
+                wanted, found = rec.scale(source, index) / Root.sqrt(ratio), rec.scale(target, index)
+                if found != wanted:
+                    yield Violation(
+                        kind="norm", where=where, expected=f"the scale {wanted} of {target}, as it has no gain",
+                        found=str(found),
+                    )  # fmt: skip
 
 
 def _norm_axis(rec: Recorded, name: str, axis: str, is_reduced: bool, centred: bool) -> Iterator[Violation]:
     arrow = rec.arrows[name]
     source, target = space_of(arrow.source), space_of(arrow.target)
     before, after = rec.kind(source, axis), rec.kind(target, axis)
-    if not _grows(rec, axis):
+    if not rec.grows(axis):
         return
 
     def wrong(kind: str, expected: str, found: str) -> Violation:
@@ -252,14 +188,6 @@ def _norm_axis(rec: Recorded, name: str, axis: str, is_reduced: bool, centred: b
         wanted = {"silent": "silent", "mean": "silent", "copy": "copy", "split": "live"}[str(before)]
         if after != wanted:
             yield wrong("norm", f"{wanted!r} written, as it reads {before!r}", repr(after))
-
-
-def _grows(rec: Recorded, axis: str) -> bool:
-    for index in rec.sources(rec.architecture.size_index(axis)):
-        source, target = rec.sizes(axis, index)
-        if source != target:
-            return True
-    return False
 
 
 def _epsilon(rec: Recorded, where: str, eps: str | float, ratio: Fraction) -> Iterator[Violation]:
@@ -283,94 +211,59 @@ def _epsilon(rec: Recorded, where: str, eps: str | float, ratio: Fraction) -> It
         )  # fmt: skip
 
 
-def _contractions(rec: Recorded) -> Iterator[Violation]:
-    for c in rec.architecture.attention:
-        spaces = rec.architecture.spaces
-        where = f"attention {c.query} . {c.key}"
-
-        def wrong(kind: str, at: str, expected: str, found: str, where: str = where) -> Violation:
-            return Violation(kind=kind, where=f"{where} {at}", expected=expected, found=found)
-
-        for axis in c.over:
-            if not _grows(rec, axis):
+def _layer_scales(rec: Recorded) -> Iterator[Violation]:
+    """A vector that multiplies coordinate by coordinate: each keeps what it carries, and a mean would not stay one."""
+    for name, arrow in rec.arrows.items():
+        if arrow.kind != "scale":
+            continue
+        source, target = space_of(arrow.source), space_of(arrow.target)
+        for axis in rec.architecture.spaces[source].axes:
+            before, after = rec.kind(source, axis), rec.kind(target, axis)
+            if not rec.grows(axis) or (before == after and before not in ("mean", "split")):
                 continue
-            pair = (rec.kind(c.query, axis), rec.kind(c.key, axis))
-            found = f"{pair[0]!r} queries and {pair[1]!r} keys"
-            if pair == ("silent", "silent"):
-                yield wrong("dead", f"along {axis}", "one side that is not silent, or neither ever learns", found)
-            elif pair != ("copy", "copy") and ("silent" not in pair or not {*pair} <= {"silent", "live", "mean"}):
-                yield wrong("contraction", f"along {axis}", "one silent side, or scores would change", found)
-        for axis in spaces[c.query].axes:
-            shared = axis not in c.over and axis in spaces[c.key].axes and _grows(rec, axis)
-            if shared and rec.kind(c.query, axis) == rec.kind(c.key, axis) == "silent":
-                yield wrong(
-                    "dead", f"along {axis}", "one side that is not silent, or neither ever learns",
-                    "'silent' queries and 'silent' keys",
-                )  # fmt: skip
-        for axis in spaces[c.output].axes:
-            yield from _mixed(rec, c.query, c.key, c.value, c.output, axis, where)
-        outer = tuple(a for a in rec.architecture.sizes if a in {*spaces[c.query].index, *spaces[c.key].index})
-        for index in rec.sources(outer):
-            before = evaluate(c.scale, rec.source_config, rec.origin(index))
-            after = evaluate(c.scale, rec.target_config, index)
-            product = rec.scale(c.query, index) * rec.scale(c.key, index) * after / before
-            for axis in c.over:
-                product = product * min(rec.energies(c.query, axis, index))
-            if product != ONE:
-                yield wrong("contraction", at_instance("scores", index), "scores times 1", f"times {product}")
-        outer = tuple(a for a in rec.architecture.sizes if a in {*spaces[c.value].index, *spaces[c.output].index})
-        for index in rec.sources(outer):
-            values, output = rec.scale(c.value, index), rec.scale(c.output, index)
-            if values != output:
-                yield wrong(
-                    "contraction", at_instance(c.output, index), f"the scale {values} of the values", str(output)
-                )
-
-
-def _mixed(rec: Recorded, query: str, key: str, value: str, output: str, axis: str, where: str) -> Iterator[Violation]:
-    """Attention's output is a mean of values, weighted by scores: what may it carry along one of its axes?"""
-    if not _grows(rec, axis):
-        return
-    spaces = rec.architecture.spaces
-    values = rec.kind(value, axis) if axis in spaces[value].axes else None
-    scores = {rec.kind(s, axis) for s in (query, key) if axis in spaces[s].axes}
-    found = rec.kind(output, axis)
-    if values is None:  # a new query head mixes source values by new scores
-        wanted = "copy" if scores == {"copy"} else "live"
-    elif values == "copy":  # the copies agree where their scores do
-        wanted = "copy" if scores <= {"copy"} else "live"
-    else:
-        wanted = values
-    if found == wanted:
-        return
-    dead = values in ("silent", "mean") and found == "live"
-    expected = "readers that look at inert coordinates" if dead else f"{wanted!r} coordinates in {output}"
-    yield Violation(
-        kind="dead" if dead else "contraction", where=f"{where} along {axis}", expected=expected, found=repr(found)
-    )
+            dead = before == "silent" and after == "live"
+            yield Violation(
+                kind="dead" if dead else "norm", where=f"{name} along {axis}",
+                expected="the same on both sides, and neither 'mean' nor 'split'", found=f"{before!r} and {after!r}",
+            )  # fmt: skip
 
 
 def _adds(rec: Recorded) -> Iterator[Violation]:
-    for a, b in rec.architecture.adds:
-        first, second = rec.architecture.spaces[a], rec.architecture.spaces[b]
+    for add in rec.architecture.adds:
+        first, second = rec.architecture.spaces[add.source], rec.architecture.spaces[add.target]
+        where = f"{add.source} + {add.target}"
         if set(first.axes) != set(second.axes):
-            yield Violation(kind="add", where=f"{a} + {b}", expected=f"the axes {first.axes}", found=str(second.axes))
+            yield Violation(kind="add", where=where, expected=f"the axes {first.axes}", found=str(second.axes))
             continue
         for axis in first.axes:
-            kinds = rec.kind(a, axis), rec.kind(b, axis)
-            if _grows(rec, axis) and kinds[0] != kinds[1]:
+            kinds = rec.kind(add.source, axis), rec.kind(add.target, axis)
+            if rec.grows(axis) and kinds[0] != kinds[1]:
                 yield Violation(
-                    kind="add", where=f"{a} + {b} along {axis}", expected=f"{kinds[0]!r} on both sides",
+                    kind="add", where=f"{where} along {axis}", expected=f"{kinds[0]!r} on both sides",
                     found=repr(kinds[1]),
                 )  # fmt: skip
-        outer = tuple(x for x in rec.architecture.sizes if x in {*first.index, *second.index})
-        for index in rec.sources(outer):
-            scales = rec.scale(a, index), rec.scale(b, index)
-            if scales[0] != scales[1]:
+        for index in rec.sources(rec.outer(add.source, add.target)):
+            before = _factor(rec, add, rec.source_config, rec.origin(index))
+            after = _factor(rec, add, rec.target_config, index)
+            if not before.square or not after.square:
+                if before != after:
+                    yield Violation(
+                        kind="add", where=at_instance(where, index), expected=f"the factor {before}", found=str(after)
+                    )
+                continue
+            mine, other, moved = rec.scale(add.source, index), rec.scale(add.target, index), after / before
+            if mine * moved != other:
+                why = "on both sides" if moved == ONE else f"of {add.target}, as the factor {before} becomes {after}"
                 yield Violation(
-                    kind="add", where=at_instance(f"{a} + {b}", index), expected=f"the scale {scales[0]} on both sides",
-                    found=str(scales[1]),
+                    kind="add", where=at_instance(where, index), expected=f"the scale {mine * moved} {why}",
+                    found=str(other),
                 )  # fmt: skip
+
+
+def _factor(rec: Recorded, add: Add, config: Config, index: Index) -> Root:
+    """Return the factor with which a vector is added, exactly as the class has it."""
+    exact = evaluate(add.factor, config, index)
+    return exact if add.rounded is None else Root.of(rounded(exact, rec.dtype(add.rounded)))
 
 
 def _ties(rec: Recorded) -> Iterator[Violation]:
@@ -403,15 +296,20 @@ def _ties(rec: Recorded) -> Iterator[Violation]:
 
 
 def _post_norms(rec: Recorded) -> Iterator[Violation]:
-    for arrow in rec.arrows.values():
-        if not rec.is_residual(arrow):
+    for arrow in rec.norms.values():
+        add = rec.residual(arrow)
+        chain = rec.chain(arrow) if add is not None else []
+        new = [(name, index) for name, index in chain if rec.is_new(index)]
+        if add is None or not new:
             continue
-        name, index = rec.chain(arrow)[0]
-        if rec.is_new(index):
+        where = at_instance(*new[0])
+        if chain[0] == new[0]:
             yield Violation(
-                kind="layers", where=at_instance(name, index), found="none",
-                expected="a norm in front of it that hands over its gain",
-            )  # fmt: skip
+                kind="layers", where=where, found="none", expected="a norm in front of it that hands over its gain"
+            )
+        elif add.factor != "1" or not all(rec.norms[name].gain for name, _ in chain):
+            expected = "norms with gains, added with the factor 1, where a new layer norms twice"
+            yield Violation(kind="layers", where=where, expected=expected, found=f"the factor {add.factor}, or no gain")
 
 
 __all__ = ["local_conditions"]

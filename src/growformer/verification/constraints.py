@@ -16,7 +16,8 @@ import torch
 
 from growformer.errors import PlanError, SourceError
 from growformer.verification.conditions import local_conditions
-from growformer.verification.recorded import Recorded, Violation
+from growformer.verification.held import ShapeError, Shelf
+from growformer.verification.recorded import Recorded
 from growformer.verification.regions import Positions, Region, compact, count, show, spread
 from growformer.verification.requirements import (
     Free,
@@ -27,9 +28,10 @@ from growformer.verification.requirements import (
     Value,
     requirements,
 )
+from growformer.verification.violations import Violation
 
 Read = Callable[[str], torch.Tensor]
-"""Canonical name -> tensor."""
+"""Stored name -> tensor."""
 Regenerate = Callable[[str, Region], torch.Tensor]
 """Canonical name in the target, and a region that nothing constrains -> what the initialisation puts there."""
 
@@ -102,9 +104,9 @@ def compare_checkpoints(
 
     Args:
         data: the record: a plan's JSON, or what growformer.json holds under ``plan``.
-        read_source: gives one tensor of the source by its canonical name; KeyError or SourceError where it is missing.
+        read_source: gives one tensor of the source by its stored name; KeyError or SourceError where it is missing.
         read_target: likewise of the target. Tensors are not changed; at most two of the source and one of the target
-            are held at a time.
+            are held at a time. One that holds several declared tensors is read once for all that follow each other.
         target_names: stored names of all tensors in the target, to find what is left over.
         regenerate: gives the initialisation's values; without it free regions are counted, not checked.
 
@@ -116,16 +118,19 @@ def compare_checkpoints(
     if any(v.kind == "axis map" for v in violations):
         return ConstraintsReport(violations=tuple(violations))
     report = ConstraintsReport()
+    source, grown = Shelf(read_source), Shelf(read_target)
     left = set(target_names) if target_names is not None else set()
     for spec, index in rec.specs():
-        stored = rec.stored(spec.name(index))
-        left.discard(stored)
+        held = rec.target_held(spec, index)
+        left.discard(held.stored)
         try:
             needed = requirements(rec, spec.template, index)
         except PlanError as error:
-            violations.append(Violation(kind="space", where=stored, expected="values that preserve", found=str(error)))
+            violations.append(
+                Violation(kind="space", where=str(held), expected="values that preserve", found=str(error))
+            )
             continue
-        comparison = _Comparison(needed, read_source, read_target, regenerate)
+        comparison = _Comparison(rec, needed, source, grown, regenerate)
         violations += comparison.run()
         report = replace(
             report,
@@ -144,9 +149,10 @@ def compare_checkpoints(
 class _Comparison:
     """One tensor of the target against what it must hold."""
 
+    rec: Recorded
     needed: TensorRequirements
-    read_source: Read
-    read_target: Read
+    source: Shelf
+    grown: Shelf
     regenerate: Regenerate | None
     sources: dict[str, torch.Tensor] = field(default_factory=dict)
     checked: int = 0
@@ -157,9 +163,12 @@ class _Comparison:
         """Compare; counts are right once all is yielded."""
         needed = self.needed
         try:
-            target = self.read_target(needed.name).detach().cpu()
+            target = self.grown.tensor(needed.held)
         except (KeyError, SourceError) as error:
             yield self._wrong("missing", "a tensor", f"none ({error})")
+            return
+        except ShapeError as error:
+            yield self._wrong("shape", str(list(error.expected)), str(list(error.found)))
             return
         if tuple(target.shape) != needed.shape:
             yield self._wrong("shape", str(list(needed.shape)), str(list(target.shape)))
@@ -183,12 +192,12 @@ class _Comparison:
     ) -> Violation:
         at = show(region) if region is not None else ""
         return Violation(
-            kind=kind, where=self.needed.stored, expected=expected, found=found, region=at, deviation=deviation
+            kind=kind, where=str(self.needed.held), expected=expected, found=found, region=at, deviation=deviation
         )
 
     def _source(self, name: str) -> torch.Tensor:
         if name not in self.sources:
-            self.sources[name] = self.read_source(name).detach().cpu()
+            self.sources[name] = self.source.tensor(self.rec.source_held(name))
         return self.sources[name]
 
     def _constrained(self, target: torch.Tensor, requirement: Requirement) -> Iterator[Violation]:
@@ -200,7 +209,7 @@ class _Comparison:
         except (KeyError, SourceError) as error:
             yield self._wrong("missing", "a tensor in the source", f"none ({error})", requirement.copies[0])
             return
-        except (IndexError, RuntimeError) as error:
+        except (IndexError, RuntimeError, ShapeError) as error:
             yield self._wrong("shape", "the source's shape as its config says", str(error), requirement.copies[0])
             return
         if worst.count:

@@ -14,11 +14,15 @@ from growformer.architecture.conversion import Conversion, conversions_of, unmet
 from growformer.architecture.declaration import Architecture
 from growformer.architecture.registry import for_config
 from growformer.verification.config_conditions import NOT_COMPUTED
-from growformer.verification.recorded import Recorded, Violation
+from growformer.verification.recorded import Recorded
+from growformer.verification.violations import Violation
 
-_SAME = ("sizes", "attention", "adds", "activated", "rotary", "ties", "prefix", "heads")
+_SAME = ("sizes", "attention", "adds", "activated", "rotary", "alibi", "shared", "active", "prefix", "heads")
 """What two declarations of the same function must agree on besides their arrows."""
-_ARROW = ("kind", "source", "target", "when", "optional", "centred", "offset", "eps", "over")
+_ARROW = (
+    "kind", "source", "target", "when", "optional", "centred", "offset", "eps", "over", "gain", "kernel", "leading",
+    "bare", "otherwise",
+)  # fmt: skip
 
 
 def conversion_conditions(rec: Recorded) -> Iterator[Violation]:
@@ -49,11 +53,16 @@ def _declarations(own: Architecture, other: Architecture) -> Iterator[Violation]
     for name in _SAME:
         if getattr(own, name) != getattr(other, name):
             yield _wrong(name, f"as {own.name} declares it: {getattr(own, name)}", str(getattr(other, name)))
-    if list(own.arrows) != list(other.arrows):
-        differ = sorted(set(own.arrows) ^ set(other.arrows))
+    for tied, table in own.ties.items():
+        if tied in other.tensors and other.ties.get(tied) != table:
+            yield _wrong(f"ties of {tied}", table, str(other.ties.get(tied)))
+    needed = [name for name, arrow in own.arrows.items() if name in other.arrows or not arrow.optional]
+    if needed != list(other.arrows):
+        differ = sorted(set(needed) ^ set(other.arrows))
         yield _wrong("modules", f"those of {own.name}, in their order", f"others: {differ}")
         return
-    for name, arrow in own.arrows.items():
+    for name in needed:
+        arrow = own.arrows[name]
         for part in _ARROW:
             if getattr(arrow, part) != getattr(other.arrows[name], part):
                 yield _wrong(f"{name}: {part}", str(getattr(arrow, part)), str(getattr(other.arrows[name], part)))

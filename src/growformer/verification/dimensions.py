@@ -9,11 +9,15 @@ from fractions import Fraction
 
 import numpy as np
 
-from growformer.architecture.declaration import Arrow, Dim
+from growformer.architecture.declaration import Arrow, Dim, TensorSpec
 from growformer.architecture.exact import ONE, Root
 from growformer.architecture.language import Leaf, leaves
 from growformer.errors import PlanError
-from growformer.verification.recorded import LIVE, MEAN, SILENT, SOURCE, STATUS, Index, Indices, Recorded
+from growformer.verification.recorded import LIVE, MEAN, SILENT, SOURCE, STATUS, Indices, Recorded
+from growformer.verification.structure import Index
+
+WITHOUT_SPACE = ("kernel", "unit")
+"""Roles of dimensions that carry no space: a convolution's window, and dimensions of size one. They never grow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +60,46 @@ def term_size(rec: Recorded, dim: Dim, index: Index) -> int:
     return leaves(dim.term, lambda axis: rec.target_size(axis, index))[0]
 
 
+def _unchanged(size: int) -> Table:
+    where = np.arange(size, dtype=np.int64)
+    return Table(np.full(size, SOURCE), where, np.zeros_like(where), np.full(size, -1), [ONE], [])
+
+
 def _empty(size: int) -> Table:
     new = np.full(size, -1, dtype=np.int64)
     return Table(np.full(size, LIVE), new, np.zeros_like(new), new.copy(), [ONE], [])
+
+
+def dimension_segments(rec: Recorded, spec: TensorSpec, number: int, index: Index, *, is_lookup: bool) -> list[Segment]:
+    """Return what one dimension of a tensor carries, in groups of coordinates; those of like instances are found once.
+
+    Args:
+        rec: the record.
+        spec: the tensor.
+        number: of the dimension.
+        index: its instance.
+        is_lookup: whether its rows are looked up rather than summed.
+
+    Raises:
+        PlanError: nothing is recorded for a new coordinate.
+    """
+    dim = spec.dims[number]
+    known = ("spaces", spec.template, number)
+    if known not in rec.cache:
+        rec.cache[known] = [(leaf.space, leaf.axes) for leaf in leaves(dim.term, lambda _: 1)[1]]
+    # All that the outcome depends on.
+    new = rec.outermost_new(index)
+    alike: list[object] = [spec.template, number, new]
+    if dim.role not in WITHOUT_SPACE:
+        for space, axes in rec.cache[known]:
+            if space is not None:
+                alike += [rec.scale(space, index), new is not None and rec.is_local(space, new)]
+            alike += [tuple(index[name] for name in rec.size_indices[axis]) for axis in axes]
+    key = tuple(alike)
+    if key not in rec.cache:
+        rec.cache[key] = segments_of(table_of(rec, dim, index, is_lookup=is_lookup), dim.role)
+    found: list[Segment] = rec.cache[key]
+    return found
 
 
 def table_of(rec: Recorded, dim: Dim, index: Index, *, is_lookup: bool) -> Table:
@@ -67,6 +108,8 @@ def table_of(rec: Recorded, dim: Dim, index: Index, *, is_lookup: bool) -> Table
     Raises:
         PlanError: nothing is recorded for a new coordinate.
     """
+    if dim.role in WITHOUT_SPACE:
+        return _unchanged(term_size(rec, dim, index))
     size, targets = leaves(dim.term, lambda axis: rec.target_size(axis, index))
     new = rec.outermost_new(index)
     table = _empty(size)
@@ -182,4 +225,7 @@ def norm_table(rec: Recorded, arrow: Arrow, space: str, index: Index) -> Table:
     return table
 
 
-__all__ = ["Segment", "Table", "alike", "norm_table", "segments_of", "table_of", "term_size"]
+__all__ = [
+    "WITHOUT_SPACE", "Segment", "Table", "alike", "dimension_segments", "norm_table", "segments_of", "table_of",
+    "term_size",
+]  # fmt: skip

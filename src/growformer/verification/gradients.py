@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from growformer.verification.outputs import OUTPUTS
+
 Ranges = list[list[int]]
 Regions = list[list[Ranges]]
 
@@ -115,10 +117,11 @@ def gradient_reach(
 
 
 def _loss(model: nn.Module, inputs: dict[str, torch.Tensor], seed: int) -> torch.Tensor:
-    output = model(**inputs)
+    given = {name: t.float() if t.is_floating_point() else t for name, t in inputs.items()}
+    output = model(**given)
     generator = torch.Generator().manual_seed(seed)
     total: torch.Tensor | None = None
-    for name in ("logits", "prediction_logits", "last_hidden_state", "pooler_output"):
+    for name in OUTPUTS:
         value = getattr(output, name, None)
         if isinstance(value, torch.Tensor):
             weights = torch.randn(value.shape, generator=generator).to(value.device)

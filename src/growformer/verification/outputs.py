@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from growformer.errors import SourceError
+
+OUTPUTS = (
+    "logits", "prediction_logits", "prediction_logits_or_scores", "seq_relationship_logits", "start_logits",
+    "end_logits", "logits_per_image", "logits_per_text", "text_embeds", "image_embeds", "pred_boxes",
+    "distillation_logits", "cls_logits", "last_hidden_state", "pooler_output",
+)  # fmt: skip
+"""What models return, that a user would look at."""
 
 RATIO_LIMIT = {"float32": 2.0, "bfloat16": 3.0, "float16": 3.0}
 """How much further from float64 than the source the grown model may be, per dtype."""
@@ -109,37 +116,49 @@ def compare_outputs(
     for dtype in dtypes:
         own = _run(source, inputs, dtype)
         other = _run(grown, inputs, dtype, frequencies_of=source if frequencies else None)
-        if other.shape[-1] < own.shape[-1] or other.shape[:-1] != own.shape[:-1]:
-            raise SourceError(f"outputs of shape {list(other.shape)} and {list(own.shape)} cannot be compared")
-        other = other[..., : own.shape[-1]]
-        norm = float(reference.norm()) or 1.0
-        source_error = float((own - reference).norm()) / norm
-        grown_error = float((other - reference).norm()) / norm
-        # Where the source computes its float64 result exactly, any deviation within 1e-12 is the order of a sum.
-        ratio = grown_error / max(source_error, 1e-13)
-        largest = float((other - own).abs().max()) / (float(own.abs().max()) or 1.0)
-        same = float((own.argmax(-1) == other.argmax(-1)).double().mean())
-        comparisons.append(OutputComparison(dtype, source_error, grown_error, ratio, largest, same, RATIO_LIMIT[dtype]))
+        missing = sorted(set(own) - set(other))
+        if missing:
+            raise SourceError(f"the grown model does not return {missing[0]}, as the source does")
+        found = [_compare(dtype, reference[name], own[name], other[name]) for name in own]
+        worst = max(found, key=lambda c: c.ratio)
+        comparisons.append(replace(worst, largest=max(c.largest for c in found), greedy_equal=found[0].greedy_equal))
     cache_equal = _generations_agree(source, grown, inputs, generate) if generate else None
     num_tokens = next(iter(inputs.values())).shape[:2].numel()
     return OutputsReport(tuple(comparisons), cache_equal, num_tokens)
 
 
+def _compare(dtype: str, reference: torch.Tensor, own: torch.Tensor, other: torch.Tensor) -> OutputComparison:
+    if other.shape[-1] < own.shape[-1] or other.shape[:-1] != own.shape[:-1]:
+        raise SourceError(f"outputs of shape {list(other.shape)} and {list(own.shape)} cannot be compared")
+    other = other[..., : own.shape[-1]]
+    norm = float(reference.norm()) or 1.0
+    source_error = float((own - reference).norm()) / norm
+    grown_error = float((other - reference).norm()) / norm
+    # Where the source computes its float64 result exactly, any deviation within 1e-12 is the order of a sum.
+    ratio = grown_error / max(source_error, 1e-13)
+    largest = float((other - own).abs().max()) / (float(own.abs().max()) or 1.0)
+    same = float((own.argmax(-1) == other.argmax(-1)).double().mean())
+    return OutputComparison(dtype, source_error, grown_error, ratio, largest, same, RATIO_LIMIT[dtype])
+
+
 def _run(
     model: nn.Module, inputs: dict[str, torch.Tensor], dtype: str, frequencies_of: nn.Module | None = None
-) -> torch.Tensor:
-    converted = convert(model, getattr(torch, dtype))
+) -> dict[str, torch.Tensor]:
+    """Return everything that a model computes in a dtype by name, the most telling first."""
+    wanted = getattr(torch, dtype)
+    converted = convert(model, wanted)
     if frequencies_of is not None:
         put_frequencies(frequencies_of, converted)
+    given = {name: t.to(wanted) if t.is_floating_point() else t for name, t in inputs.items()}
     with torch.inference_mode():
-        output = converted(**inputs)
-    for name in ("logits", "prediction_logits", "last_hidden_state"):
-        found = getattr(output, name, None)
-        if isinstance(found, torch.Tensor):
-            return found.double()
+        output = converted(**given)
     if isinstance(output, torch.Tensor):
-        return output.double()
-    raise SourceError(f"{type(model).__name__} returns neither logits nor last_hidden_state")
+        return {"output": output.double()}
+    found = {name: getattr(output, name, None) for name in OUTPUTS}
+    tensors = {name: value.double() for name, value in found.items() if isinstance(value, torch.Tensor) and value.ndim}
+    if not tensors:
+        raise SourceError(f"{type(model).__name__} returns none of {', '.join(OUTPUTS)}")
+    return tensors
 
 
 def convert(model: nn.Module, dtype: torch.dtype) -> nn.Module:

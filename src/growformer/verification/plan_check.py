@@ -19,7 +19,7 @@ from growformer.architecture.exact import Root
 from growformer.errors import PlanError
 from growformer.planning.blocks import Affine, Block, Constant, Fill, Mean, Noise, Sum, TensorPlan, Value
 from growformer.verification.conditions import local_conditions
-from growformer.verification.recorded import Indices, Recorded, Violation
+from growformer.verification.recorded import Indices, Recorded
 from growformer.verification.regions import Positions, Region, compact, count, intersect, show, spread
 from growformer.verification.requirements import (
     Free,
@@ -30,6 +30,7 @@ from growformer.verification.requirements import (
     requirements,
 )
 from growformer.verification.requirements import Value as Fixed
+from growformer.verification.violations import Violation
 
 if TYPE_CHECKING:
     from growformer.planning.plan import Plan
@@ -61,21 +62,22 @@ def check_plan(data: Mapping[str, Any] | Recorded, tensors: Iterable[TensorPlan]
     violations = local_conditions(rec)
     if any(v.kind == "axis map" for v in violations):
         return violations
-    expected = {spec.name(index): (spec.template, index) for spec, index in rec.specs()}
+    expected = {spec.name(index): (spec, index) for spec, index in rec.specs()}
     for tensor in tensors:
         found = expected.pop(tensor.name, None)
         if found is None:
             violations.append(Violation(kind="left over", where=tensor.name, expected="no such tensor", found="a plan"))
             continue
         try:
-            needed = requirements(rec, *found)
+            needed = requirements(rec, found[0].template, found[1])
         except PlanError as error:
-            where = rec.stored(tensor.name)
+            where = str(rec.target_held(*found))
             violations.append(Violation(kind="space", where=where, expected="values that preserve", found=str(error)))
             continue
         violations += check_tensor(needed, tensor)
-    for name in expected:
-        violations.append(Violation(kind="missing", where=rec.stored(name), expected="a plan", found="none"))
+    for missing in expected.values():
+        where = str(rec.target_held(*missing))
+        violations.append(Violation(kind="missing", where=where, expected="a plan", found="none"))
     return violations
 
 
@@ -83,7 +85,7 @@ def check_tensor(needed: TensorRequirements, tensor: TensorPlan) -> Iterator[Vio
     """Yield everything in which the blocks of one tensor differ from what it must hold."""
     if tensor.shape != needed.shape:
         yield Violation(
-            kind="shape", where=needed.stored, expected=str(list(needed.shape)), found=str(list(tensor.shape))
+            kind="shape", where=str(needed.held), expected=str(list(needed.shape)), found=str(list(tensor.shape))
         )
         return
     broken = list(_coverage(needed, tensor))
@@ -97,14 +99,18 @@ def check_tensor(needed: TensorRequirements, tensor: TensorPlan) -> Iterator[Vio
                 if problem is not None:
                     expected, found = problem
                     yield Violation(
-                        kind="block", where=needed.stored, region=show(region.copies[0]), expected=expected, found=found
+                        kind="block",
+                        where=str(needed.held),
+                        region=show(region.copies[0]),
+                        expected=expected,
+                        found=found,
                     )
 
 
 def _coverage(needed: TensorRequirements, tensor: TensorPlan) -> Iterator[Violation]:
     def wrong(expected: str, found: str, region: Region | None = None) -> Violation:
         at = show(region) if region is not None else ""
-        return Violation(kind="coverage", where=needed.stored, region=at, expected=expected, found=found)
+        return Violation(kind="coverage", where=str(needed.held), region=at, expected=expected, found=found)
 
     for block in tensor.blocks:
         if len(block.region) != len(needed.shape) or not all(map(_is_inside, block.region, needed.shape)):

@@ -8,7 +8,7 @@ other, ``requirements`` says what every tensor must hold for them to be true.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from growformer.architecture.declaration import Architecture, Arrow, TensorSpec, space_of, spaces_in
+from growformer.architecture.declaration import Arrow, TensorSpec, space_of
 from growformer.architecture.exact import ONE, Root
-from growformer.architecture.language import term_axes
 from growformer.architecture.serialise import architecture_from_json
-from growformer.architecture.source import stored_name
 from growformer.errors import ArchitectureError, PlanError
+from growformer.verification.held import Held, held_tensor, parts_of
+from growformer.verification.structure import Index, Structure
 
-Index = Mapping[str, int]
 Indices = npt.NDArray[np.int64]
 
 # What a coordinate carries, in order of strength: a coordinate that is new along two axes carries the stronger.
@@ -35,37 +34,6 @@ KEPT = Fraction(9, 25)
 and new coordinate j takes part in source coordinate j modulo the source's size."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Violation:
-    """One thing that does not hold.
-
-    Attributes:
-        kind: what was checked. Of a record: ``axis map``, ``space``, ``norm``, ``contraction``, ``add``, ``tie``,
-            ``layers``, ``rotary``, ``config``, or ``dead`` (inert on both sides: preserved, but it never learns). Of a
-            plan: ``coverage``, ``block``. Of tensors: ``copy``, ``rescaled``, ``zero``, ``mean``, ``sum``,
-            ``constant``, ``free``. Of both: ``missing``, ``left over``, ``shape``.
-        where: the tensor by its stored name, or the space, axis or config field.
-        expected, found: in words and numbers.
-        region: the part of the tensor.
-        deviation: the largest absolute deviation in it, where numbers were compared.
-    """
-
-    kind: str
-    where: str
-    expected: str
-    found: str
-    region: str = ""
-    deviation: float | None = None
-
-    def __str__(self) -> str:
-        largest = f" (largest deviation {self.deviation:.3g})" if self.deviation is not None else ""
-        return f"{self.where}{self.region}: expected {self.expected}, found {self.found}{largest}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
-        return asdict(self)
-
-
 @dataclass(frozen=True, slots=True)
 class Along:
     """One axis in one instance: target coordinate -> source coordinate, or -1."""
@@ -74,36 +42,43 @@ class Along:
     source: Indices
 
 
+@dataclass(frozen=True, slots=True)
+class SourceTensor:
+    """A declared tensor of the source as it is recorded: the name it is stored under, its shape and dtype."""
+
+    stored: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
 @dataclass(frozen=True, kw_only=True)
-class Recorded:
+class Recorded(Structure):
     """A growth as it is recorded.
 
     Attributes:
-        architecture: the declaration.
-        source_config, target_config: the configs, with declared defaults filled in.
         maps: axis -> instance -> where its coordinates come from.
         templates: index axis -> instance -> source position that each target position comes from or copies.
         new: space -> axis -> what new coordinates carry.
         scales: space -> instance -> factor on source coordinates.
         epsilon_factors: config field -> factor on that epsilon.
-        present: templates of the tensors that the source has.
-        tied: whether the architecture's ties hold.
-        prefix: of stored names.
+        written: the target's config as it is written, without defaults, nested fields spelled out.
+        tensors: canonical name -> tensor of the source.
+        prefix, spelling: of stored names: what stands in front, and templates that are spelled in another way.
+        packed: templates of stored tensors that hold several declared ones.
         zeros: templates that only the class which the source is written as has.
         original: the source's own config, where the source's config is that of another class.
     """
 
-    architecture: Architecture
-    source_config: Mapping[str, Any]
-    target_config: Mapping[str, Any]
     maps: Mapping[str, Mapping[tuple[int, ...], Along]]
     templates: Mapping[str, Mapping[tuple[int, ...], tuple[int, ...]]]
     new: Mapping[str, Mapping[str, str]]
     scales: Mapping[str, Mapping[tuple[int, ...], Root]]
     epsilon_factors: Mapping[str, Fraction]
-    present: frozenset[str]
-    tied: bool
+    written: Mapping[str, Any]
+    tensors: Mapping[str, SourceTensor]
     prefix: str
+    spelling: Mapping[str, str]
+    packed: tuple[str, ...]
     zeros: frozenset[str] = frozenset()
     original: Mapping[str, Any] | None = None
 
@@ -118,11 +93,12 @@ class Recorded:
             return data
         try:
             architecture = architecture_from_json(dict(data["architecture"]))
-            inferred = data["source"]["inferred"]
+            source, target = data["source"], data["target_config"]
+            inferred = source["inferred"]
             return Recorded(
                 architecture=architecture,
-                source_config=architecture.resolve_config({**data["source"]["config"], **inferred}),
-                target_config=architecture.resolve_config({**data["target_config"], **inferred}),
+                source_config=architecture.resolve_config({**source["config"], **inferred}),
+                target_config=architecture.resolve_config({**target, **inferred}),
                 maps={
                     axis: {tuple(m["index"]): Along(int(m["source_size"]), _unroll(m["runs"])) for m in maps}
                     for axis, maps in data["axis_maps"].items()
@@ -137,32 +113,38 @@ class Recorded:
                     for space, state in data["spaces"].items()
                 },
                 epsilon_factors={name: Fraction(factor) for name, factor in data["epsilon_factors"].items()},
-                present=frozenset(data["source"]["templates"]),
-                tied=bool(data["source"]["tied"]),
-                prefix=data["source"]["prefix"],
-                zeros=frozenset(data["source"].get("zeros", ())),
-                original=data["source"].get("original"),
+                written=dict(_spelled_out(target, architecture.nested)),
+                present=frozenset(source["templates"]),
+                tied=bool(source["tied"]),
+                tensors={
+                    name: SourceTensor(entry[0], tuple(entry[1]), entry[2]) for name, entry in source["tensors"].items()
+                },
+                prefix=source["prefix"],
+                spelling=dict(source["spelling"]),
+                packed=tuple(source["packed"]),
+                zeros=frozenset(source.get("zeros", ())),
+                original=source.get("original"),
             )
-        except (ArchitectureError, AttributeError, KeyError, TypeError, ValueError) as error:
+        except (ArchitectureError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise PlanError(f"not a record of a growth: {type(error).__name__}: {error}") from error
 
     # Instances.
-
-    def instances(self, index: tuple[str, ...]) -> Iterator[dict[str, int]]:
-        """Yield the target's instances of index axes."""
-        return self.architecture.instances(index, self.target_config)
 
     def sources(self, index: tuple[str, ...]) -> Iterator[dict[str, int]]:
         """Yield the target's instances of index axes that come from the source."""
         return (instance for instance in self.instances(index) if not self.is_new(instance))
 
+    def sources_of(self, owner: str) -> Iterator[dict[str, int]]:
+        """Yield the target's instances of a module that come from the source."""
+        return (instance for instance in self.instances_of(owner) if not self.is_new(instance))
+
     def along(self, axis: str, index: Index) -> Along:
         """Return where an axis' coordinates come from in one target instance."""
-        return self.maps[axis][tuple(index[name] for name in self.architecture.size_index(axis))]
+        return self.maps[axis][tuple(index[name] for name in self.size_indices[axis])]
 
     def outermost_new(self, index: Index) -> str | None:
         """Return the first index axis along which a target instance is new."""
-        for axis in self.architecture.sizes:
+        for axis in self.index_axes:
             if axis in index and self.along(axis, index).source[index[axis]] < 0:
                 return axis
         return None
@@ -173,104 +155,83 @@ class Recorded:
 
     def origin(self, index: Index) -> dict[str, int]:
         """Return the source instance that a target instance, which is not new, comes from."""
-        return {
-            axis: int(self.along(axis, index).source[index[axis]]) for axis in self.architecture.sizes if axis in index
-        }
+        return {axis: int(self.along(axis, index).source[index[axis]]) for axis in self.index_axes if axis in index}
 
     def sizes(self, axis: str, index: Index) -> tuple[int, int]:
         """Return an axis' sizes in source and target, from the configs; the instance must not be new."""
-        wanted = {name: index[name] for name in self.architecture.size_index(axis)}
-        return (
-            self.architecture.size(axis, self.source_config, self.origin(wanted)),
-            self.target_size(axis, index),
-        )
+        return self._sizes(axis, tuple(index[name] for name in self.size_indices[axis]))
 
     def target_size(self, axis: str, index: Index) -> int:
         """Return an axis' size in the target, from the config."""
-        wanted = {name: index[name] for name in self.architecture.size_index(axis)}
-        return self.architecture.size(axis, self.target_config, wanted)
+        return self._target_size(axis, tuple(index[name] for name in self.size_indices[axis]))
 
-    def stored(self, canonical: str) -> str:
-        """Return the name under which a canonical tensor is stored."""
-        return stored_name(self.architecture, self.prefix, canonical)
+    def _sizes(self, axis: str, at: tuple[int, ...]) -> tuple[int, int]:
+        key = ("both", axis, at)
+        if key not in self._known_sizes:
+            index = dict(zip(self.size_indices[axis], at, strict=True))
+            source = self.architecture.size(axis, self.source_config, self.origin(index))
+            self._known_sizes[key] = (source, self._target_size(axis, at))
+        return self._known_sizes[key]
 
-    def specs(self) -> Iterator[tuple[TensorSpec, dict[str, int]]]:
-        """Yield every tensor that the target must have."""
-        for spec in self.architecture.tensors.values():
-            if spec.template in self.present:
-                for index in self.instances(spec.index):
-                    yield spec, index
-
-    # Arrows that this source has.
-
-    @cached_property
-    def tied_heads(self) -> dict[str, str]:
-        """Tied tensor -> the tensor whose storage it shares, where this source has the head that reads it."""
-        if not self.tied:
-            return {}
-        arrows = self.architecture.arrows
-        written = {space for owner in self._owners for space in spaces_in(arrows[owner].target)}
-        return {
-            head: table
-            for head, table in self.architecture.ties.items()
-            if table in self.present and set(spaces_in(arrows[self.architecture.tensors[head].owner].source)) <= written
-        }
+    def _target_size(self, axis: str, at: tuple[int, ...]) -> int:
+        key = ("target", axis, at)
+        if key not in self._known_sizes:
+            index = dict(zip(self.size_indices[axis], at, strict=True))
+            size = self.architecture.size(axis, self.target_config, index)
+            self._known_sizes[key] = (size, size)
+        return self._known_sizes[key][1]
 
     @cached_property
-    def _owners(self) -> set[str]:
-        return {self.architecture.tensors[t].owner for t in self.present if t in self.architecture.tensors}
+    def _known_sizes(self) -> dict[tuple[str, str, tuple[int, ...]], tuple[int, int]]:
+        return {}
+
+    def grows(self, axis: str) -> bool:
+        """Tell whether an axis has another size in any instance that comes from the source."""
+        return any(len(set(self.sizes(axis, index))) > 1 for index in self.sources(self.size_indices[axis]))
+
+    # Names.
+
+    def source_held(self, canonical: str) -> Held:
+        """Return where a tensor of the source is stored.
+
+        Raises:
+            KeyError: the source has none.
+        """
+        stored = self.tensors[canonical].stored
+        inside = self._source_parts.get(canonical) if self.packed else None
+        return replace(inside, stored=stored) if inside is not None else Held(stored, canonical)
+
+    def target_held(self, spec: TensorSpec, index: Index) -> Held:
+        """Return where a tensor of the target is stored."""
+        inside = self._target_parts.get(spec.name(index)) if self.packed else None
+        return inside if inside is not None else held_tensor(self, spec, index)
 
     @cached_property
-    def arrows(self) -> dict[str, Arrow]:
-        """The arrows that the source has, tied ones included, in order of execution."""
-        has = self._owners | {self.architecture.tensors[head].owner for head in self.tied_heads}
-        return {name: arrow for name, arrow in self.architecture.arrows.items() if name in has}
-
-    def index_of(self, owner: str) -> tuple[str, ...]:
-        """Return the index axes of a module."""
-        specs = self.architecture.tensors.values()
-        return next(spec.index for spec in specs if spec.owner == owner)
+    def _source_parts(self) -> dict[str, Held]:
+        return dict(parts_of(self, self.source_config))
 
     @cached_property
-    def outputs(self) -> frozenset[str]:
-        """Spaces that nothing reads: what the model returns."""
-        read = {space for arrow in self.arrows.values() for space in spaces_in(arrow.source)}
-        read |= {s for c in self.architecture.attention for s in (c.query, c.key, c.value)}
-        read |= {a for a, _ in self.architecture.adds}
-        written = {space for arrow in self.arrows.values() for space in spaces_in(arrow.target)}
-        return frozenset(written - read)
+    def _target_parts(self) -> dict[str, Held]:
+        return dict(parts_of(self, self.target_config))
 
-    def reduced(self, arrow: Arrow) -> tuple[str, ...]:
-        """Return the axes that a norm averages over."""
-        if arrow.over is not None:
-            return tuple(sorted(term_axes(arrow.over)))
-        return self.architecture.spaces[space_of(arrow.source)].axes
+    def dtype(self, template: str) -> str:
+        """Return the dtype of a tensor in the source.
 
-    def joined(self, space: str) -> frozenset[str]:
-        """Return a space with all that is added to it or that it is added to, directly or not."""
-        found = {space}
-        while True:
-            more = {x for pair in self.architecture.adds if found & set(pair) for x in pair} - found
-            if not more:
-                return frozenset(found)
-            found |= more
+        Raises:
+            ArchitectureError: the source has no such tensor.
+        """
+        spec = self.architecture.tensors.get(template)
+        instances = self.architecture.instances_of(spec, self.source_config) if spec is not None else iter(())
+        for index in instances:
+            found = self.tensors.get(template.format(**index))
+            if found is not None:
+                return found.dtype
+        raise ArchitectureError(f"the source has no tensor {template!r}")
 
-    def mean_axes(self, space: str) -> tuple[str, ...]:
-        """Return the axes over which a mean in this space is taken: those of the centred norms that read it."""
-        joined = self.joined(space)
-        found = {
-            axis
-            for arrow in self.arrows.values()
-            if arrow.kind == "norm" and arrow.centred and space_of(arrow.source) in joined
-            for axis in self.reduced(arrow)
-        }
-        return tuple(a for a in self.architecture.spaces[space].axes if a in found)
-
-    def is_local(self, space: str, axis: str) -> bool:
-        """Tell whether every instance of an index axis has this space for itself, and adds it to nothing outside."""
-        if axis not in self.architecture.spaces[space].index:
-            return False
-        return all(self.is_local(b, axis) for a, b in self.architecture.adds if a == space and b != a)
+    @cached_property
+    def cache(self) -> dict[Any, Any]:
+        """What has been derived from this record, by those who derive it."""
+        return {}
 
     # Claims.
 
@@ -280,8 +241,11 @@ class Recorded:
 
     def scale(self, space: str, index: Index) -> Root:
         """Return the factor that source coordinates of a space are said to have."""
+        scales = self.scales.get(space)
+        if not scales:
+            return ONE
         wanted = self.architecture.spaces[space].index
-        return self.scales.get(space, {}).get(tuple(index[name] for name in wanted if name in index), ONE)
+        return scales.get(tuple(index[name] for name in wanted if name in index), ONE)
 
     def parts(self, space: str, axis: str, index: Index) -> tuple[Indices, Indices, list[Fraction]]:
         """Return for every target coordinate of an axis its source coordinate, or -1, and a code of its squared factor.
@@ -306,6 +270,8 @@ class Recorded:
         """Return the different sums of squared factors with which source coordinates of an axis appear."""
         origins, codes, squares = self.parts(space, axis, index)
         size = self.along(axis, index).source_size
+        if not size:
+            return {Fraction(1)}
         counts = [np.bincount(origins[(origins >= 0) & (codes == c)], minlength=size) for c in range(len(squares))]
         together = np.unique(np.stack(counts), axis=1).T
         return {sum((s * int(n) for s, n in zip(squares, row, strict=True)), Fraction(0)) for row in together}
@@ -319,44 +285,6 @@ class Recorded:
             ratio *= min(self.energies(space, axis, index)) * Fraction(source, target)
         return ratio
 
-    # Post-norm.
-
-    def is_residual(self, arrow: Arrow) -> bool:
-        """Tell whether a norm's output is added to what it reads, so that a layer of zero weights norms twice."""
-        return arrow.kind == "norm" and (space_of(arrow.target), space_of(arrow.source)) in self.architecture.adds
-
-    def chain(self, arrow: Arrow) -> list[tuple[str, dict[str, int]]]:
-        """Return every norm between the same two spaces in order of execution: (module, instance)."""
-        ends = (arrow.source, arrow.target)
-        found: list[tuple[str, dict[str, int]]] = []
-        loop: list[str] = []
-        outer: tuple[str, ...] = ()
-
-        def run() -> None:
-            for position in self.instances(outer):
-                for name in loop:
-                    other = self.arrows[name]
-                    if other.kind == "norm" and (other.source, other.target) == ends:
-                        inner = self.instances(self.index_of(name))
-                        found.extend((name, i) for i in inner if position.items() <= i.items())
-
-        # Modules that follow each other under the same outermost index are one loop over it.
-        for name in self.arrows:
-            here = self.index_of(name)[:1]
-            if here != outer:
-                run()
-                loop, outer = [], here
-            loop.append(name)
-        run()
-        return found
-
-
-def at_instance(name: str, index: Mapping[str, int]) -> str:
-    """Name one instance of a space or module."""
-    if all("{" + axis + "}" in name for axis in index) or not index:
-        return name.format(**index)
-    return f"{name}[{', '.join(f'{axis} {at}' for axis, at in index.items())}]"
-
 
 def _unroll(runs: list[list[int]]) -> Indices:
     parts = [
@@ -366,4 +294,12 @@ def _unroll(runs: list[list[int]]) -> Indices:
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
 
-__all__ = ["KEPT", "LIVE", "MEAN", "SILENT", "SOURCE", "STATUS", "Along", "Recorded", "Violation", "at_instance"]
+def _spelled_out(config: Mapping[str, Any], nested: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if name in nested and isinstance(value, Mapping):
+            yield from ((f"{name}.{inner}", entry) for inner, entry in value.items())
+        else:
+            yield name, value
+
+
+__all__ = ["KEPT", "LIVE", "MEAN", "SILENT", "SOURCE", "STATUS", "Along", "Recorded", "SourceTensor"]

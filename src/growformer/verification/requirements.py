@@ -10,7 +10,8 @@ source's, whatever x is; from that follows, for a target coordinate t of y and u
     live t          free                        free              free
 
 where the copies of one u must *sum* to what is said, and "free" is any finite value. In a layer (or head) that is new,
-spaces of its own are live, and what it writes to others must be zero. A tied tensor must meet all its uses.
+spaces of its own are live, and what it writes to others must be zero. A tied tensor must meet all its uses. A carried
+tensor has no spaces, and stays as it is; nor have a convolution's window and dimensions of size one.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from typing import Any
 from growformer.architecture.declaration import Arrow, TensorSpec, space_of
 from growformer.architecture.exact import ONE, Root
 from growformer.errors import PlanError
-from growformer.verification.dimensions import Segment, alike, norm_table, segments_of, table_of, term_size
-from growformer.verification.recorded import LIVE, MEAN, SILENT, SOURCE, Index, Recorded
+from growformer.verification.dimensions import Segment, alike, dimension_segments, norm_table, term_size
+from growformer.verification.held import Held
+from growformer.verification.recorded import LIVE, MEAN, SILENT, SOURCE, Recorded
 from growformer.verification.regions import Region, compact, intersect
+from growformer.verification.structure import Index
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +106,20 @@ class TensorRequirements:
 
     Attributes:
         name: its canonical name.
-        stored: its stored name.
+        held: where it is stored.
         shape: its shape.
         uses: one list of requirements per use (a tied tensor has several); each list covers the tensor exactly once.
     """
 
     name: str
-    stored: str
+    held: Held
     shape: tuple[int, ...]
     uses: tuple[tuple[Requirement, ...], ...]
+
+    @property
+    def stored(self) -> str:
+        """The name of the stored tensor that holds it."""
+        return self.held.stored
 
     def free_regions(self) -> list[tuple[Region, Free]]:
         """Return the regions that no use constrains; they do not overlap."""
@@ -146,13 +154,13 @@ def requirements(data: Mapping[str, Any] | Recorded, template: str, index: Index
     shape = tuple(term_size(rec, dim, index) for dim in spec.dims)
     if template in rec.zeros:
         everything: Region = tuple(slice(0, size) for size in shape)
-        return TensorRequirements(name, rec.stored(name), shape, ((Requirement((everything,), ZERO),),))
+        return TensorRequirements(name, rec.target_held(spec, index), shape, ((Requirement((everything,), ZERO),),))
     specs = [spec, *(architecture.tensors[head] for head, table in rec.tied_heads.items() if table == template)]
     uses = []
     for use in specs:
         found = tuple(_of_use(rec, use, index, spec.name(_origin(rec, index))))
         uses.append(found)
-    return TensorRequirements(name, rec.stored(name), shape, tuple(uses))
+    return TensorRequirements(name, rec.target_held(spec, index), shape, tuple(uses))
 
 
 def _origin(rec: Recorded, index: Index) -> dict[str, int]:
@@ -162,14 +170,18 @@ def _origin(rec: Recorded, index: Index) -> dict[str, int]:
 
 def _of_use(rec: Recorded, spec: TensorSpec, index: Index, source: str) -> Iterator[Requirement]:
     arrow = rec.architecture.arrows[spec.owner]
-    if arrow.kind == "norm":
+    if arrow.kind in ("norm", "scale"):
         yield from _norm(rec, spec, arrow, index, source)
+        return
+    if arrow.kind == "carried":
+        everything = tuple(slice(0, term_size(rec, dim, index)) for dim in spec.dims)
+        yield Requirement((everything,), Scaled(source, everything))
         return
     new = rec.is_new(index)
     dims = []
-    for dim in spec.dims:
-        table = table_of(rec, dim, index, is_lookup=arrow.kind == "embedding" and dim.role == "read")
-        dims.append(segments_of(table, dim.role))
+    for number, dim in enumerate(spec.dims):
+        is_lookup = arrow.kind == "embedding" and dim.role == "read"
+        dims.append(dimension_segments(rec, spec, number, index, is_lookup=is_lookup))
     written = next(d for d, dim in enumerate(spec.dims) if dim.role == "write")
     for parts in product(*dims):
         must = _weight(parts, written, new, source)
@@ -197,7 +209,10 @@ def _weight(parts: tuple[Segment, ...], written: int, new: bool, source: str) ->
 
 
 def _norm(rec: Recorded, spec: TensorSpec, arrow: Arrow, index: Index, source: str) -> Iterator[Requirement]:
-    """A gain makes what it reads into what it writes; where it writes zero or what is ignored, it is free."""
+    """A gain makes what it reads into what it writes; where it writes zero or what is ignored, it is free.
+
+    That of a norm also makes good for what the mean square has changed by; a LayerScale has no other part.
+    """
     is_gain = spec.dims[0].role == "gain"
     writes = space_of(arrow.target)
     new = rec.outermost_new(index)
@@ -205,13 +220,15 @@ def _norm(rec: Recorded, spec: TensorSpec, arrow: Arrow, index: Index, source: s
         everything: Region = (slice(0, term_size(rec, spec.dims[0], index)),)
         yield Requirement((everything,), _free(arrow, is_gain))
         return
-    if rec.is_residual(arrow):
+    if rec.residual(arrow) is not None:
         moved = _post_norm(rec, spec, arrow, index)
         if moved is not None:
             yield from moved
             return
     before, after = (norm_table(rec, arrow, space_of(end), index) for end in (arrow.source, arrow.target))
-    ratio = ONE if new is not None else Root.sqrt(rec.mean_square_ratio(arrow, index))
+    ratio = ONE
+    if new is None and arrow.kind == "norm":
+        ratio = Root.sqrt(rec.mean_square_ratio(arrow, index))
     for (status, reads, wrote), where in alike(after.status, before.factor, after.factor):
         writing = after.factors[wrote]
         must: Must

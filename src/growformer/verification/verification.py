@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from growformer.planning.plan import Plan
-    from growformer.verification.constraints import ConstraintsReport, Read
-    from growformer.verification.gradients import GradientsReport
+    from growformer.verification.constraints import ConstraintsReport
+    from growformer.verification.gradients import GradientsReport, Regions
+    from growformer.verification.held import Shelf
     from growformer.verification.outputs import OutputsReport
+    from growformer.verification.recorded import Recorded
     from growformer.verification.regions import Region
 
 CHECKS = ("constraints", "outputs", "gradients")
@@ -159,13 +161,9 @@ def verify(
             count = generate if generate is not None else (16 if _generates(models) else 0)
             outputs = compare_outputs(models[0], models[1], run_on, dtypes, generate=count, frequencies=frequencies)
         if "gradients" in checks and made is not None:
-            from growformer.architecture.source import stored_name
-            from growformer.execute.provenance import new_regions
             from growformer.verification.gradients import gradient_reach
 
-            prefix = _live_prefix(made, models[1])
-            regions = {stored_name(made.architecture, prefix, t.name): new_regions(t) for t in made.tensors()}
-            gradients = gradient_reach(models[1], regions, run_on, seed=seed)
+            gradients = gradient_reach(models[1], _live_regions(made, models[1]), run_on, seed=seed)
     return Verification(constraints, outputs, gradients, tuple(notes))
 
 
@@ -176,10 +174,11 @@ def _is_folder(model: Any) -> bool:
 def _constraints(source: Any, grown: Any, plan: Plan) -> ConstraintsReport:
     from contextlib import ExitStack
 
-    from growformer.architecture.source import stored_name
     from growformer.execute.checkpoint import check_same_source
     from growformer.storage.folder import open_folder
     from growformer.verification.constraints import compare_checkpoints
+    from growformer.verification.held import Shelf
+    from growformer.verification.recorded import Recorded
 
     record = json.loads(plan.to_json())
     names = None
@@ -198,22 +197,20 @@ def _constraints(source: Any, grown: Any, plan: Plan) -> ConstraintsReport:
         else:
             read_grown = grown.state_dict().__getitem__
 
-        def read_source(canonical: str) -> torch.Tensor:
-            return read_stored(plan.source.tensors[canonical].stored)
-
-        def read_target(canonical: str) -> torch.Tensor:
-            return read_grown(stored_name(plan.architecture, plan.source.prefix, canonical))
-
+        rec = Recorded.read(record)
+        regenerate = None
+        if plan.init.can_regenerate:
+            regenerate = _regenerator(plan, rec, Shelf(read_stored), Shelf(read_grown))
         return compare_checkpoints(
-            record,
-            read_source,
-            read_target,
+            rec,
+            read_stored,
+            read_grown,
             target_names=names,
-            regenerate=_regenerator(plan, read_source, read_target) if plan.init.can_regenerate else None,
+            regenerate=regenerate,
         )
 
 
-def _regenerator(plan: Plan, read_source: Read, read_target: Read) -> Callable[[str, Region], torch.Tensor]:
+def _regenerator(plan: Plan, rec: Recorded, source: Shelf, target: Shelf) -> Callable[[str, Region], torch.Tensor]:
     """Return what gives the initialisation's values of a free region: the tensor grown again from the seed."""
     import torch
 
@@ -223,11 +220,14 @@ def _regenerator(plan: Plan, read_source: Read, read_target: Read) -> Callable[[
     planned = {spec.name(index): (spec, index) for spec, index in plan.specs()}
     latest: dict[str, torch.Tensor] = {}
 
+    def read(canonical: str) -> torch.Tensor:
+        return source.tensor(rec.source_held(canonical))
+
     def regenerate(name: str, region: Region) -> torch.Tensor:
         if name not in latest:
             latest.clear()
             tensor = tensor_plan(plan, *planned[name])
-            latest[name] = materialise(tensor, plan.init, read_source, read_target(name).dtype)
+            latest[name] = materialise(tensor, plan.init, read, target.tensor(rec.target_held(*planned[name])).dtype)
         found = latest[name]
         for dim, along in enumerate(region):
             if isinstance(along, slice):
@@ -299,6 +299,23 @@ def _rotary_ratio(models: Sequence[nn.Module]) -> float | None:
     return found[1] / found[0] if found[0] and found[1] else None
 
 
-def _live_prefix(plan: Plan, model: nn.Module) -> str:
-    prefix = f"{plan.architecture.prefix}."
-    return prefix if plan.architecture.prefix and any(n.startswith(prefix) for n in model.state_dict()) else ""
+def _live_regions(plan: Plan, model: nn.Module) -> dict[str, Regions]:
+    """Return what is new in every parameter of a live model, which may store tensors otherwise than its source."""
+    from growformer.architecture.source import stored_name
+    from growformer.execute.provenance import new_regions
+    from growformer.planning.rules import tensor_plan
+    from growformer.verification.held import LiveNames, held_tensor, parts_of, ranges_inside
+
+    architecture, names = plan.architecture, model.state_dict().keys()
+    base = f"{architecture.prefix}."
+    prefix = base if architecture.prefix and any(name.startswith(base) for name in names) else ""
+    live = LiveNames(architecture, prefix, plan.source.spelling, tuple(architecture.packed))
+    inside = {name: held for name, held in parts_of(live, plan.target_sizes) if held.stored in names}
+    found: dict[str, Regions] = {}
+    for spec, index in plan.specs():
+        canonical = spec.name(index)
+        held = inside.get(canonical) or held_tensor(live, spec, index)
+        stored = held.stored if held.stored in names else stored_name(architecture, prefix, canonical)
+        regions = [ranges_inside(region, held.piece) for region in new_regions(tensor_plan(plan, spec, index))]
+        found.setdefault(stored, []).extend(regions)
+    return found

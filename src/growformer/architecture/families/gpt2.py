@@ -1,4 +1,8 @@
-"""GPT-2: LayerNorm before each branch, learned positions, fused QKV, matrices stored transposed (``Conv1D``)."""
+"""GPT-2: LayerNorm before each branch, learned positions, fused QKV, matrices stored transposed (``Conv1D``).
+
+ImageGPT has RMSNorm and a head without the start token. GPT-BigCode stores matrices as usual and shares one key and
+value between all heads, or fuses QKV head by head.
+"""
 
 from growformer.architecture.declaration import (
     Architecture,
@@ -8,11 +12,28 @@ from growformer.architecture.declaration import (
     layer_norm,
     linear,
     linear_transposed,
+    rms_norm,
 )
+
+VOCAB = {"vocab": "a larger vocabulary changes the output distribution; use resize_token_embeddings"}
+POSITIONS = {"positions": "positions past the table have no source"}
+LABELS = {"labels": "a classifier's labels are not a size of the model"}
+HEADS = {
+    "score": linear("final -> labels", optional=True),
+    "classifier": linear("final -> labels", bias=True, optional=True),
+    "qa_outputs": linear("final -> labels", bias=True, optional=True),
+}
+
+
+def no_head_dim(family: str, hidden: str, heads: str, *, keeps: str = "key") -> tuple[Coupling, ...]:
+    """Return the rule of a class whose heads share its width, by the names of its config fields."""
+    because = f"{family} has no head_dim of its own, it is {hidden} / {heads}"
+    return (Coupling(field=heads, keeps=keeps, formula=f"{hidden} / keep", because=because),)
+
 
 GPT2 = Architecture(
     name="gpt2",
-    model_types=("gpt2",),
+    model_types=("gpt2", "gpt-sw3"),
     sizes={
         "layer": "n_layer",
         "vocab": "vocab_size",
@@ -37,9 +58,7 @@ GPT2 = Architecture(
         "h.{layer}.mlp.c_proj": linear_transposed("mlp -> stream", bias=True),
         "ln_f": layer_norm("stream -> final", eps="layer_norm_epsilon"),
         "lm_head": linear("final -> vocab", optional=True),
-        "score": linear("final -> labels", optional=True),
-        "classifier": linear("final -> labels", bias=True, optional=True),
-        "qa_outputs": linear("final -> labels", bias=True, optional=True),
+        **HEADS,
     },
     attention=(
         Attention(
@@ -61,17 +80,8 @@ GPT2 = Architecture(
     },
     constants={"add_cross_attention": (False, "GPT-2 with cross-attention is not described yet")},
     inferred=("labels",),
-    coupled=(
-        Coupling(
-            field="n_head", keeps="key", formula="n_embd / keep",
-            because="GPT-2 has no head_dim of its own, it is n_embd / n_head",
-        ),
-    ),
-    fixed={
-        "vocab": "a larger vocabulary changes the output distribution; use resize_token_embeddings",
-        "positions": "positions past the table have no source",
-        "labels": "a classifier's labels are not a size of the model",
-    },
+    coupled=no_head_dim("GPT-2", "n_embd", "n_head"),
+    fixed={**VOCAB, **POSITIONS, **LABELS},
     aliases={
         "hidden_size": "n_embd",
         "intermediate_size": "n_inner",
@@ -80,6 +90,44 @@ GPT2 = Architecture(
     },
     roles={"hidden": "n_embd", "mlp": "n_inner", "heads": "n_head", "layers": "n_layer"},
     prefix="transformer",
-    heads=("lm_head", "score", "classifier", "qa_outputs"),
+    heads=("lm_head", *HEADS),
     ignored={r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)": "a causal mask that older versions stored"},
 )  # fmt: skip
+
+IMAGEGPT = GPT2.extend(
+    "imagegpt",
+    model_types=("imagegpt",),
+    sizes={"codes": "vocab_size - 1"},
+    arrows={
+        "h.{layer}.ln_1": rms_norm("stream -> normed", eps="layer_norm_epsilon"),
+        "h.{layer}.ln_2": rms_norm("stream -> mlp_normed", eps="layer_norm_epsilon"),
+        "ln_f": rms_norm("stream -> final", eps="layer_norm_epsilon"),
+        "lm_head": linear("final -> codes", optional=True),
+    },
+    ties={"lm_head.weight": None},
+    tie_field=None,
+    defaults={"tie_word_embeddings": False},
+    coupled=no_head_dim("ImageGPT", "n_embd", "n_head"),
+    constants={"tie_word_embeddings": (False, "ImageGPT's head has a row less than its table and cannot share it")},
+    fixed={"codes": "a larger palette changes the output distribution"},
+)
+
+GPT_BIGCODE = GPT2.extend(
+    "gpt_bigcode",
+    model_types=("gpt_bigcode",),
+    variant="multi_query",
+    arrows={
+        "h.{layer}.attn.c_attn": linear("normed -> [q:(heads key) k:key v:value]", bias=True),
+        "h.{layer}.attn.c_proj": linear("attended:(heads value) -> stream", bias=True),
+        "h.{layer}.mlp.c_fc": linear("mlp_normed -> mlp", bias=True),
+        "h.{layer}.mlp.c_proj": linear("mlp -> stream", bias=True),
+    },
+    defaults={"multi_query": True},
+    coupled=no_head_dim("GPT-BigCode", "n_embd", "n_head"),
+    follows={"num_key_value_heads": "1 if multi_query else n_head"},
+)
+GPT_BIGCODE_MULTI_HEAD = GPT_BIGCODE.extend(
+    "gpt_bigcode_multi_head",
+    variant="not multi_query",
+    arrows={"h.{layer}.attn.c_attn": linear("normed -> (heads [q:key k:key v:value])", bias=True)},
+)

@@ -1,15 +1,16 @@
 """Llama and the families that share its layout: RMSNorm before each branch, rotary GQA, gated MLP."""
 
-from growformer.architecture.declaration import (
-    Architecture,
-    Attention,
-    LayerRule,
-    Multiple,
-    Rotary,
-    embedding,
-    linear,
-    rms_norm,
+from growformer.architecture.declaration import Architecture, embedding, linear, parameter, rms_norm
+from growformer.architecture.families.parts import (
+    MULTIPLE_OF_HEADS,
+    attention,
+    gated_mlp,
+    plain_mlp,
+    rotary_heads,
 )
+
+_EPS = "rms_norm_eps"
+_HEADS = rotary_heads()
 
 LLAMA = Architecture(
     name="llama",
@@ -22,35 +23,24 @@ LLAMA = Architecture(
         "kv_heads": "num_key_value_heads",
         "group": "num_attention_heads / num_key_value_heads",
         "pair": "2",
-        "freq": "head_dim / 2",
-        "value": "head_dim",
+        **_HEADS["sizes"],
+        "labels": "labels",
     },
     arrows={
         "embed_tokens": embedding("vocab -> stream"),
-        "layers.{layer}.input_layernorm": rms_norm("stream -> normed", eps="rms_norm_eps"),
-        "layers.{layer}.self_attn.q_proj": linear("normed -> q:(kv_heads group pair freq)", bias="attention_bias"),
-        "layers.{layer}.self_attn.k_proj": linear("normed -> k:(kv_heads pair freq)", bias="attention_bias"),
-        "layers.{layer}.self_attn.v_proj": linear("normed -> v:(kv_heads value)", bias="attention_bias"),
-        "layers.{layer}.self_attn.o_proj": linear("attended:(kv_heads group value) -> stream", bias="attention_bias"),
-        "layers.{layer}.post_attention_layernorm": rms_norm("stream -> mlp_normed", eps="rms_norm_eps"),
-        "layers.{layer}.mlp.gate_proj": linear("mlp_normed -> mlp", bias="mlp_bias"),
-        "layers.{layer}.mlp.up_proj": linear("mlp_normed -> mlp", bias="mlp_bias"),
-        "layers.{layer}.mlp.down_proj": linear("mlp -> stream", bias="mlp_bias"),
-        "norm": rms_norm("stream -> final", eps="rms_norm_eps"),
+        "layers.{layer}.input_layernorm": rms_norm("stream -> normed", eps=_EPS),
+        **attention(bias="attention_bias", out="attention_bias"),
+        "layers.{layer}.post_attention_layernorm": rms_norm("stream -> mlp_normed", eps=_EPS),
+        **gated_mlp(bias="mlp_bias"),
+        "norm": rms_norm("stream -> final", eps=_EPS),
         "lm_head": linear("final -> vocab", optional=True),
+        "score": linear("final -> labels", optional=True),
+        "score.bias": parameter("-> labels", optional=True),
+        "qa_outputs": linear("final -> labels", bias=True, optional=True),
     },
-    attention=(
-        Attention(query="q", key="k", value="v", output="attended", over=("pair", "freq"), scale="1 / sqrt(head_dim)"),
-    ),
-    rotary=(Rotary(frequency="freq"),),
-    multiples=(
-        Multiple(
-            field="hidden_size",
-            of="num_attention_heads",
-            because="LlamaConfig wants hidden_size to be a multiple of num_attention_heads, even with a head_dim of "
-            "its own",
-        ),
-    ),
+    attention=_HEADS["attention"],
+    rotary=_HEADS["rotary"],
+    multiples=MULTIPLE_OF_HEADS,
     ties={"lm_head.weight": "embed_tokens.weight"},
     tie_field="tie_word_embeddings",
     defaults={
@@ -62,9 +52,11 @@ LLAMA = Architecture(
         "tie_word_embeddings": False,
         "initializer_range": 0.02,
     },
+    inferred=("labels",),
     fixed={
         "vocab": "a larger vocabulary changes the output distribution; use resize_token_embeddings",
         "pair": "a rotary plane has two coordinates",
+        "labels": "a classifier's labels are not a size of the model",
     },
     layer_lists=("layer_types",),
     roles={
@@ -77,66 +69,55 @@ LLAMA = Architecture(
         "layers": "num_hidden_layers",
     },
     prefix="model",
-    heads=("lm_head",),
+    heads=("lm_head", "score", "qa_outputs"),
+    renames=((r"^transformer\.", "model."),),
     ignored={r"(.*\.)?rotary_emb\.inv_freq": "a buffer of older versions, computed from the config today"},
 )
 
 # Classes without the fields attention_bias or mlp_bias; one that stands in the config all the same has no effect.
-_PLAIN_ATTENTION = {
-    "layers.{layer}.self_attn.q_proj": linear("normed -> q:(kv_heads group pair freq)"),
-    "layers.{layer}.self_attn.k_proj": linear("normed -> k:(kv_heads pair freq)"),
-    "layers.{layer}.self_attn.v_proj": linear("normed -> v:(kv_heads value)"),
-    "layers.{layer}.self_attn.o_proj": linear("attended:(kv_heads group value) -> stream"),
-}
-_PLAIN_MLP = {
-    "layers.{layer}.mlp.gate_proj": linear("mlp_normed -> mlp"),
-    "layers.{layer}.mlp.up_proj": linear("mlp_normed -> mlp"),
-    "layers.{layer}.mlp.down_proj": linear("mlp -> stream"),
-}
+PLAIN_ATTENTION = attention()
+PLAIN_MLP = gated_mlp()
 
-_SLIDING = {
-    "layer_types": LayerRule(
-        when=("use_sliding_window", "sliding_window"),
-        first="max_window_layers",
-        kinds=("full_attention", "sliding_attention"),
-    )
+SLIDING = {
+    "layer_types": "'sliding_attention' if use_sliding_window and sliding_window and layer >= max_window_layers "
+    "else 'full_attention'"
 }
-_SLIDING_DEFAULTS = {"use_sliding_window": False, "max_window_layers": 28}
+SLIDING_DEFAULTS = {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28}
 
 MISTRAL = LLAMA.extend(
     "mistral",
     multiples=(),
-    model_types=("mistral",),
-    arrows={**_PLAIN_ATTENTION, **_PLAIN_MLP},
+    model_types=("mistral", "ministral3"),
+    arrows={**PLAIN_ATTENTION, **PLAIN_MLP},
     defaults={"num_key_value_heads": 8},
+)
+# Queries of ministral3 are scaled by their position besides, which no growth touches.
+MINISTRAL = MISTRAL.extend(
+    "ministral",
+    model_types=("ministral",),
+    layer_rules={"layer_types": "'sliding_attention' if sliding_window is not None else 'full_attention'"},
+    defaults={"sliding_window": 4096},
 )
 
 QWEN2 = LLAMA.extend(
     "qwen2",
-    layer_rules=_SLIDING,
+    layer_rules=SLIDING,
     multiples=(),
     model_types=("qwen2",),
-    arrows={
-        "layers.{layer}.self_attn.q_proj": linear("normed -> q:(kv_heads group pair freq)", bias=True),
-        "layers.{layer}.self_attn.k_proj": linear("normed -> k:(kv_heads pair freq)", bias=True),
-        "layers.{layer}.self_attn.v_proj": linear("normed -> v:(kv_heads value)", bias=True),
-        "layers.{layer}.self_attn.o_proj": linear("attended:(kv_heads group value) -> stream"),
-        **_PLAIN_MLP,
-    },
-    defaults={"num_key_value_heads": 32, **_SLIDING_DEFAULTS},
+    arrows={**attention(bias=True), **PLAIN_MLP},
+    defaults={"num_key_value_heads": 32, **SLIDING_DEFAULTS},
 )
 
+QK_NORM = {
+    **attention(bias="attention_bias", out="attention_bias", raw=True),
+    "layers.{layer}.self_attn.q_norm": rms_norm("q_raw -> q", over="(pair freq)", eps=_EPS),
+    "layers.{layer}.self_attn.k_norm": rms_norm("k_raw -> k", over="(pair freq)", eps=_EPS),
+}
 QWEN3 = LLAMA.extend(
     "qwen3",
-    layer_rules=_SLIDING,
+    layer_rules=SLIDING,
     multiples=(),
     model_types=("qwen3",),
-    arrows={
-        "layers.{layer}.self_attn.q_proj": linear("normed -> q_raw:(kv_heads group pair freq)", bias="attention_bias"),
-        "layers.{layer}.self_attn.k_proj": linear("normed -> k_raw:(kv_heads pair freq)", bias="attention_bias"),
-        "layers.{layer}.self_attn.q_norm": rms_norm("q_raw -> q", over="(pair freq)", eps="rms_norm_eps"),
-        "layers.{layer}.self_attn.k_norm": rms_norm("k_raw -> k", over="(pair freq)", eps="rms_norm_eps"),
-        **_PLAIN_MLP,
-    },
-    defaults={"head_dim": 128, "num_key_value_heads": 32, **_SLIDING_DEFAULTS},
+    arrows={**QK_NORM, **PLAIN_MLP},
+    defaults={"head_dim": 128, "num_key_value_heads": 32, **SLIDING_DEFAULTS},
 )

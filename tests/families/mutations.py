@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from growformer.architecture.declaration import Architecture, Arrow, Kind, Space
 from growformer.architecture.exact import evaluate_size
 from growformer.architecture.language import Axis, Concat, Product, Term, term_axes
+from growformer.errors import ArchitectureError
+from growformer.verification.oracles import iterate_problems
+from tests.families.case import Case
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,8 @@ class Mutation:
 def mutations(architecture: Architecture, config: dict[str, Any]) -> Iterator[Mutation]:
     """Yield wrong versions of a declaration; ``config`` is resolved and tells which axes are equally large."""
     for name, arrow in architecture.arrows.items():
+        if arrow.kind == "carried":
+            continue
         for kind, changed in _arrows(architecture, name, arrow, config):
             yield Mutation(
                 kind=kind,
@@ -76,14 +82,14 @@ def _arrows(architecture: Architecture, name: str, arrow: Arrow, config: dict[st
         if isinstance(arrow.eps, str):
             yield "norm", replace(arrow, eps=float(config[arrow.eps]))
         yield "norm", replace(arrow, eps=1e-3)
-    elif arrow.kind != "parameter":
+    elif arrow.kind in ("linear", "linear_transposed", "embedding"):
         yield "bias", replace(arrow, bias=not arrow.bias)
         kinds: tuple[Kind, ...] = ("linear", "linear_transposed", "embedding")
         for kind in kinds:
             if kind != arrow.kind:
                 yield "kind", replace(arrow, kind=kind)
-    elif arrow.bias is False:
-        yield "kind", replace(arrow, source=Axis("-"), kind="linear")
+    elif arrow.kind == "parameter":
+        yield "kind", replace(arrow, source=Axis("-"), kind="linear", bare=False)
 
 
 def _reordered(term: Term) -> Iterator[Term]:
@@ -125,11 +131,21 @@ def _resized(term: Term, architecture: Architecture, config: dict[str, Any]) -> 
     sizes = architecture.sizes
     if term.name not in sizes:
         return
-    size = evaluate_size(sizes[term.name], config, dict.fromkeys(architecture.size_index(term.name), 0))
+    if architecture.size_index(term.name):
+        return
+    size = _size(sizes[term.name], config)
     others = [s for s in sizes if s not in (term.name, *architecture.index_axes) and not architecture.size_index(s)]
-    same = [other for other in others if evaluate_size(sizes[other], config) == size]
+    same = [other for other in others if _size(sizes[other], config) == size]
     for other in same or others[:1]:
         yield Axis(other, term.label or term.name)
+
+
+def _size(expression: str, config: dict[str, Any]) -> int | None:
+    """Return a size, or None where the config does not give it (a part that this config is without)."""
+    try:
+        return evaluate_size(expression, config)
+    except (ArchitectureError, KeyError, TypeError):
+        return None
 
 
 def _facts(architecture: Architecture, config: dict[str, Any]) -> Iterator[Mutation]:
@@ -139,9 +155,11 @@ def _facts(architecture: Architecture, config: dict[str, Any]) -> Iterator[Mutat
         return Mutation(kind=kind, name=name, make=lambda: replace(architecture, **changes))
 
     for axis, expression in architecture.sizes.items():
-        if architecture.size_index(axis) or axis in [s for s in architecture.sizes if s in architecture.inferred]:
+        if architecture.size_index(axis) or axis in architecture.inferred:
             continue
-        value = evaluate_size(expression, config)
+        value = _size(expression, config)
+        if value is None:
+            continue
         if expression != str(value):
             yield wrong("size", f"{axis} is always {value}", sizes={**architecture.sizes, axis: str(value)})
         yield wrong("size", f"{axis} = {expression} + 1", sizes={**architecture.sizes, axis: f"{expression} + 1"})
@@ -159,23 +177,28 @@ def _facts(architecture: Architecture, config: dict[str, Any]) -> Iterator[Mutat
         for axis in c.over:
             rest = tuple(a for a in c.over if a != axis)
             yield contraction("attention", f"not over {axis}", over=rest)
-        for axis in spaces[c.query].axes:
+        for axis in spaces[c.queries[0]].axes:
             if axis not in c.over:
                 yield contraction("attention", f"over {axis} too", over=(*c.over, axis))
         for part in ("query", "key", "value", "output"):
+            named = getattr(c, part)
+            if not isinstance(named, str):  # several queries meet several keys: each pair on its own is a mistake
+                yield contraction("attention", f"only the first {part}", query=c.queries[0], key=c.keys[0])
+                continue
+            here = spaces[named]
             for other in spaces.values():
-                here = spaces[getattr(c, part)]
                 if other.name != here.name and sorted(other.axes) == sorted(here.axes):
                     yield contraction("attention", f"{part} is {other.name}", **{part: other.name})
         yield contraction("scale", f"scale {c.scale} / 2", scale=f"({c.scale}) / 2")
         yield wrong("attention", "no attention", attention=())
     for pair in architecture.adds:
-        yield wrong("adds", f"not {pair}", adds=tuple(p for p in architecture.adds if p != pair))
+        yield wrong("adds", f"not {pair.source} to {pair.target}", adds=tuple(p for p in architecture.adds if p != pair))
     if architecture.rotary:
         yield wrong("rotary", "no rotary", rotary=())
         for axis in dict.fromkeys(a for c in architecture.attention for a in c.over):
-            if axis != architecture.rotary[0].frequency:
-                yield wrong("rotary", f"frequencies {axis}", rotary=(replace(architecture.rotary[0], frequency=axis),))
+            if axis not in [rotary.frequency for rotary in architecture.rotary]:
+                others = (replace(architecture.rotary[0], frequency=axis), *architecture.rotary[1:])
+                yield wrong("rotary", f"frequencies {axis}", rotary=others)
     for head in architecture.ties:
         yield wrong("tie", f"{head} is not tied", ties={k: v for k, v in architecture.ties.items() if k != head})
     if architecture.tie_field:
@@ -188,3 +211,45 @@ def term_names(architecture: Architecture) -> list[str]:
     """Return the axes that arrows name, in order."""
     terms = [t for a in architecture.arrows.values() for t in (a.source, a.target) if t is not None]
     return [name for name in architecture.sizes if any(name in term_axes(t) for t in terms)]
+
+
+INVISIBLE = {
+    "scale": "no weight shows by what a class multiplies its scores, nor how that depends on a size; outputs of grown "
+    "models do",
+}
+"""Kind of mistake -> why neither oracle can see it. Renaming a space everywhere is no mistake, and not tried."""
+
+
+def is_seen(mutation: Mutation, cases: Iterable[Case]) -> bool:
+    """Tell whether the oracles find a mistake with any of the cases of its declaration."""
+    try:
+        architecture = mutation.make()
+    except ArchitectureError:
+        return True
+    for case in cases:
+        if mutation.arrow is None or mutation.arrow in case.arrows:
+            found = iterate_problems(
+                architecture, case.oracle_config, case.make_model, case.oracle_inputs, **case.options
+            )
+            if next(found, None) is not None:
+                return True
+    return False
+
+
+def mutations_of(cases: Sequence[Case]) -> list[Mutation]:
+    """Return the wrong versions of the declaration of some cases that these can see."""
+    case, architecture = cases[0], cases[0].architecture
+    there = frozenset[str]().union(*(case.arrows for case in cases))
+    config = {**dict.fromkeys(architecture.inferred, 7), **case.oracle_config}
+    found = list(mutations(architecture, architecture.resolve_config(config)))
+    return [m for m in found if m.kind not in INVISIBLE and (m.arrow is None or m.arrow in there)]
+
+
+def a_few(cases: Sequence[Case], count: int) -> list[Mutation]:
+    """Return one mistake of each of several kinds; which ones depends on the declaration's name alone."""
+    by_kind: dict[str, list[Mutation]] = {}
+    for mutation in mutations_of(cases):
+        by_kind.setdefault(mutation.kind, []).append(mutation)
+    chance = random.Random(cases[0].architecture.name)
+    kinds = chance.sample(sorted(by_kind), min(count, len(by_kind)))
+    return [chance.choice(by_kind[kind]) for kind in kinds]

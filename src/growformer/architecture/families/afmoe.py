@@ -1,0 +1,45 @@
+"""AFMoE: norms on either side of both branches, a gate on what is attended to, experts in later layers."""
+
+from growformer.architecture.declaration import Add, LayerKind, embedding, linear, rms_norm
+from growformer.architecture.families.experts import NO_MORE_EXPERTS, packed, some_experts
+from growformer.architecture.families.llama import QWEN3
+from growformer.architecture.families.parts import attention
+
+_SPARSE = "layer >= num_dense_layers"
+
+AFMOE = QWEN3.extend(
+    "afmoe",
+    model_types=("afmoe",),
+    sizes={
+        "expert_mlp": "moe_intermediate_size",
+        "shared_mlp": "moe_intermediate_size * num_shared_experts",
+        "expert": "num_experts",
+    },
+    arrows={
+        "embed_tokens": embedding("vocab -> embedded:stream"),
+        **attention(bias="attention_bias", out="attention_bias", raw=True, writes="attn_raw:stream"),
+        "layers.{layer}.self_attn.gate_proj": linear("normed -> attended:(kv_heads group value)"),
+        "layers.{layer}.post_attention_layernorm": rms_norm("attn_raw -> stream", eps="rms_norm_eps"),
+        "layers.{layer}.pre_mlp_layernorm": rms_norm("stream -> mlp_normed", eps="rms_norm_eps"),
+        **some_experts(
+            _SPARSE, "router.gate", correction="expert_bias", shared="shared_experts", writes="mlp_raw:stream"
+        ),
+        "layers.{layer}.post_mlp_layernorm": rms_norm("mlp_raw -> stream", eps="rms_norm_eps"),
+    },
+    packed=packed(),
+    adds=(Add(source="embedded", target="stream", factor="sqrt(hidden_size) if mup_enabled else 1"),),
+    kinds=(
+        LayerKind(
+            when=_SPARSE, settle={"num_dense_layers": "num_others"},
+            because="the first layers (num_dense_layers) have no experts and all others do",
+        ),
+    ),
+    layer_rules={
+        "layer_types": "'sliding_attention' if (layer + 1) % global_attn_every_n_layers else 'full_attention'"
+    },
+    defaults={
+        "num_key_value_heads": "num_attention_heads", "head_dim": 128, "rms_norm_eps": 1e-5, "num_experts": 64,
+        "num_shared_experts": 2, "num_dense_layers": 1, "global_attn_every_n_layers": 4, "mup_enabled": False,
+    },
+    fixed=NO_MORE_EXPERTS,
+)  # fmt: skip

@@ -1,0 +1,126 @@
+"""DeepSeek and its like: latent attention, and experts in later layers, one of which is always asked."""
+
+from growformer.architecture.declaration import rms_norm
+from growformer.architecture.families.experts import (
+    FIRST_DENSE,
+    LATER,
+    LISTED,
+    LISTS,
+    NO_MORE_EXPERTS,
+    NO_NEXT_TOKENS,
+    experts,
+    gated,
+    packed,
+    some_experts,
+)
+from growformer.architecture.families.latent import HALVES, INTERLEAVED, YOUTU, latent_attention
+from growformer.architecture.families.llama import LLAMA
+
+SIZES = {
+    "expert_mlp": "moe_intermediate_size",
+    "shared_mlp": "moe_intermediate_size * n_shared_experts",
+    "expert": "n_routed_experts",
+}
+NEXT = {"layer": ("num_nextn_predict_layers or 0", NO_NEXT_TOKENS)}
+NO_NEXT = {"num_nextn_predict_layers": "0"}
+
+DEEPSEEK_V2 = YOUTU.extend(
+    "deepseek_v2",
+    model_types=("deepseek_v2",),
+    variant=None,
+    multiples=LLAMA.multiples,
+    sizes={
+        **SIZES,
+        # The class views what it rotates as complex numbers, which must begin at an even place.
+        "half_nope": "qk_nope_head_dim / 2",
+        "half_latent": "kv_lora_rank / 2",
+    },
+    arrows=some_experts(LATER, shared="shared_experts", bias="mlp_bias"),
+    packed=packed(),
+    kinds=(FIRST_DENSE,),
+    defaults={
+        "first_k_dense_replace": 0, "n_shared_experts": 2, "n_routed_experts": 64, "tie_word_embeddings": False,
+    },
+    fixed=NO_MORE_EXPERTS,
+)  # fmt: skip
+
+_ROUTED = {"shared": "shared_experts", "correction": "gate.e_score_correction_bias"}
+
+DEEPSEEK_V3 = DEEPSEEK_V2.extend(
+    "deepseek_v3",
+    model_types=("deepseek_v3",),
+    variant="rope_interleave",
+    multiples=(),
+    sizes={"half_nope": None, "half_latent": None},
+    arrows=some_experts(LATER, **_ROUTED),
+    beyond=NEXT,
+    defaults={
+        "first_k_dense_replace": 3, "n_shared_experts": 1, "n_routed_experts": 256, "num_nextn_predict_layers": 1,
+    },
+    follows=NO_NEXT,
+)  # fmt: skip
+DEEPSEEK_V3_HALVES = DEEPSEEK_V3.extend(
+    "deepseek_v3_halves", variant="not rope_interleave", arrows=latent_attention(HALVES)
+)
+
+_INTERLEAVED = {"rope_interleave": (True, "a rotation of halves against each other is described for DeepSeek-V3 only")}
+
+SARVAM_MLA = DEEPSEEK_V3.extend(
+    "sarvam_mla",
+    model_types=("sarvam_mla",),
+    variant=None,
+    constants=_INTERLEAVED,
+    defaults={
+        "first_k_dense_replace": 1, "num_experts": 128, "n_routed_experts": "num_experts", "num_shared_experts": 1,
+        "n_shared_experts": "num_shared_experts", "num_nextn_predict_layers": 0,
+    },
+    follows={"num_shared_experts": "n_shared_experts"},
+)  # fmt: skip
+
+MISTRAL4 = DEEPSEEK_V3.extend(
+    "mistral4",
+    model_types=("mistral4",),
+    variant=None,
+    constants=_INTERLEAVED,
+    arrows={**some_experts(LATER, shared="shared_experts"), "layers.{layer}.mlp.gate.e_score_correction_bias": None},
+    beyond={"layer": None},
+    defaults={"first_k_dense_replace": 0, "n_routed_experts": 128, "head_dim": "qk_nope_head_dim + qk_rope_head_dim"},
+    follows={
+        **dict.fromkeys(NO_NEXT),
+        "head_dim": "qk_nope_head_dim + qk_rope_head_dim",
+        "rope_parameters.partial_rotary_factor": "(qk_rope_head_dim + 0.5) / (qk_nope_head_dim + qk_rope_head_dim)",
+    },
+)
+
+GLM4_MOE_LITE = DEEPSEEK_V3.extend(
+    "glm4_moe_lite",
+    model_types=("glm4_moe_lite",),
+    variant=None,
+    constants=_INTERLEAVED,
+    arrows=some_experts(LISTED, **_ROUTED),
+    kinds=(),
+    layer_lists=LISTS,
+    layer_rules={"mlp_layer_types": "'sparse' if layer else 'dense'"},
+    defaults={"rms_norm_eps": 1e-5, "n_routed_experts": 64},
+)
+
+AXK1 = DEEPSEEK_V3.extend(
+    "axk1",
+    model_types=("axk1",),
+    variant=None,
+    constants=_INTERLEAVED,
+    arrows={
+        **latent_attention(INTERLEAVED, always=True),
+        "layers.{layer}.self_attn.q_proj": None,
+        **gated("mlp", "mlp", when=f"not ({LISTED})"),
+        **experts(when=LISTED, writes="mlp_raw:stream", **_ROUTED),
+        "layers.{layer}.mlp.post_mlp_layernorm": rms_norm("mlp_raw -> stream", eps="rms_norm_eps", when=LISTED),
+    },
+    kinds=(),
+    layer_lists=LISTS,
+    layer_rules={
+        "mlp_layer_types": "'sparse' if layer >= first_k_dense_replace and layer % moe_layer_freq == 0 else 'dense'"
+    },
+    renames=((r"(layers\.\d+)\.post_mlp_layernorm\.", r"\1.mlp.post_mlp_layernorm."),),
+    defaults={"first_k_dense_replace": 1, "moe_layer_freq": 1, "n_routed_experts": 192},
+)

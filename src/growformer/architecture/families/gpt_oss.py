@@ -1,0 +1,29 @@
+"""gpt-oss: biases everywhere, a sink per head, experts stored transposed with gate and up interleaved."""
+
+from growformer.architecture.declaration import parameter
+from growformer.architecture.families.experts import NO_MLP, NO_MORE_EXPERTS, experts, packed
+from growformer.architecture.families.llama import LLAMA
+from growformer.architecture.families.parts import rotary_heads
+
+_HEADS = rotary_heads(per_head=("sinks",), theta=1.5e5)
+
+GPT_OSS = LLAMA.extend(
+    "gpt_oss",
+    model_types=("gpt_oss",),
+    multiples=(),
+    sizes={"mlp": None, "expert_mlp": "intermediate_size", "expert": "num_local_experts"},
+    arrows={
+        "layers.{layer}.self_attn.sinks": parameter("-> sinks:(kv_heads group)"),
+        **NO_MLP,
+        **experts("router", bias=True),
+    },
+    packed=packed(bias=True, swapped=True),
+    attention=_HEADS["attention"],
+    rotary=_HEADS["rotary"],
+    layer_rules={"layer_types": "'sliding_attention' if (layer + 1) % 2 else 'full_attention'"},
+    defaults={
+        "num_key_value_heads": 8, "head_dim": 64, "rms_norm_eps": 1e-5, "attention_bias": True,
+        "num_local_experts": 128,
+    },
+    fixed=NO_MORE_EXPERTS,
+)  # fmt: skip

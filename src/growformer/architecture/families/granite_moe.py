@@ -1,0 +1,53 @@
+"""Granite's mixtures of experts: Granite's constant multipliers, experts under other names, fused MLPs beside them."""
+
+from growformer.architecture.declaration import linear
+from growformer.architecture.families.experts import LAYER, NO_MLP, NO_MORE_EXPERTS, experts, packed
+from growformer.architecture.families.granite import GRANITE, GRANITE_SWA
+
+_SIZES = {"mlp": None, "expert_mlp": "intermediate_size", "expert": "num_local_experts"}
+_EXPERTS = {**NO_MLP, **experts("router", block="block_sparse_moe")}
+
+GRANITEMOE = GRANITE.extend(
+    "granitemoe",
+    model_types=("granitemoe",),
+    sizes=_SIZES,
+    arrows=_EXPERTS,
+    packed=packed("block_sparse_moe.experts"),
+    renames=(
+        (r"\.block_sparse_moe\.input_linear\.weight", ".block_sparse_moe.experts.gate_up_proj"),
+        (r"\.block_sparse_moe\.output_linear\.weight", ".block_sparse_moe.experts.down_proj"),
+        (r"\.block_sparse_moe\.router\.layer\.", ".block_sparse_moe.router."),
+    ),
+    defaults={"num_local_experts": 8},
+    fixed=NO_MORE_EXPERTS,
+)
+
+
+def _shared(when: str | None = "shared_intermediate_size") -> dict[str, object]:
+    return {
+        "sizes": {**_SIZES, "shared_mlp": "shared_intermediate_size"},
+        "arrows": {
+            **_EXPERTS,
+            f"{LAYER}.shared_mlp.input_linear": linear(
+                "mlp_normed -> [shared_mlp:shared_mlp shared_mlp:shared_mlp]", when=when
+            ),
+            f"{LAYER}.shared_mlp.output_linear": linear("shared_mlp -> stream", when=when),
+        },
+    }
+
+
+GRANITEMOESHARED = GRANITEMOE.extend(
+    "granitemoeshared", model_types=("granitemoeshared",), **_shared(), defaults={"shared_intermediate_size": 0}
+)
+
+GRANITEMOE_SWA = GRANITE_SWA.extend(
+    "granitemoe_swa",
+    model_types=("granitemoe_swa",),
+    **_shared(),
+    packed=packed("block_sparse_moe.experts"),
+    defaults={
+        "num_local_experts": 8, "shared_intermediate_size": 0, "num_key_value_heads": "num_attention_heads",
+        "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
+    },
+    fixed=NO_MORE_EXPERTS,
+)  # fmt: skip

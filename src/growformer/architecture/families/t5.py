@@ -1,0 +1,255 @@
+"""T5: encoder and decoder with RMSNorm, no scale on scores, and a table of relative biases in the first layers.
+
+UMT5 has one in every layer. LongT5's encoder sees windows, and sums of blocks in its transient-global form. Switch
+Transformers send tokens to one of several experts in every so many layers.
+"""
+
+from growformer.architecture.declaration import (
+    Add,
+    Architecture,
+    Arrow,
+    Attention,
+    LayerKind,
+    embedding,
+    linear,
+    rms_norm,
+)
+from growformer.architecture.families.bart import NO_TIES
+from growformer.architecture.families.gpt2 import LABELS, VOCAB
+
+_EPS = "layer_norm_epsilon"
+_GATED = "'gated-' in (feed_forward_proj or '')"
+_GATED_UNLESS_SAID = "'gated-' in (feed_forward_proj or 'gated-gelu')"
+# Written by newer versions; older ones say it by tie_word_embeddings, whatever is tied.
+_SCALED = "1 / sqrt(d_model) if (tie_word_embeddings if scale_decoder_outputs is None else scale_decoder_outputs) else 1"
+
+# The class of a checkpoint says whether there is a decoder; is_encoder_decoder need not.
+_ENCODER_ALONE = "(architectures or [''])[0] in ['T5EncoderModel', 'MT5EncoderModel', 'UMT5EncoderModel', " + (
+    "'T5ForTokenClassification', 'MT5ForTokenClassification', 'UMT5ForTokenClassification']"
+)
+
+
+def _mlp(at: str, side: str, gated: str) -> dict[str, Arrow]:
+    return {
+        f"{at}.wi": linear(f"{side}_mlp_normed -> {side}_mlp:mlp", when=f"not {gated}"),
+        f"{at}.wi_0": linear(f"{side}_mlp_normed -> {side}_mlp:mlp", when=gated),
+        f"{at}.wi_1": linear(f"{side}_mlp_normed -> {side}_mlp:mlp", when=gated),
+        f"{at}.wo": linear(f"{side}_mlp:mlp -> {side}_stream:stream"),
+    }
+
+
+def _stack(side: str, *, attention: str = "SelfAttention", gated: str = _GATED, at: str = "0") -> dict[str, Arrow]:
+    """Return the arrows of one side; ``at`` says which layers have a table of relative biases."""
+    block, stream = f"{side}.block.{{{side}_layer}}.layer", f"{side}_stream"
+    biased = f"{side}.block.{at}.layer.0.{attention}.relative_attention_bias"
+    arrows = {
+        f"{block}.0.layer_norm": rms_norm(f"{stream} -> {side}_normed", eps=_EPS),
+        f"{block}.0.{attention}.q": linear(f"{side}_normed -> {side}_q:(heads key)"),
+        f"{block}.0.{attention}.k": linear(f"{side}_normed -> {side}_k:(heads key)"),
+        f"{block}.0.{attention}.v": linear(f"{side}_normed -> {side}_v:(heads value)"),
+        f"{block}.0.{attention}.o": linear(f"{side}_attended:(heads value) -> {stream}:stream"),
+        biased: embedding(f"buckets -> {side}_bias:heads"),
+    }
+    if side == "decoder":
+        arrows |= {
+            f"{block}.1.layer_norm": rms_norm(f"{stream} -> cross_normed", eps=_EPS),
+            f"{block}.1.EncDecAttention.q": linear("cross_normed -> cross_q:(heads key)"),
+            f"{block}.1.EncDecAttention.k": linear("encoded -> cross_k:(heads key)"),
+            f"{block}.1.EncDecAttention.v": linear("encoded -> cross_v:(heads value)"),
+            f"{block}.1.EncDecAttention.o": linear(f"cross_attended:(heads value) -> {stream}:stream"),
+        }
+    number = 1 if side == "encoder" else 2
+    arrows |= {
+        f"{block}.{number}.layer_norm": rms_norm(f"{stream} -> {side}_mlp_normed", eps=_EPS),
+        **_mlp(f"{block}.{number}.DenseReluDense", side, gated),
+    }
+    return arrows
+
+
+def _attention(prefix: str, *per_head: str) -> Attention:
+    return Attention(
+        query=f"{prefix}_q", key=f"{prefix}_k", value=f"{prefix}_v", output=f"{prefix}_attended", over=("key",),
+        scale="1", per_head=per_head,
+    )  # fmt: skip
+
+
+T5 = Architecture(
+    name="t5",
+    model_types=("t5",),
+    variant=f"not ({_ENCODER_ALONE})",
+    sizes={
+        "encoder_layer": "num_layers",
+        "decoder_layer": "num_decoder_layers",
+        "vocab": "vocab_size",
+        "stream": "d_model",
+        "mlp": "d_ff",
+        "heads": "num_heads",
+        "key": "d_kv",
+        "value": "d_kv",
+        "buckets": "relative_attention_num_buckets",
+        "labels": "labels",
+    },
+    arrows={
+        "shared": embedding("vocab -> embedded:stream"),
+        **_stack("encoder"),
+        "encoder.final_layer_norm": rms_norm("encoder_stream -> encoded:stream", eps=_EPS),
+        **_stack("decoder"),
+        "decoder.final_layer_norm": rms_norm("decoder_stream -> decoded:stream", eps=_EPS),
+        "lm_head": linear("head_input:stream -> vocab", optional=True),
+        "qa_outputs": linear("decoded -> labels", bias=True, optional=True),
+        "classification_head.dense": linear("decoded -> pooled:stream", bias=True, optional=True),
+        "classification_head.out_proj": linear("pooled -> labels", bias=True, optional=True),
+    },
+    attention=(_attention("encoder", "encoder_bias"), _attention("decoder", "decoder_bias"), _attention("cross")),
+    adds=(
+        ("embedded", "encoder_stream"),
+        ("embedded", "decoder_stream"),
+        Add(source="decoded", target="head_input", factor=_SCALED),
+    ),
+    activated=("pooled",),
+    ties={"lm_head.weight": "shared.weight"},
+    tie_field="tie_word_embeddings",
+    shared={"encoder.embed_tokens.weight": "shared.weight", "decoder.embed_tokens.weight": "shared.weight"},
+    defaults={
+        "num_decoder_layers": "num_layers",
+        "d_kv": 64,
+        "relative_attention_num_buckets": 32,
+        "layer_norm_epsilon": 1e-6,
+        "tie_word_embeddings": True,
+        "scale_decoder_outputs": None,
+        "feed_forward_proj": None,
+        "architectures": None,
+        "initializer_factor": 1.0,
+    },
+    inferred=("labels",),
+    fixed={**VOCAB, **LABELS, "buckets": "more buckets change which bias a distance has"},
+    aliases={
+        "hidden_size": "d_model", "intermediate_size": "d_ff", "num_attention_heads": "num_heads",
+        "num_hidden_layers": "num_layers", "head_dim": "d_kv",
+    },
+    roles={
+        "hidden": "d_model", "mlp": "d_ff", "heads": "num_heads", "key": "d_kv", "value": "d_kv",
+        "layers": "num_layers",
+    },
+    heads=("lm_head", "qa_outputs", "classification_head"),
+    renames=((r"^transformer\.", ""),),
+    ignored={r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight": "unused by the class"},
+    std="",
+)  # fmt: skip
+
+MT5 = T5.extend(
+    "mt5",
+    model_types=("mt5",),
+    arrows={**_stack("encoder", gated=_GATED_UNLESS_SAID), **_stack("decoder", gated=_GATED_UNLESS_SAID)},
+    adds=(("embedded", "encoder_stream"), ("embedded", "decoder_stream"), ("decoded", "head_input")),
+)
+UMT5 = T5.extend(
+    "umt5",
+    model_types=("umt5",),
+    arrows={
+        **{name: None for name in T5.arrows if name.endswith("relative_attention_bias")},
+        **_stack("encoder", gated=_GATED_UNLESS_SAID, at="{encoder_layer}"),
+        **_stack("decoder", gated=_GATED_UNLESS_SAID, at="{decoder_layer}"),
+    },
+)
+
+
+def _encoder_of(family: Architecture) -> Architecture:
+    return family.extend(
+        f"{family.name}_encoder",
+        variant=_ENCODER_ALONE,
+        sizes={"decoder_layer": None},
+        arrows={
+            **{name: None for name in family.arrows if not name.startswith(("encoder.", "shared"))},
+            "classifier": linear("encoded -> labels", bias=True, optional=True),
+        },
+        attention=family.attention[:1],
+        adds=family.adds[:1],
+        activated=(),
+        ties={"lm_head.weight": None},
+        tie_field=None,
+        shared={"decoder.embed_tokens.weight": None},
+        defaults={"num_decoder_layers": None},
+        heads=("classifier",),
+    )
+
+
+T5_ENCODER, MT5_ENCODER, UMT5_ENCODER = _encoder_of(T5), _encoder_of(MT5), _encoder_of(UMT5)
+
+_NO_ENCODER = {name: None for name in T5.arrows if name.startswith("encoder.block")}
+LONGT5 = T5.extend(
+    "longt5",
+    model_types=("longt5",),
+    variant="encoder_attention_type != 'transient-global'",
+    arrows={**_NO_ENCODER, **_stack("encoder", attention="LocalSelfAttention")},
+    defaults={"encoder_attention_type": None},
+)
+_GLOBAL = "TransientGlobalSelfAttention"
+LONGT5_GLOBAL = LONGT5.extend(
+    "longt5_global",
+    variant="encoder_attention_type == 'transient-global'",
+    arrows={
+        **{name: None for name in LONGT5.arrows if name.startswith("encoder.block")},
+        **_stack("encoder", attention=_GLOBAL),
+        f"encoder.block.{{encoder_layer}}.layer.0.{_GLOBAL}.global_input_layer_norm": rms_norm(
+            "blocks -> block_normed:stream", eps=_EPS
+        ),
+        f"encoder.block.0.layer.0.{_GLOBAL}.global_relative_attention_bias": embedding("buckets -> block_bias:heads"),
+    },
+    attention=(
+        _attention("encoder", "encoder_bias", "block_bias"),
+        _attention("decoder", "decoder_bias"),
+        _attention("cross"),
+    ),
+    # Keys and values of blocks come from the same weights as those of tokens.
+    adds=(*LONGT5.adds, ("encoder_normed", "blocks"), ("block_normed", "encoder_normed")),
+)
+
+
+def _sparse(side: str) -> str:
+    layers = "num_layers" if side == "encoder" else "num_decoder_layers"
+    step = f"({side}_sparse_step or {layers} // (num_sparse_{side}_layers or 1))"
+    return f"{step} == 1 or {side}_layer % {step} == 1"
+
+
+def _switch(side: str) -> dict[str, Arrow | None]:
+    number = 1 if side == "encoder" else 2
+    block, sparse = f"{side}.block.{{{side}_layer}}.layer.{number}", _sparse(side)
+    return {
+        **{name: None for name in T5.arrows if name.startswith(f"{block}.DenseReluDense")},
+        f"{block}.mlp.wi": linear(f"{side}_mlp_normed -> {side}_mlp:mlp", when=f"not ({sparse})"),
+        f"{block}.mlp.wo": linear(f"{side}_mlp:mlp -> {side}_stream:stream", when=f"not ({sparse})"),
+        f"{block}.mlp.router.classifier": linear(
+            f"{side}_mlp_normed -> {side}_router:expert", bias="router_bias", when=sparse
+        ),
+        f"{block}.mlp.experts.expert_{{expert}}.wi": linear(
+            f"{side}_mlp_normed -> {side}_expert_mlp:expert_mlp", when=sparse
+        ),
+        f"{block}.mlp.experts.expert_{{expert}}.wo": linear(
+            f"{side}_expert_mlp:expert_mlp -> {side}_stream:stream", when=sparse
+        ),
+    }
+
+
+SWITCH_TRANSFORMERS = T5.extend(
+    "switch_transformers",
+    model_types=("switch_transformers",),
+    variant=None,
+    sizes={"expert": "num_experts", "expert_mlp": "d_ff"},
+    arrows={**_switch("encoder"), **_switch("decoder")},
+    adds=(
+        ("embedded", "encoder_stream"),
+        ("embedded", "decoder_stream"),
+        Add(source="decoded", target="head_input", factor="1 / sqrt(d_model)"),
+    ),
+    defaults={
+        "num_sparse_encoder_layers": 3, "num_sparse_decoder_layers": 3, "encoder_sparse_step": None,
+        "decoder_sparse_step": None, "num_experts": 8, "router_bias": False,
+    },
+    constants={"tie_word_embeddings": (True, NO_TIES)},
+    kinds=tuple(
+        LayerKind(when=_sparse(side), because=f"which layers have experts follows from {side}_sparse_step")
+        for side in ("encoder", "decoder")
+    ),
+    fixed={"expert": "more experts change what the router picks"},
+)  # fmt: skip

@@ -1,0 +1,103 @@
+"""Encoders of text: BERT and what came after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from tests.families.case import Case, Inputs
+from tests.families.inputs import tokens
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 53, "max_position_embeddings": 64, "type_vocab_size": 5, "hidden_size": 30, "intermediate_size": 37,
+    "num_hidden_layers": 2, "num_attention_heads": 3, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 1,
+}  # fmt: skip
+
+
+def encoder(model_type: str, model: str, name: str = "", config: dict[str, Any] | None = None, **options: Any) -> Case:
+    """A case with BERT's field names."""
+    return Case(name=name, model_type=model_type, model=model, config={**SIZES, **(config or {})}, **options)
+
+
+def like_roberta(model_type: str, model: str, name: str = "", config: dict[str, Any] | None = None, **o: Any) -> Case:
+    """A case whose class counts positions from the padding token's."""
+    return encoder(model_type, model, name, {"pad_token_id": 1, "eos_token_id": 2, "bos_token_id": 0, **(config or {})}, **o)
+
+
+def glyphs(config: Mapping[str, Any]) -> Inputs:
+    """Tokens, with the shape and the sound of each."""
+    made = tokens(config, 0, 2)
+    ids = made["input_ids"]
+    made["input_shape_ids"] = ids * 7 % config["shape_vocab_size"]
+    made["input_pronunciation_ids"] = ids * 5 % config["pronunciation_vocab_size"]
+    return made
+
+
+def layout(config: Mapping[str, Any]) -> Inputs:
+    """Tokens, each in a box on a page."""
+    made = tokens(config, 0, 2)
+    ids = made["input_ids"]
+    most = config["max_2d_position_embeddings"] // 2
+    near = torch.stack([ids % most, ids * 3 % most], -1)
+    made["bbox"] = torch.cat([near, near + torch.stack([ids * 5 % most, ids * 11 % most], -1)], -1)
+    return made
+
+
+def table(config: Mapping[str, Any]) -> Inputs:
+    """Tokens, with seven numbers for the cell of each."""
+    made = tokens(config, 0, 2)
+    sizes = torch.tensor(config["type_vocab_sizes"])
+    made["token_type_ids"] = made["input_ids"][..., None] * torch.arange(3, 10) % sizes
+    return made
+
+
+def seen(config: Mapping[str, Any]) -> Inputs:
+    """Tokens and vectors for regions of an image."""
+    generator = torch.Generator().manual_seed(6)
+    made = tokens(config, 0, 2)
+    made["visual_embeds"] = torch.randn((2, 9, config["visual_embedding_dim"]), generator=generator)
+    return made
+
+
+def some_global(config: Mapping[str, Any]) -> Inputs:
+    """Tokens, a few of which attend to all others."""
+    made = tokens(config, 0, 2)
+    made["global_attention_mask"] = (made["input_ids"] % 7 == 0).long()
+    return made
+
+
+GLYPHS = {
+    "pronunciation_vocab_size": 19, "pronunciation_embed_dim": 11, "shape_vocab_size": 23, "shape_embed_dim": 13,
+}  # fmt: skip
+TABLE = {"type_vocab_size": None, "type_vocab_sizes": [3, 17, 19, 2, 11, 13, 7]}
+
+CASES = (
+    encoder("ernie", "ErnieForMaskedLM"),
+    encoder("ernie", "ErnieModel", "tasks", {"use_task_id": True, "task_type_vocab_size": 7}),
+    encoder("big_bird", "BigBirdForMaskedLM", config={"attention_type": "original_full", "rescale_embeddings": True}),
+    encoder("big_bird", "BigBirdModel", "sparse", {"block_size": 4, "num_random_blocks": 1}),
+    encoder("big_bird", "BigBirdForSequenceClassification", config={"attention_type": "original_full"}),
+    encoder("roc_bert", "RoCBertForMaskedLM", config=GLYPHS, inputs=glyphs),
+    encoder("layoutlm", "LayoutLMForMaskedLM", config={"max_2d_position_embeddings": 71}, inputs=layout),
+    encoder("visual_bert", "VisualBertForPreTraining", config={"visual_embedding_dim": 17}, inputs=seen),
+    encoder("tapas", "TapasForMaskedLM", config=TABLE, inputs=table),
+    encoder("align_text_model", "AlignTextModel"),
+    encoder("chinese_clip_text_model", "ChineseCLIPTextModel"),
+    *(
+        case
+        for model_type, prefix in (
+            ("roberta", "Roberta"), ("xlm-roberta", "XLMRoberta"), ("camembert", "Camembert"),
+            ("data2vec-text", "Data2VecText"), ("xlm-roberta-xl", "XLMRobertaXL"),
+            ("roberta-prelayernorm", "RobertaPreLayerNorm"), ("megatron-bert", "MegatronBert"),
+        )
+        for case in (like_roberta(model_type, f"{prefix}ForMaskedLM"), like_roberta(model_type, f"{prefix}Model"))
+    ),
+    like_roberta("roberta", "RobertaForSequenceClassification", config={"num_labels": 7}),
+    like_roberta("clap_text_model", "ClapTextModel"),
+    encoder("bert-generation", "BertGenerationEncoder"),
+    encoder("bert-generation", "BertGenerationDecoder", config={"tie_word_embeddings": False, "is_decoder": True}),
+    encoder("bert-generation", "BertGenerationDecoder", "tied", {"is_decoder": True}),
+    like_roberta("longformer", "LongformerForMaskedLM", config={"attention_window": [4, 8]}, inputs=some_global, variants={"num_hidden_layers": {"num_hidden_layers": 3, "attention_window": [4, 8, 4]}}),
+)  # fmt: skip
