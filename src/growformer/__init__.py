@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from growformer.api import Inspection, grow, grow_checkpoint, inspect, plan, verify
+    from growformer.api_sizing import pad, plan_padding, suggest
     from growformer.architecture.declaration import Architecture
     from growformer.errors import (
         ArchitectureError,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "growformer.api": ("Inspection", "draft_architecture", "grow", "grow_checkpoint", "inspect", "plan", "verify"),
+    "growformer.api_sizing": ("pad", "plan_padding", "suggest"),
     "growformer.architecture.declaration": ("Architecture",),
     "growformer.errors": (
         "ArchitectureError",
@@ -90,7 +92,10 @@ __all__ = [
     "grow_checkpoint",
     "inspect",
     "load_provenance",
+    "pad",
     "plan",
+    "plan_padding",
+    "suggest",
     "verify",
 ]
 

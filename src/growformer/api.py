@@ -61,6 +61,8 @@ def plan(
     architecture: Architecture | None = None,
     config: Mapping[str, Any] | None = None,
     revision: str | None = None,
+    to_parameters: str | int | None = None,
+    shape: str | None = None,
     **sizes: Any,
 ) -> Plan:
     """Plan a growth that leaves every output as it is; reads config and headers only.
@@ -79,6 +81,8 @@ def plan(
         architecture: the declaration of an own model.
         config: the config of a live model that has none.
         revision: of a hub model.
+        to_parameters: a number of parameters, ``"1.2B"``, instead of sizes; the plan's notes say what was chosen.
+        shape: of such a growth: ``balanced`` (default), ``deeper`` or ``wider``.
         sizes: the request in the model's own config names: ``hidden_size=1024``.
 
     Returns:
@@ -107,7 +111,17 @@ def plan(
         options["new_layers_at"] = new_layers_at
     if new_layers is not None:
         options["new_layers"] = new_layers
-    made = make_plan(architecture, info, sizes, init=init, seed=seed, set_fields=set_fields, **options)
+    options |= {"init": init, "seed": seed, "set_fields": set_fields}
+    if to_parameters is not None:
+        from growformer.sizing.suggest import plan_to_parameters
+
+        if sizes:
+            raise RequestError(f"to_parameters chooses all sizes: leave out {', '.join(sizes)}, or to_parameters")
+        made = plan_to_parameters(architecture, info, to_parameters, shape=shape or "balanced", **options)
+    elif shape is not None:
+        raise RequestError(f"shape = {shape!r} goes with to_parameters, as in to_parameters='1.2B'")
+    else:
+        made = make_plan(architecture, info, sizes, **options)
     wrong = _violations(made)
     if wrong:
         raise RequestError(f"this would change what the model computes:\n  {wrong}")

@@ -90,7 +90,7 @@ def test_new_layers_at(run, models: dict[str, Path]) -> None:
 
 
 def test_nothing_to_grow(run, models: dict[str, Path]) -> None:
-    assert "Nothing grows: the target is a copy of the source." in run("plan", models["llama"]).out
+    assert "Nothing grows: the target is a copy of the source." in run("plan", models["llama"], "--hidden-size", 24).out
 
 
 def test_out_is_a_plan_and_never_overwrites(run, models: dict[str, Path], tmp_path: Path) -> None:

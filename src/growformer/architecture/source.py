@@ -56,6 +56,8 @@ class SourceInfo:
         tied: whether the architecture's ties hold.
         location: where it came from, for messages.
         inferred: sizes that the config does not hold, read off shapes.
+        zeros: templates that only the class which the source is written as has: zero in the target.
+        original: the source's own config, where ``config`` is that of another class.
     """
 
     config: Mapping[str, Any]
@@ -68,6 +70,8 @@ class SourceInfo:
     tied: bool = False
     location: str = ""
     inferred: Mapping[str, int] = field(default_factory=dict)
+    zeros: frozenset[str] = frozenset()
+    original: Mapping[str, Any] | None = None
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -76,13 +80,14 @@ class SourceInfo:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the config and every tensor's name, shape and dtype."""
+        """SHA-256 over the source's own config and every tensor's name, shape and dtype."""
         headers: dict[str, list[Any]] = {}
         for t in self.tensors.values():
             entry = headers.setdefault(t.stored, [list(t.shape), t.dtype])
             if t.piece is not None:
                 entry[0] = [*entry[0], *astuple(t.piece)]
-        text = json.dumps([dict(self.config), headers], sort_keys=True)
+        config = self.config if self.original is None else self.original
+        text = json.dumps([dict(config), headers], sort_keys=True)
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
@@ -99,6 +104,7 @@ class SourceInfo:
             "tied": self.tied,
             "location": self.location,
             "inferred": dict(self.inferred),
+            **({"zeros": sorted(self.zeros), "original": dict(self.original)} if self.original is not None else {}),
         }
 
     @staticmethod
@@ -115,6 +121,8 @@ class SourceInfo:
             tied=data["tied"],
             location=data["location"],
             inferred=data["inferred"],
+            zeros=frozenset(data.get("zeros", ())),
+            original=data.get("original"),
         )
 
 

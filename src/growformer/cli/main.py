@@ -25,6 +25,7 @@ import typer
 from growformer.cli.grow_command import grow
 from growformer.cli.inspect_command import inspect
 from growformer.cli.options import help_text
+from growformer.cli.pad_command import pad
 from growformer.cli.plan_command import plan
 from growformer.cli.verify_command import verify
 from growformer.errors import GrowformerError, VerificationError
@@ -38,7 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 a check failed, 2 the request or the input is wrong, 130 interrupted.",
 )
-for command in (inspect, plan, grow, verify):
+for command in (inspect, plan, grow, pad, verify):
     app.command(help=help_text(command))(command)
 
 

@@ -23,6 +23,7 @@ Revision = Annotated[
 
 INITS = ("normal", "copy", "orthogonal")
 NEW_LAYERS = ("copy", "random")
+SHAPES = ("balanced", "deeper", "wider")
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 
 
@@ -85,6 +86,24 @@ class Growth:
             rich_help_panel=SIZES,
             help="A YAML file with options of these groups by name: hidden_size: 720. "
             "Options on the command line override it.",
+        ),
+    ] = None
+    to_parameters: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COUNT",
+            rich_help_panel=SIZES,
+            help="Choose sizes for this many parameters, instead of naming them: 1.2B, 350M.",
+        ),
+    ] = None
+    shape: Annotated[
+        str | None,
+        _named(
+            SIZES,
+            "SHAPE",
+            SHAPES,
+            "With --to-parameters. balanced: width and depth as the source has them; deeper: layers only; wider: none. "
+            "Default: balanced.",
         ),
     ] = None
     new_layers_at: Annotated[

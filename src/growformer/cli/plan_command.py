@@ -30,11 +30,20 @@ def plan(
 
     Writes nothing without -o, and reads config and headers only. MODEL may also be a config.json without any weights.
 
+    Without any option that asks for something, suggests sizes for 1.5, 2 and 4 times the parameters.
+
+        $ growformer plan SmolLM2-135M
+        $ growformer plan SmolLM2-135M --to-parameters 270M --shape deeper
         $ growformer plan SmolLM2-135M --hidden-size 720 -o plan.json
     """
     from growformer.cli import render
     from growformer.cli.request import check_with_class, read
 
+    if out is None and not set(growth.given()) - {"revision"}:
+        from growformer.cli.suggestions import show_suggestions
+
+        show_suggestions(model, growth.revision, json)
+        return
     if out is not None:
         _refuse_existing(Path(out))
     wanted = read(model, growth, with_weights=False)
@@ -63,7 +72,9 @@ def show(model: str, wanted: Wanted) -> None:
     from growformer.planning.explain import changes, steps
 
     plan = wanted.plan
-    render.paragraph(render.model_title(model, plan.architecture.name, plan.source.config))
+    own = plan.source.config if plan.source.original is None else plan.source.original
+    kind = plan.architecture.name if plan.source.original is None else str(own.get("model_type"))
+    render.paragraph(render.model_title(model, kind, own))
     print()
     rows = [(c.field, render.value(c.before), render.value(c.after), c.why) for c in changes(plan)]
     if not rows:

@@ -35,6 +35,8 @@ class Recipe(BaseModel):
     num_key_value_heads: StrictInt | None = None
     head_dim: StrictInt | None = None
     num_hidden_layers: StrictInt | None = None
+    to_parameters: StrictInt | str | None = None
+    shape: Literal["balanced", "deeper", "wider"] | None = None
     set: dict[str, Any] | None = None
     like: str | None = None
     new_layers_at: Literal["end", "interleave"] | list[StrictInt] | None = None

@@ -27,6 +27,7 @@ SIZES = (
 HOW_TO_WRITE = ("dtype", "max_shard_size", "revision")
 """Options that say how a plan is carried out, and so go with ``--plan``."""
 
+_KEYWORDS = ("new_layers", "init", "seed", "to_parameters", "shape")
 _NOT_SIZES = ("architectures", "_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -63,7 +64,7 @@ def read(model: str, growth: Growth, *, with_weights: bool) -> Wanted:
     source = folder if folder is not None else model
     sizes, fields = _split(asked, inspect(source))
     like = _like(asked.get("like"))
-    keywords: dict[str, Any] = {name: asked[name] for name in ("new_layers", "init", "seed") if name in asked}
+    keywords: dict[str, Any] = {name: asked[name] for name in _KEYWORDS if name in asked}
     if "new_layers_at" in asked:
         keywords["new_layers_at"] = _positions(asked["new_layers_at"])
     made = plan(source, like=like, set_fields=fields or None, **keywords, **sizes)

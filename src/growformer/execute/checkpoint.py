@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from growformer.architecture.declaration import Architecture
+from growformer.architecture.registry import for_config
 from growformer.architecture.source import SourceInfo, canonical_names, describe
 from growformer.errors import OutputError, PlanError, RequestError, SourceError
 from growformer.execute.class_check import check_with_class
@@ -151,11 +152,13 @@ def check_same_source(plan: Plan, source: ModelFolder) -> None:
     Raises:
         PlanError: they differ.
     """
-    kind, planned = source.config.get("model_type"), plan.source.config.get("model_type")
+    own = plan.source.config if plan.source.original is None else plan.source.original
+    kind, planned = source.config.get("model_type"), own.get("model_type")
     if kind != planned:
         raise PlanError(f"{source.path}: a model of type {kind!r}; the plan was made for one of type {planned!r}")
+    architecture = plan.architecture if plan.source.original is None else for_config(dict(own))
     try:
-        info = describe_folder(plan.architecture, source)
+        info = describe_folder(architecture, source)
     except SourceError as error:
         raise PlanError(f"the plan does not fit this source: {error}") from None
     if info.digest != plan.source.digest:

@@ -71,7 +71,8 @@ def grow_module(plan: Plan, model: nn.Module, build: Build | None = None) -> nn.
         PlanError: the grown tensors do not fit the class.
         RequestError: the class refuses the target config.
     """
-    grown = (build or _own_class(model))(dict(plan.target_config))
+    own = _own_class if plan.source.original is None else _other_class
+    grown = (build or own(model))(dict(plan.target_config))
     for path, part in list(grown.named_modules()):
         for name in [n for n, _ in part.named_children()]:
             counterpart = _at(model, path)
@@ -136,6 +137,29 @@ def _own_class(model: nn.Module) -> Build:
             cause = error.__cause__ or error
             raise RequestError(
                 f"{type(model).__name__} refuses the target config: {str(cause).strip().splitlines()[-1]}"
+            ) from None
+        return grown
+
+    return build
+
+
+def _other_class(model: nn.Module) -> Build:
+    """Return what builds the class of transformers that the target config names, where it is not the source's."""
+
+    def build(target: dict[str, Any]) -> nn.Module:
+        import transformers
+        from transformers.initialization import no_init_weights
+
+        values = {k: v for k, v in target.items() if k not in ("model_type", "transformers_version")}
+        try:
+            made = transformers.AutoConfig.for_model(target["model_type"], **values)
+            made._attn_implementation = model.config._attn_implementation  # type: ignore[union-attr]
+            with no_init_weights():
+                grown: nn.Module = getattr(transformers, target["architectures"][0])(made)
+        except (ValueError, TypeError, AttributeError) as error:
+            cause = error.__cause__ or error
+            raise RequestError(
+                f"{target['model_type']} refuses the target config: {str(cause).strip().splitlines()[-1]}"
             ) from None
         return grown
 

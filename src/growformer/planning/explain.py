@@ -32,6 +32,9 @@ def changes(plan: Plan) -> list[Change]:
     if any(r.parameters in plan.target_config for r in architecture.rotary):
         spelled_twice = {"rope_scaling", *bases, *shares} - set(plan.source.config)
     found = []
+    if plan.source.original is not None:
+        types = (plan.source.original.get("model_type"), plan.target_config.get("model_type"))
+        found.append(Change("model_type", *types, "the same function, as a class that can say these sizes"))
     for name in dict.fromkeys([*size_fields, *_flat(plan)]):
         old, new = before.get(name), after.get(name)
         if old == new or name in architecture.inferred or name in spelled_twice:

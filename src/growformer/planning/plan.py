@@ -183,13 +183,20 @@ class Plan:
 
     def source_dtype(self, spec: TensorSpec, index: Index) -> str:
         """Return the dtype of the source tensor that an instance comes from."""
+        return self.source.tensors[self.dtype_from(spec, index)].dtype
+
+    def dtype_from(self, spec: TensorSpec, index: Index) -> str:
+        """Return the name of the source tensor that gives an instance its dtype; a zero bias has its weight's."""
         origin = self.origin(index)
-        info = self.source.tensors.get(spec.name(origin)) if origin is not None else None
-        return (info or self.source.tensors[self.any_source(spec)]).dtype
+        if spec.template in self.source.zeros:
+            spec = self.architecture.tensors[f"{spec.owner}.weight"]
+        name = spec.name(origin) if origin is not None else ""
+        return name if name in self.source.tensors else self.any_source(spec)
 
     def any_source(self, spec: TensorSpec) -> str:
-        """Return the canonical name of the first instance of a tensor in the source."""
-        return self._first_instances[spec.template]
+        """Return the canonical name of the first instance of a tensor in the source; of a zero bias, its weight's."""
+        is_zero = spec.template in self.source.zeros
+        return self._first_instances[f"{spec.owner}.weight" if is_zero else spec.template]
 
     @cached_property
     def _first_instances(self) -> dict[str, str]:
@@ -200,8 +207,8 @@ class Plan:
         return found
 
     def status(self, tensor: TensorPlan) -> Literal["grown", "carried", "new"]:
-        """Return whether a tensor is taken over bit by bit, made larger (or rescaled), or stands in a new layer."""
-        if self.is_new(dict(tensor.index)):
+        """Return whether a tensor is taken over bit by bit, made larger (or rescaled), or has no source."""
+        if self.is_new(dict(tensor.index)) or tensor.template in self.source.zeros:
             return "new"
         value = tensor.blocks[0].value
         whole = len(tensor.blocks) == 1 and isinstance(value, Affine) and value.is_copy

@@ -86,11 +86,13 @@ def tensor_plan(plan: Plan, spec: TensorSpec, index: Mapping[str, int]) -> Tenso
         origin = None  # the layer that a new one copies has no such tensor
     fresh = plan.is_new(index)
     # A layer that is new and random has no source; its dtype comes from any instance.
-    source = spec.name(origin) if origin is not None else plan.any_source(spec)
+    source = plan.dtype_from(spec, index)
 
     def made(blocks: Iterable[Block]) -> TensorPlan:
         return TensorPlan(name, spec.template, tuple(index.items()), shape, source, tuple(blocks))
 
+    if spec.template in plan.source.zeros:
+        return made((Block(everything, Constant(0.0)),))
     if arrow.kind == "carried":
         return made((Block(everything, Affine(source, everything)),))
     tables = [_table(plan, dim.term, dim.role, index, origin, fresh) for dim in spec.dims]

@@ -22,6 +22,7 @@ from growformer.verification.alibi_conditions import alibi_conditions
 from growformer.verification.attention_conditions import attention_conditions
 from growformer.verification.axis_conditions import axis_conditions, existence_conditions
 from growformer.verification.config_conditions import config_conditions
+from growformer.verification.conversion_conditions import conversion_conditions
 from growformer.verification.recorded import STATUS, Recorded
 from growformer.verification.rotary_conditions import rotary_conditions
 from growformer.verification.rounding import rounded
@@ -51,7 +52,7 @@ def local_conditions(data: Mapping[str, Any] | Recorded) -> list[Violation]:
         return found
     for check in (
         existence_conditions, _spaces, _norms, _layer_scales, attention_conditions, alibi_conditions, _adds, _ties,
-        _post_norms, rotary_conditions, config_conditions,
+        _post_norms, rotary_conditions, config_conditions, conversion_conditions,
     ):  # fmt: skip
         try:
             found += check(recorded)

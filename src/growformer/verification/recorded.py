@@ -65,6 +65,8 @@ class Recorded(Structure):
         tensors: canonical name -> tensor of the source.
         prefix, spelling: of stored names: what stands in front, and templates that are spelled in another way.
         packed: templates of stored tensors that hold several declared ones.
+        zeros: templates that only the class which the source is written as has.
+        original: the source's own config, where the source's config is that of another class.
     """
 
     maps: Mapping[str, Mapping[tuple[int, ...], Along]]
@@ -77,6 +79,8 @@ class Recorded(Structure):
     prefix: str
     spelling: Mapping[str, str]
     packed: tuple[str, ...]
+    zeros: frozenset[str] = frozenset()
+    original: Mapping[str, Any] | None = None
 
     @staticmethod
     def read(data: Mapping[str, Any] | Recorded) -> Recorded:
@@ -118,6 +122,8 @@ class Recorded(Structure):
                 prefix=source["prefix"],
                 spelling=dict(source["spelling"]),
                 packed=tuple(source["packed"]),
+                zeros=frozenset(source.get("zeros", ())),
+                original=source.get("original"),
             )
         except (ArchitectureError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise PlanError(f"not a record of a growth: {type(error).__name__}: {error}") from error

@@ -150,13 +150,16 @@ def requirements(data: Mapping[str, Any] | Recorded, template: str, index: Index
     if template not in architecture.tensors:
         raise PlanError(f"the architecture {architecture.name} has no tensor {template!r}")
     spec = architecture.tensors[template]
+    name = spec.name(index)
+    shape = tuple(term_size(rec, dim, index) for dim in spec.dims)
+    if template in rec.zeros:
+        everything: Region = tuple(slice(0, size) for size in shape)
+        return TensorRequirements(name, rec.target_held(spec, index), shape, ((Requirement((everything,), ZERO),),))
     specs = [spec, *(architecture.tensors[head] for head, table in rec.tied_heads.items() if table == template)]
     uses = []
     for use in specs:
         found = tuple(_of_use(rec, use, index, spec.name(_origin(rec, index))))
         uses.append(found)
-    shape = tuple(term_size(rec, dim, index) for dim in spec.dims)
-    name = spec.name(index)
     return TensorRequirements(name, rec.target_held(spec, index), shape, tuple(uses))
 
 

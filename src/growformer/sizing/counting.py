@@ -1,0 +1,79 @@
+"""Parameters of a model from its config alone, and where its heads and its MLP stand in the declaration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+from growformer.architecture.declaration import Architecture
+from growformer.architecture.source import SourceInfo
+from growformer.errors import RequestError
+
+
+def count_parameters(architecture: Architecture, source: SourceInfo, sizes: Mapping[str, Any]) -> int:
+    """Return how many parameters a source would have at other sizes.
+
+    Args:
+        architecture: the declaration.
+        source: says which tensors there are.
+        sizes: config fields -> values, over the source's own.
+
+    Raises:
+        ArchitectureError: a size would not be a whole number.
+    """
+    config = {**architecture.resolve_config(source.sizes), **sizes}
+    varying = {axis for axis in architecture.sizes if architecture.size_index(axis)}
+    total = 0
+    for spec in architecture.tensors.values():
+        if spec.template not in source.templates:
+            continue
+        axes = {axis for space in architecture.spaces.values() for axis in space.axes} & varying
+        if axes or any(index in varying for index in spec.index):
+            total += sum(prod(architecture.shape(spec, config, i)) for i in architecture.instances(spec.index, config))
+        else:
+            instances = prod(architecture.size(index, config) for index in spec.index)
+            total += instances * prod(architecture.shape(spec, config, dict.fromkeys(spec.index, 0)))
+    return total
+
+
+def whole(architecture: Architecture, config: Mapping[str, Any], role: str) -> int | None:
+    """Return the size of a role, or None where the family has none of its own.
+
+    Raises:
+        RequestError: the size differs from layer to layer.
+    """
+    name = architecture.roles.get(role)
+    value = config.get(name) if name is not None else None
+    if value is None or isinstance(value, bool):
+        return None
+    if not isinstance(value, int):
+        raise RequestError(
+            f"{architecture.name}: {name} is not one number ({value!r}); sizes that differ per layer cannot be chosen "
+            "here, ask for them by name"
+        )
+    return value
+
+
+def head_size(architecture: Architecture, config: Mapping[str, Any]) -> int | None:
+    """Return how many coordinates of attention's output one head writes, or None where nothing says so."""
+    own = whole(architecture, config, "value") or whole(architecture, config, "key")
+    if own is not None:
+        return own
+    axis = next((c.keeps for c in architecture.coupled if c.field == architecture.roles.get("heads")), None)
+    return architecture.size(axis, config) if axis is not None else None
+
+
+def is_coupled(architecture: Architecture) -> bool:
+    """Tell whether heads × head size is the hidden size by the class's own rule."""
+    return any(c.field == architecture.roles.get("heads") for c in architecture.coupled)
+
+
+def to_ask(architecture: Architecture, source: SourceInfo, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sizes that differ from the source's, and kv heads with heads, which they would follow otherwise."""
+    present = architecture.resolve_config(source.sizes)
+    asked = {name: value for name, value in sizes.items() if present.get(name) != value}
+    heads, kv_heads = architecture.roles.get("heads"), architecture.roles.get("kv_heads")
+    if heads in asked and kv_heads in sizes:
+        asked[str(kv_heads)] = sizes[str(kv_heads)]
+    return asked
