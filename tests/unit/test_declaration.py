@@ -311,6 +311,7 @@ def test_every_field_survives_json() -> None:
         shared={"encoder.embed.weight": "embed.weight"},
         follows={"width": "hidden_size"},
         active={"layer": "1"},
+        beyond={"layer": ("num_more", "why")},
         carried={"stem": "why"},
         packed={"all": Packed(parts=("embed.weight",), transposed=True)},
         aliases={"intermediate_size": "inner_size"},

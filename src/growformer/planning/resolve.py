@@ -70,7 +70,8 @@ def resolve(
     _check_sizes(architecture, source, target, asked, layers)
     _check_multiples(architecture, source, target)
     written = copy.deepcopy({**config, **(set_fields or {})})
-    for name in dict.fromkeys([*fields, *architecture.layer_lists, *settled]):
+    kept = [n for axis in architecture.fixed for n in names_in(architecture.sizes[axis])]  # whatever they default to
+    for name in dict.fromkeys([*fields, *architecture.layer_lists, *settled, *kept]):
         if name not in target:
             continue
         implied = architecture.resolve_config({k: v for k, v in _flat(architecture, target).items() if k != name})
@@ -269,8 +270,10 @@ def _keep_rotated_size(architecture: Architecture, source: Mapping[str, Any], ta
         before, after = (int(evaluate(rotary.of, config).rational()) for config in (source, target))
         share = source.get(rotary.fraction, 1.0)
         rotated = int(before * share)
+        # All of it is rotated, and grows so, unless heads are declared as a whole, without planes.
+        in_planes = any(rotary.frequency in space.axes for space in architecture.spaces.values())
         if before != after and share is not None:
-            target[rotary.fraction] = share_of(rotated, after) if rotated != before else share
+            target[rotary.fraction] = share if rotated == before and in_planes else share_of(rotated, after)
 
 
 def write_share(config: dict[str, Any], rotary: Rotary, share: float) -> None:

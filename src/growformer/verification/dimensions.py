@@ -14,6 +14,7 @@ from growformer.architecture.exact import ONE, Root
 from growformer.architecture.language import Leaf, leaves
 from growformer.errors import PlanError
 from growformer.verification.recorded import LIVE, MEAN, SILENT, SOURCE, STATUS, Indices, Recorded
+from growformer.verification.regions import Positions, compact
 from growformer.verification.structure import Index
 
 WITHOUT_SPACE = ("kernel", "unit")
@@ -51,8 +52,8 @@ class Segment:
 
     status: int
     factor: Root
-    copies: tuple[Indices, ...]
-    source: Indices
+    copies: tuple[Positions, ...]
+    source: Positions
 
 
 def term_size(rec: Recorded, dim: Dim, index: Index) -> int:
@@ -201,16 +202,16 @@ def segments_of(table: Table, role: str) -> list[Segment]:
         factor = table.factors[code]
         if status == MEAN and role != "read":
             source = table.groups[mean] if mean >= 0 else np.zeros(0, dtype=np.int64)
-            found.append(Segment(status, factor, (where,), source))
+            found.append(Segment(status, factor, (compact(where),), compact(source)))
         elif status == SOURCE and role == "read" and (table.source[where] >= 0).all():
             ordered = where[np.argsort(table.source[where], kind="stable")]
             source, counts = np.unique(table.source[where], return_counts=True)
             if counts.min() != counts.max():
                 raise PlanError("a source coordinate is copied more often than another")
             beside = ordered.reshape(source.size, -1).T
-            found.append(Segment(status, factor, tuple(beside), source))
+            found.append(Segment(status, factor, tuple(map(compact, beside)), compact(source)))
         else:
-            found.append(Segment(status, factor, (where,), table.source[where]))
+            found.append(Segment(status, factor, (compact(where),), compact(table.source[where])))
     return found
 
 

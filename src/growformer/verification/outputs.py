@@ -151,7 +151,7 @@ def _run(
     if frequencies_of is not None:
         put_frequencies(frequencies_of, converted)
     given = {name: t.to(wanted) if t.is_floating_point() else t for name, t in inputs.items()}
-    with torch.inference_mode(), default_dtype(wanted):
+    with torch.inference_mode(), default_dtype(torch.promote_types(wanted, torch.float32)):
         output = converted(**given)
     if isinstance(output, torch.Tensor):
         return {"output": output.double()}

@@ -185,9 +185,7 @@ def _of_use(rec: Recorded, spec: TensorSpec, index: Index, source: str) -> Itera
     written = next(d for d, dim in enumerate(spec.dims) if dim.role == "write")
     for parts in product(*dims):
         must = _weight(parts, written, new, source)
-        regions = tuple(
-            tuple(compact(where) for where in copies) for copies in product(*(part.copies for part in parts))
-        )
+        regions = tuple(product(*(part.copies for part in parts)))
         if isinstance(must, Free):
             yield from (Requirement((region,), must) for region in regions)
         else:
@@ -204,7 +202,7 @@ def _weight(parts: tuple[Segment, ...], written: int, new: bool, source: str) ->
     scale = write.factor
     for read in reads:
         scale = scale / read.factor
-    region = tuple(compact(part.source) for part in parts)
+    region = tuple(part.source for part in parts)
     return MeanOf(source, region, written, scale) if write.status == MEAN else Scaled(source, region, scale)
 
 

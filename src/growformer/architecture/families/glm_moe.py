@@ -1,15 +1,13 @@
 """GLM-4.5 and its like: DeepSeek's experts (a shared one, a bias on scores) behind attention with grouped heads."""
 
+from growformer.architecture.declaration import Packed
 from growformer.architecture.families.deepseek import SIZES
 from growformer.architecture.families.experts import (
     FIRST_DENSE,
     LATER,
-    LISTED,
-    LISTS,
     NEXT,
     NO_MLP,
     NO_MORE_EXPERTS,
-    NO_NEXT_TOKENS,
     experts,
     packed,
     some_experts,
@@ -82,51 +80,41 @@ SOLAR_OPEN = LLAMA.extend(
     roles={"mlp": "moe_intermediate_size"},
 )  # fmt: skip
 
-_NUMBERED = {
-    "expert_mlp": "moe_intermediate_size",
-    "shared_mlp": "moe_intermediate_size * num_shared_experts",
-    "expert": "num_experts",
-}
+# Here frequencies follow three kinds of position, and a part of each head follows none.
+GLM4V_MOE = GLM4_MOE.extend(
+    "glm4v_moe",
+    model_types=("glm4v_moe_text",),
+    variant=None,
+    rotary=rotary_heads(partial=True, sections=(8, 12, 12))["rotary"],
+    beyond={"layer": None},
+    defaults={"attention_bias": True, "use_qk_norm": None, "num_nextn_predict_layers": None},
+)
 
-EXAONE_MOE = QWEN3.extend(
-    "exaone_moe",
-    model_types=("exaone_moe",),
-    sizes=_NUMBERED,
-    arrows={**attention(raw=True), **some_experts(LISTED, **_ROUTED)},
-    packed=packed(),
-    renames=((r"\.mlp\.e_score_correction_bias", ".mlp.gate.e_score_correction_bias"),),
-    layer_lists=LISTS,
-    layer_rules={
-        "layer_types": "'sliding_attention' if sliding_window_pattern and (layer + 1) % sliding_window_pattern "
-        "else 'full_attention'",
-        "mlp_layer_types": "'dense' if layer < first_k_dense_replace else 'sparse'",
+SARVAM_MOE = GLM4_MOE_NORMED.extend(
+    "sarvam_moe",
+    model_types=("sarvam_moe",),
+    variant=None,
+    constants={"use_qk_norm": (True, "Sarvam without norms on queries and keys is not described")},
+    packed={
+        f"layers.{{layer}}.self_attn.query_key_value.{part}": Packed(
+            parts=tuple(f"layers.{{layer}}.self_attn.{name}_proj.{part}" for name in "qkv")
+        )
+        for part in ("weight", "bias")
     },
-    defaults={
-        "head_dim": "hidden_size / num_attention_heads", "rms_norm_eps": 1e-5, "num_experts": 64,
-        "num_shared_experts": 1, "first_k_dense_replace": 1, "sliding_window_pattern": 4,
-    },
-    fixed=NO_MORE_EXPERTS,
-    ignored={r"mtp\..*": NO_NEXT_TOKENS},
-)  # fmt: skip
-
-HY_V3 = QWEN3.extend(
-    "hy_v3",
-    model_types=("hy_v3",),
-    sizes=_NUMBERED,
-    arrows=some_experts(LISTED, bias="mlp_bias", shared="shared_experts", correction="e_score_correction_bias"),
-    packed=packed(),
-    rotary=rotary_heads(theta=11158840.0)["rotary"],
+    rotary=scores(theta=8e6)["rotary"],
     renames=(
-        (r"\.mlp\.router\.gate\.", ".mlp.gate."),
-        (r"\.mlp\.expert_bias", ".mlp.e_score_correction_bias"),
-        (r"\.mlp\.shared_mlp\.", ".mlp.shared_experts."),
+        (r"^(model\.)?word_embeddings\.", r"\1embed_tokens."),
+        (r"\.attention\.", ".self_attn."),
+        (r"\.self_attn\.dense\.", ".self_attn.o_proj."),
+        (r"\.self_attn\.query_layernorm\.", ".self_attn.q_norm."),
+        (r"\.self_attn\.key_layernorm\.", ".self_attn.k_norm."),
+        (r"\.mlp\.gate\.expert_bias", ".mlp.gate.e_score_correction_bias"),
     ),
-    beyond=NEXT,
-    layer_lists=LISTS,
-    layer_rules={"layer_types": None, "mlp_layer_types": "'sparse' if layer else 'dense'"},
     defaults={
-        "head_dim": 128, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "num_experts": 192, "num_shared_experts": 1,
-        "num_nextn_predict_layers": 1, "initializer_range": 0.006,
+        "num_key_value_heads": 4, "head_dim": 64, "rms_norm_eps": 1e-6, "use_qk_norm": True,
+        "partial_rotary_factor": 1.0, "num_nextn_predict_layers": 0, "initializer_range": 0.006,
     },
-    fixed=NO_MORE_EXPERTS,
+    aliases={
+        "num_experts": "n_routed_experts", "num_shared_experts": "n_shared_experts", "use_qkv_bias": "attention_bias",
+    },
 )  # fmt: skip

@@ -86,3 +86,20 @@ FLINT = QWEN3_MOE.extend(
     defaults={"head_dim": 128, "num_experts": 256, "mlp_only_layers": [0, 1], "sliding_window": 513},
     aliases={"num_experts": None},
 )
+
+# Frequencies follow three kinds of position, which alternate up to where the sections end: new ones follow time.
+QWEN3_VL_MOE = QWEN3_MOE.extend(
+    "qwen3_vl_moe",
+    model_types=("qwen3_vl_moe_text",),
+    rotary=rotary_heads(theta=5e5)["rotary"],
+    defaults={"num_key_value_heads": 16, "num_local_experts": 60, "tie_word_embeddings": True},
+)
+
+QWEN3_OMNI_MOE = QWEN3_MOE.extend(
+    "qwen3_omni_moe",
+    model_types=("qwen3_omni_moe_text",),
+    sizes={"expert": "num_experts"},
+    rotary=rotary_heads(theta=1e6)["rotary"],
+    defaults={"num_experts": 128, "num_local_experts": None},
+    aliases={"num_experts": None},
+)

@@ -20,7 +20,7 @@ QWEN2_5_OMNI = QWEN2.extend(
     "qwen2_5_omni",
     model_types=("qwen2_5_omni_text",),
     rotary=rotary_heads(theta=1e6, sections=(16, 24, 24))["rotary"],
-    defaults={"num_key_value_heads": 4},
+    defaults={"num_key_value_heads": 4, "tie_word_embeddings": True},
 )
 
 # Here kinds of position alternate from frequency to frequency, up to where the sections end: new ones follow time.

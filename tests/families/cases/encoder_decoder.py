@@ -1,0 +1,113 @@
+"""Encoder-decoders: T5's and BART's layouts, with words or sounds at the encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from tests.families.case import Case
+from tests.families.cases.gpt import COMPUTED, UNTIED, VOCAB, gpt
+
+IDS: dict[str, Any] = {
+    "vocab_size": 53, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0,
+}  # fmt: skip
+T5: dict[str, Any] = {
+    **IDS, "d_model": 24, "num_layers": 2, "num_decoder_layers": 3, "d_ff": 37, "num_heads": 3, "d_kv": 10,
+    "relative_attention_num_buckets": 8,
+}  # fmt: skip
+SWITCH = {
+    **T5, "num_layers": 4, "num_decoder_layers": 6, "num_sparse_encoder_layers": 2, "num_sparse_decoder_layers": 3,
+    "num_experts": 5, "expert_capacity": 64,
+}  # fmt: skip
+BART: dict[str, Any] = {
+    **IDS, "d_model": 24, "encoder_layers": 2, "decoder_layers": 3, "encoder_ffn_dim": 37, "decoder_ffn_dim": 41,
+    "encoder_attention_heads": 3, "decoder_attention_heads": 4, "max_position_embeddings": 128,
+    "forced_eos_token_id": None,
+}  # fmt: skip
+WHISPER: dict[str, Any] = {
+    **{n: v for n, v in BART.items() if n != "max_position_embeddings"}, "max_source_positions": 14,
+    "max_target_positions": 64, "num_mel_bins": 7, "begin_suppress_tokens": None, "suppress_tokens": None,
+}  # fmt: skip
+SPEECH = {**WHISPER, "max_source_positions": 60, "input_feat_per_channel": 7, "conv_channels": 14}
+TROCR: dict[str, Any] = {
+    **IDS, "d_model": 24, "decoder_layers": 2, "decoder_ffn_dim": 41, "decoder_attention_heads": 3,
+    "max_position_embeddings": 128, "cross_attention_hidden_size": 17, "is_decoder": True,
+}  # fmt: skip
+ENCODER = {"architectures": ["T5EncoderModel"]}
+
+
+def words(model_type: str, model: str, config: dict[str, Any], name: str = "", **options: Any) -> Case:
+    """A case with tokens at both sides."""
+    return gpt(model_type, model, config, name, **{"inputs": "encoder-decoder", "lookups": {}, **options})
+
+
+def sinusoids(model: nn.Module) -> None:
+    """Put back positions that the class computes and never saves."""
+    for module in model.modules():
+        if hasattr(module, "create_weight"):
+            module.weight.copy_(module.create_weight())
+
+
+def frames(config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Spectrograms with time first."""
+    generator = torch.Generator().manual_seed(5)
+    return {
+        "input_features": torch.randn((2, 44, config["input_feat_per_channel"]), generator=generator),
+        "decoder_input_ids": torch.randint(2, config["vocab_size"], (2, 17), generator=generator),
+    }
+
+
+def with_states(config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Tokens, and the states of an encoder."""
+    generator = torch.Generator().manual_seed(5)
+    return {
+        "input_ids": torch.randint(2, config["vocab_size"], (2, 31), generator=generator),
+        "encoder_hidden_states": torch.randn((2, 9, config["cross_attention_hidden_size"]), generator=generator),
+    }
+
+
+CASES = (
+    words("t5", "T5ForConditionalGeneration", T5),
+    words("t5", "T5ForConditionalGeneration", T5, "gated", feed_forward_proj="gated-gelu", **UNTIED),
+    words("t5", "T5Model", T5),
+    gpt("t5", "T5EncoderModel", {**T5, **ENCODER}, lookups=VOCAB),
+    words("mt5", "MT5ForConditionalGeneration", T5),
+    words("mt5", "MT5ForConditionalGeneration", T5, "relu", feed_forward_proj="relu"),
+    gpt("mt5", "MT5EncoderModel", {**T5, "architectures": ["MT5EncoderModel"]}, lookups=VOCAB),
+    words("umt5", "UMT5ForConditionalGeneration", T5),
+    words("umt5", "UMT5ForConditionalGeneration", T5, "unscaled", **UNTIED),
+    gpt("umt5", "UMT5EncoderModel", {**T5, "architectures": ["UMT5EncoderModel"]}, lookups=VOCAB),
+    words("longt5", "LongT5ForConditionalGeneration", T5, local_radius=5),
+    words(
+        "longt5", "LongT5ForConditionalGeneration", T5, "global", local_radius=5, global_block_size=4,
+        encoder_attention_type="transient-global",
+    ),
+    words("switch_transformers", "SwitchTransformersForConditionalGeneration", SWITCH, router_bias=True),
+    words("bart", "BartForConditionalGeneration", BART),
+    words("bart", "BartModel", BART, scale_embedding=True),
+    words("mvp", "MvpForConditionalGeneration", BART),
+    words("plbart", "PLBartForConditionalGeneration", BART),
+    words("blenderbot-small", "BlenderbotSmallForConditionalGeneration", BART),
+    words("blenderbot-small", "BlenderbotSmallModel", BART),
+    words("mbart", "MBartForConditionalGeneration", BART, scale_embedding=True),
+    words("blenderbot", "BlenderbotForConditionalGeneration", BART, scale_embedding=True),
+    words("pegasus", "PegasusForConditionalGeneration", BART, scale_embedding=True),
+    words("pegasus", "PegasusModel", BART),
+    words("m2m_100", "M2M100ForConditionalGeneration", {**BART, "pad_token_id": 1, "eos_token_id": 2}, ordered=COMPUTED),
+    words("marian", "MarianMTModel", BART, tweak=sinusoids, scale_embedding=True),
+    words(
+        "marian", "MarianMTModel", BART, "apart", tweak=sinusoids, share_encoder_decoder_embeddings=False,
+        decoder_vocab_size=59,
+    ),
+    gpt("whisper", "WhisperForConditionalGeneration", WHISPER, inputs="features", lookups={}),
+    gpt("whisper", "WhisperModel", WHISPER, inputs="features", lookups={}),
+    gpt(
+        "speech_to_text", "Speech2TextForConditionalGeneration", {**SPEECH, "pad_token_id": 1, "eos_token_id": 2},
+        inputs=frames, lookups={}, ordered=COMPUTED,
+    ),
+    gpt("trocr", "TrOCRForCausalLM", TROCR, inputs=with_states, lookups={}),
+    gpt("trocr", "TrOCRForCausalLM", TROCR, "untied", inputs=with_states, lookups={}, scale_embedding=True, **UNTIED),
+)
