@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from growformer.architecture.declaration import Architecture
 from growformer.architecture.registry import for_config
-from growformer.architecture.source import SourceInfo, from_config, specialised
+from growformer.architecture.source import SourceInfo, from_config, specialised, without_absent_heads
 from growformer.errors import PlanError, RequestError, SourceError
 from growformer.planning.initialisation import Custom
 from growformer.planning.plan import Plan
@@ -302,7 +302,7 @@ def _describe(
         found = architecture or for_config(dict(source))
         described = from_config(found, source)
         shapes = {info.stored: (info.shape, info.dtype) for info in described.tensors.values()}
-        return specialised(found, shapes), described
+        return without_absent_heads(specialised(found, shapes), described), described
     if isinstance(source, (str, Path)) and str(source).endswith(".json"):
         return _describe(read_json(Path(source), "expected a config.json"), architecture, None, None)
     if isinstance(source, (str, Path, ModelFolder)):
@@ -310,13 +310,15 @@ def _describe(
         found = specialised(architecture or for_config(folder.config), folder.shapes())
         from growformer.execute.checkpoint import describe_folder
 
-        return found, describe_folder(found, folder)
+        described = describe_folder(found, folder)
+        return without_absent_heads(found, described), described
     if hasattr(source, "state_dict"):
         from growformer.execute.module import config_of, describe_module
 
         found = architecture or for_config(dict(config) if config is not None else config_of(source))
         found = specialised(found, {name: (tuple(t.shape), "") for name, t in source.state_dict().items()})
-        return found, describe_module(found, source, config)
+        described = describe_module(found, source, config)
+        return without_absent_heads(found, described), described
     raise SourceError(f"expected a model folder, a hub id, a config or a live model, got {type(source).__name__}")
 
 

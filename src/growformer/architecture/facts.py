@@ -138,7 +138,8 @@ class LayerKind:
     """A property of layers that the class derives from their number, and how a config can say it for others.
 
     Attributes:
-        when: the condition, over config fields and the layer (``layer >= first_k_dense_replace``).
+        when: the condition, over config fields and the layer (``layer >= first_k_dense_replace``); or any value that
+            must stay as it is (``layer`` itself, where something is computed from it).
         settle: config field -> expression that makes the condition hold for a given set of layers, over the names
             ``holds`` and ``others`` (lists of layers), ``num_holds`` and ``num_others``. Empty: nothing can say it.
         because: the class's rule, for messages.

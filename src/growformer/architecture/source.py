@@ -209,6 +209,15 @@ def specialised(architecture: Architecture, tensors: Mapping[str, tuple[tuple[in
     return architecture.restricted(arrows, sizes={**architecture.sizes, **sizes}, fixed={**architecture.fixed, **fixed})
 
 
+def without_absent_heads(architecture: Architecture, source: SourceInfo) -> Architecture:
+    """Return the architecture without heads that could be tied and are not there: nothing reads what they would."""
+    present = {architecture.tensors[template].owner for template in source.templates}
+    heads = {architecture.tensors[head].owner for head in architecture.ties} - present
+    if source.tied or not heads:
+        return architecture
+    return architecture.restricted({name: a for name, a in architecture.arrows.items() if name not in heads})
+
+
 def describe(
     architecture: Architecture,
     config: Mapping[str, Any],

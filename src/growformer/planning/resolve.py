@@ -237,16 +237,16 @@ def _settle_kinds(
     for kind in architecture.kinds:
         axis = next(a for a in architecture.index_axes if mentions(kind.when, a))
         placed = with_templates(layers[axis][()])
-        wanted = [bool(compute(kind.when, source, {axis: origin})) for origin, _ in placed]
+        wanted = [compute(kind.when, source, {axis: origin}) for origin, _ in placed]
         names = {
             "holds": [at for at, is_so in enumerate(wanted) if is_so],
             "others": [at for at, is_so in enumerate(wanted) if not is_so],
-            "num_holds": sum(wanted),
-            "num_others": len(wanted) - sum(wanted),
+            "num_holds": sum(map(bool, wanted)),
+            "num_others": sum(not is_so for is_so in wanted),
         }
         settled = {name: compute(rule, {**target, **names}) for name, rule in kind.settle.items()}
         as_it_is, as_settled = (
-            [at for at, is_so in enumerate(wanted) if bool(compute(kind.when, config, {axis: at})) != is_so]
+            [at for at, is_so in enumerate(wanted) if compute(kind.when, config, {axis: at}) != is_so]
             for config in (target, {**target, **settled})
         )
         kept, held = ([at for at in wrong if not placed[at][1]] for wrong in (as_it_is, as_settled))

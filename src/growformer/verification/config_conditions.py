@@ -37,8 +37,8 @@ def _layer_kinds(rec: Recorded) -> Iterator[Violation]:
         axes = tuple(axis for axis in rec.index_axes if mentions(kind.when, axis))
         for index in rec.sources(axes):
             origin = rec.origin(index)
-            before = bool(compute(kind.when, rec.source_config, origin))
-            if bool(compute(kind.when, rec.target_config, index)) != before:
+            before = compute(kind.when, rec.source_config, origin)
+            if compute(kind.when, rec.target_config, index) != before:
                 yield Violation(
                     kind="layers", where=f"{kind.when} [{_named(index)}]",
                     expected=f"{before}, as of source {_named(origin)} ({kind.because})", found=str(not before),

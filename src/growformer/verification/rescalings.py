@@ -127,6 +127,9 @@ class Rescalings:
                 continue
             if place.spec.template in tables or declared.is_without_effect(place):
                 continue
+            reached = declared.reached(place.space)
+            if reached & {*self.architecture.outputs, *(add.source for add in self.architecture.adds if add.when)}:
+                continue  # what the model returns, or some layers alone read, may show it or not
             hidden = declared.is_centred_alone(place.space)
             readers = "LayerNorms alone read it" if hidden else "not only LayerNorms read it"
             yield Experiment(

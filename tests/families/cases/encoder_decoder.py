@@ -14,13 +14,16 @@ from tests.families.cases.gpt import COMPUTED, UNTIED, VOCAB, gpt
 IDS: dict[str, Any] = {
     "vocab_size": 53, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0,
 }  # fmt: skip
+#: The cache of these classes has as many layers as the encoder, so that the decoder must not be deeper.
 T5: dict[str, Any] = {
-    **IDS, "d_model": 24, "num_layers": 2, "num_decoder_layers": 3, "d_ff": 37, "num_heads": 3, "d_kv": 10,
+    **IDS, "d_model": 24, "num_layers": 3, "num_decoder_layers": 2, "d_ff": 37, "num_heads": 3, "d_kv": 10,
     "relative_attention_num_buckets": 8,
 }  # fmt: skip
+#: Their own activation, ReLU, is zero for some units on all of a small input.
+GELU = {"feed_forward_proj": "gelu"}
 SWITCH = {
-    **T5, "num_layers": 4, "num_decoder_layers": 6, "num_sparse_encoder_layers": 2, "num_sparse_decoder_layers": 3,
-    "num_experts": 5, "expert_capacity": 64,
+    **T5, "num_layers": 6, "num_decoder_layers": 4, "num_sparse_encoder_layers": 3, "num_sparse_decoder_layers": 2,
+    "num_experts": 2, "expert_capacity": 64, "dense_act_fn": "gelu",
 }  # fmt: skip
 BART: dict[str, Any] = {
     **IDS, "d_model": 24, "encoder_layers": 2, "decoder_layers": 3, "encoder_ffn_dim": 37, "decoder_ffn_dim": 41,
@@ -36,7 +39,6 @@ TROCR: dict[str, Any] = {
     **IDS, "d_model": 24, "decoder_layers": 2, "decoder_ffn_dim": 41, "decoder_attention_heads": 3,
     "max_position_embeddings": 128, "cross_attention_hidden_size": 17, "is_decoder": True,
 }  # fmt: skip
-ENCODER = {"architectures": ["T5EncoderModel"]}
 
 
 def words(model_type: str, model: str, config: dict[str, Any], name: str = "", **options: Any) -> Case:
@@ -70,20 +72,22 @@ def with_states(config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 
 CASES = (
-    words("t5", "T5ForConditionalGeneration", T5),
-    words("t5", "T5ForConditionalGeneration", T5, "gated", feed_forward_proj="gated-gelu", **UNTIED),
-    words("t5", "T5Model", T5),
-    gpt("t5", "T5EncoderModel", {**T5, **ENCODER}, lookups=VOCAB),
+    words("t5", "T5ForConditionalGeneration", T5, **GELU),
+    words(
+        "t5", "T5ForConditionalGeneration", T5, "gated", feed_forward_proj="gated-gelu", scale_decoder_outputs=False
+    ),
+    words("t5", "T5Model", T5, **GELU),
+    gpt("t5", "T5EncoderModel", {**T5, **GELU, "architectures": ["T5EncoderModel"]}, lookups=VOCAB),
     words("mt5", "MT5ForConditionalGeneration", T5),
-    words("mt5", "MT5ForConditionalGeneration", T5, "relu", feed_forward_proj="relu"),
+    words("mt5", "MT5ForConditionalGeneration", T5, "plain", **GELU),
     gpt("mt5", "MT5EncoderModel", {**T5, "architectures": ["MT5EncoderModel"]}, lookups=VOCAB),
     words("umt5", "UMT5ForConditionalGeneration", T5),
-    words("umt5", "UMT5ForConditionalGeneration", T5, "unscaled", **UNTIED),
+    words("umt5", "UMT5ForConditionalGeneration", T5, "unscaled", scale_decoder_outputs=False),
     gpt("umt5", "UMT5EncoderModel", {**T5, "architectures": ["UMT5EncoderModel"]}, lookups=VOCAB),
-    words("longt5", "LongT5ForConditionalGeneration", T5, local_radius=5),
+    words("longt5", "LongT5ForConditionalGeneration", T5, local_radius=5, **GELU),
     words(
         "longt5", "LongT5ForConditionalGeneration", T5, "global", local_radius=5, global_block_size=4,
-        encoder_attention_type="transient-global",
+        encoder_attention_type="transient-global", **GELU,
     ),
     words("switch_transformers", "SwitchTransformersForConditionalGeneration", SWITCH, router_bias=True),
     words("bart", "BartForConditionalGeneration", BART),

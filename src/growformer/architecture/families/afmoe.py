@@ -1,7 +1,7 @@
 """AFMoE: norms on either side of both branches, a gate on what is attended to, experts in later layers."""
 
 from growformer.architecture.declaration import Add, LayerKind, embedding, linear, rms_norm
-from growformer.architecture.families.experts import NO_MORE_EXPERTS, packed, some_experts
+from growformer.architecture.families.experts import ASKED, NO_MORE_EXPERTS, packed, some_experts
 from growformer.architecture.families.llama import QWEN3
 from growformer.architecture.families.parts import attention
 
@@ -38,9 +38,10 @@ AFMOE = QWEN3.extend(
         "layer_types": "'sliding_attention' if (layer + 1) % global_attn_every_n_layers else 'full_attention'"
     },
     defaults={
-        "num_key_value_heads": "num_attention_heads", "head_dim": 128, "rms_norm_eps": 1e-5, "num_experts": 64,
-        "num_shared_experts": 2, "num_dense_layers": 1, "global_attn_every_n_layers": 4, "mup_enabled": False,
-        "sliding_window": 1024,
+        "num_experts_per_tok": 6, "num_key_value_heads": "num_attention_heads", "head_dim": 128, "rms_norm_eps": 1e-5,
+        "num_experts": 64, "num_shared_experts": 2, "num_dense_layers": 1, "global_attn_every_n_layers": 4,
+        "mup_enabled": False, "sliding_window": 1024,
     },
+    active=ASKED,
     fixed=NO_MORE_EXPERTS,
 )  # fmt: skip

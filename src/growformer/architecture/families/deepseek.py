@@ -2,6 +2,7 @@
 
 from growformer.architecture.declaration import rms_norm
 from growformer.architecture.families.experts import (
+    ASKED,
     FIRST_DENSE,
     LATER,
     LISTED,
@@ -37,9 +38,10 @@ DEEPSEEK_V2 = YOUTU.extend(
     packed=packed(),
     kinds=(FIRST_DENSE,),
     defaults={
-        "first_k_dense_replace": 0, "n_shared_experts": 2, "n_routed_experts": 64, "tie_word_embeddings": False,
-        "num_key_value_heads": "num_attention_heads", "initializer_range": 0.02,
+        "num_experts_per_tok": 6, "first_k_dense_replace": 0, "n_shared_experts": 2, "n_routed_experts": 64,
+        "tie_word_embeddings": False, "num_key_value_heads": "num_attention_heads", "initializer_range": 0.02,
     },
+    active=ASKED,
     fixed=NO_MORE_EXPERTS,
 )  # fmt: skip
 
@@ -54,8 +56,8 @@ DEEPSEEK_V3 = DEEPSEEK_V2.extend(
     arrows=some_experts(LATER, **_ROUTED),
     beyond=NEXT,
     defaults={
-        "first_k_dense_replace": 3, "n_shared_experts": 1, "n_routed_experts": 256, "num_nextn_predict_layers": 1,
-        "num_key_value_heads": 128,
+        "num_experts_per_tok": 8, "first_k_dense_replace": 3, "n_shared_experts": 1, "n_routed_experts": 256,
+        "num_nextn_predict_layers": 1, "num_key_value_heads": 128,
     },
 )  # fmt: skip
 DEEPSEEK_V3_HALVES = DEEPSEEK_V3.extend(
@@ -84,16 +86,14 @@ MISTRAL4 = DEEPSEEK_V3.extend(
     arrows={**some_experts(LATER, shared="shared_experts"), "layers.{layer}.mlp.gate.e_score_correction_bias": None},
     beyond={"layer": None},
     defaults={
-        "first_k_dense_replace": 0,
-        "n_routed_experts": 128,
-        "num_key_value_heads": 32,
+        "num_experts_per_tok": 4, "first_k_dense_replace": 0, "n_routed_experts": 128, "num_key_value_heads": 32,
         "head_dim": "qk_nope_head_dim + qk_rope_head_dim",
     },
     follows={
         "head_dim": "qk_nope_head_dim + qk_rope_head_dim",
         "rope_parameters.partial_rotary_factor": "(qk_rope_head_dim + 0.5) / (qk_nope_head_dim + qk_rope_head_dim)",
     },
-)
+)  # fmt: skip
 
 GLM4_MOE_LITE = DEEPSEEK_V3.extend(
     "glm4_moe_lite",
@@ -104,7 +104,7 @@ GLM4_MOE_LITE = DEEPSEEK_V3.extend(
     kinds=(),
     layer_lists=LISTS,
     layer_rules={"mlp_layer_types": "'sparse' if layer else 'dense'"},
-    defaults={"rms_norm_eps": 1e-5, "n_routed_experts": 64, "num_key_value_heads": 20},
+    defaults={"num_experts_per_tok": 4, "rms_norm_eps": 1e-5, "n_routed_experts": 64, "num_key_value_heads": 20},
 )
 
 AXK1 = DEEPSEEK_V3.extend(

@@ -45,9 +45,10 @@ ERNIE4_5_MOE = LLAMA.extend(
     renames=((r"\.mlp\.moe_statics\.", ".mlp.gate.moe_statics."),),
     defaults={
         "num_key_value_heads": 4, "rms_norm_eps": 1e-5, "tie_word_embeddings": True, "use_bias": False,
-        "moe_num_experts": 64, "moe_num_shared_experts": 2, "moe_layer_start_index": 1, "moe_layer_end_index": "num_hidden_layers - 1",
-        "moe_layer_interval": 1,
+        "moe_num_experts": 64, "moe_k": 6, "moe_num_shared_experts": 2, "moe_layer_start_index": 1,
+        "moe_layer_end_index": "num_hidden_layers - 1", "moe_layer_interval": 1,
     },
+    active={"expert": "moe_k"},
     fixed=NO_MORE_EXPERTS,
     ignored={r"(model\.)?mtp.*": NO_NEXT_TOKENS},
 )  # fmt: skip

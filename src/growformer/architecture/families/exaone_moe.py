@@ -2,6 +2,7 @@
 
 from growformer.architecture.declaration import rms_norm
 from growformer.architecture.families.experts import (
+    ASKED,
     LISTED,
     LISTS,
     NEXT,
@@ -36,9 +37,10 @@ EXAONE_MOE = QWEN3.extend(
         "mlp_layer_types": "'dense' if layer < first_k_dense_replace else 'sparse'",
     },
     defaults={
-        "head_dim": "hidden_size / num_attention_heads", "rms_norm_eps": 1e-5, "num_experts": 64,
-        "num_shared_experts": 1, "first_k_dense_replace": 1, "sliding_window_pattern": 4,
+        "num_experts_per_tok": 8, "head_dim": "hidden_size / num_attention_heads", "rms_norm_eps": 1e-5,
+        "num_experts": 64, "num_shared_experts": 1, "first_k_dense_replace": 1, "sliding_window_pattern": 4,
     },
+    active=ASKED,
     fixed=NO_MORE_EXPERTS,
     ignored={r"mtp\..*": NO_NEXT_TOKENS},
 )  # fmt: skip
@@ -59,9 +61,10 @@ HY_V3 = QWEN3.extend(
     layer_lists=LISTS,
     layer_rules={"layer_types": None, "mlp_layer_types": "'sparse' if layer else 'dense'"},
     defaults={
-        "head_dim": 128, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "num_experts": 192, "num_shared_experts": 1,
-        "num_nextn_predict_layers": 1, "initializer_range": 0.006,
+        "num_experts_per_tok": 8, "head_dim": 128, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "num_experts": 192,
+        "num_shared_experts": 1, "num_nextn_predict_layers": 1, "initializer_range": 0.006,
     },
+    active=ASKED,
     fixed=NO_MORE_EXPERTS,
 )  # fmt: skip
 
@@ -86,8 +89,9 @@ KOLIBRI1 = QWEN3.extend(
         (r"\.post_ffn_norm\.", ".post_mlp_layernorm."),
     ),
     layer_rules={"layer_types": "'sliding_attention' if (layer + 1) % 5 else 'full_attention'"},
-    defaults={"num_key_value_heads": 4, "sliding_window": 513, "num_local_experts": 384},
+    defaults={"num_experts_per_tok": 6, "num_key_value_heads": 4, "sliding_window": 513, "num_local_experts": 384},
     aliases={"num_experts": "num_local_experts"},
+    active=ASKED,
     fixed=NO_MORE_EXPERTS,
     roles={"mlp": "moe_intermediate_size"},
 )  # fmt: skip

@@ -69,16 +69,15 @@ def some_experts(when: str, router: str = "gate", *, bias: bool | str = False, *
     return {**dense, **experts(router, when=when, shared_bias=bias, **how)}
 
 
-def packed(block: str = "mlp.experts", *, bias: bool = False, swapped: bool = False) -> dict[str, Packed]:
-    """Return how classes hold experts in memory: all in one, gate and up beside each other.
-
-    ``swapped``: as gpt-oss does, matrices transposed, and gate and up interleaved.
-    """
+def packed(
+    block: str = "mlp.experts", *, bias: bool = False, transposed: bool = False, interleaved: bool = False
+) -> dict[str, Packed]:
+    """Return how classes hold experts in memory: all in one, gate and up beside each other or interleaved."""
     at = f"{LAYER}.{block}"
     return {
         f"{at}.{whole}{ending}": Packed(
-            parts=tuple(f"{at}.{{expert}}.{name}.{part}" for name in names), stack="expert", interleaved=swapped,
-            transposed=swapped,
+            parts=tuple(f"{at}.{{expert}}.{name}.{part}" for name in names), stack="expert",
+            interleaved=interleaved, transposed=transposed,
         )
         for whole, names in {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}.items()
         for part, ending in {"weight": "", "bias": "_bias"}.items()
@@ -87,6 +86,7 @@ def packed(block: str = "mlp.experts", *, bias: bool = False, swapped: bool = Fa
 
 
 NO_MLP = dict.fromkeys(gated("mlp", "mlp"))
+ASKED = {"expert": "num_experts_per_tok"}
 NO_MORE_EXPERTS = {"expert": "more experts change what the router picks"}
 NO_NEXT_TOKENS = "it predicts further tokens, from layers that are changed now"
 NEXT = {"layer": ("num_nextn_predict_layers", NO_NEXT_TOKENS)}

@@ -3,6 +3,7 @@
 from growformer.architecture.declaration import Packed
 from growformer.architecture.families.deepseek import SIZES
 from growformer.architecture.families.experts import (
+    ASKED,
     FIRST_DENSE,
     LATER,
     NEXT,
@@ -33,9 +34,11 @@ GLM4_MOE = LLAMA.extend(
     kinds=(FIRST_DENSE,),
     beyond=NEXT,
     defaults={
-        "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "n_shared_experts": 1, "n_routed_experts": 128,
-        "first_k_dense_replace": 1, "use_qk_norm": False, "partial_rotary_factor": 0.5, "num_nextn_predict_layers": 1,
+        "num_experts_per_tok": 8, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "n_shared_experts": 1,
+        "n_routed_experts": 128, "first_k_dense_replace": 1, "use_qk_norm": False, "partial_rotary_factor": 0.5,
+        "num_nextn_predict_layers": 1,
     },
+    active=ASKED,
     fixed=NO_MORE_EXPERTS,
 )  # fmt: skip
 GLM4_MOE_NORMED = GLM4_MOE.extend(
@@ -59,9 +62,10 @@ DOTS1 = QWEN3.extend(
         "else 'full_attention'"
     },
     defaults={
-        "head_dim": "hidden_size / num_attention_heads", "first_k_dense_replace": 0, "sliding_window": None,
-        "max_window_layers": 62,
+        "num_experts_per_tok": 6, "head_dim": "hidden_size / num_attention_heads", "first_k_dense_replace": 0,
+        "sliding_window": None, "max_window_layers": 62,
     },
+    active=ASKED,
     fixed=NO_MORE_EXPERTS,
 )  # fmt: skip
 
@@ -74,8 +78,10 @@ SOLAR_OPEN = LLAMA.extend(
     packed=packed(),
     rotary=rotary_heads(theta=1e6)["rotary"],
     defaults={
-        "num_key_value_heads": 8, "head_dim": 128, "rms_norm_eps": 1e-5, "n_shared_experts": 1, "n_routed_experts": 128,
+        "num_experts_per_tok": 8, "num_key_value_heads": 8, "head_dim": 128, "rms_norm_eps": 1e-5,
+        "n_shared_experts": 1, "n_routed_experts": 128,
     },
+    active=ASKED,
     fixed=NO_MORE_EXPERTS,
     roles={"mlp": "moe_intermediate_size"},
 )  # fmt: skip
@@ -111,7 +117,7 @@ SARVAM_MOE = GLM4_MOE_NORMED.extend(
         (r"\.mlp\.gate\.expert_bias", ".mlp.gate.e_score_correction_bias"),
     ),
     defaults={
-        "num_key_value_heads": 4, "head_dim": 64, "rms_norm_eps": 1e-6, "use_qk_norm": True,
+        "num_experts_per_tok": 6, "num_key_value_heads": 4, "head_dim": 64, "rms_norm_eps": 1e-6, "use_qk_norm": True,
         "partial_rotary_factor": 1.0, "num_nextn_predict_layers": 0, "initializer_range": 0.006,
     },
     aliases={

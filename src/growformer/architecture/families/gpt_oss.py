@@ -1,7 +1,7 @@
 """gpt-oss: biases everywhere, a sink per head, experts stored transposed with gate and up interleaved."""
 
 from growformer.architecture.declaration import parameter
-from growformer.architecture.families.experts import NO_MLP, NO_MORE_EXPERTS, experts, packed
+from growformer.architecture.families.experts import ASKED, NO_MLP, NO_MORE_EXPERTS, experts, packed
 from growformer.architecture.families.llama import LLAMA
 from growformer.architecture.families.parts import rotary_heads
 
@@ -17,13 +17,14 @@ GPT_OSS = LLAMA.extend(
         **NO_MLP,
         **experts("router", bias=True),
     },
-    packed=packed(bias=True, swapped=True),
+    packed=packed(bias=True, transposed=True, interleaved=True),
     attention=_HEADS["attention"],
     rotary=_HEADS["rotary"],
     layer_rules={"layer_types": "'sliding_attention' if (layer + 1) % 2 else 'full_attention'"},
     defaults={
-        "num_key_value_heads": 8, "head_dim": 64, "rms_norm_eps": 1e-5, "attention_bias": True,
-        "num_local_experts": 128,
+        "num_experts_per_tok": 4, "num_key_value_heads": 8, "head_dim": 64, "rms_norm_eps": 1e-5,
+        "attention_bias": True, "num_local_experts": 128,
     },
+    active=ASKED,
     fixed=NO_MORE_EXPERTS,
 )  # fmt: skip

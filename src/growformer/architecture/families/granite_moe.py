@@ -1,7 +1,7 @@
 """Granite's mixtures of experts: Granite's constant multipliers, experts under other names, fused MLPs beside them."""
 
 from growformer.architecture.declaration import linear
-from growformer.architecture.families.experts import LAYER, NO_MLP, NO_MORE_EXPERTS, experts, packed
+from growformer.architecture.families.experts import ASKED, LAYER, NO_MLP, NO_MORE_EXPERTS, experts, packed
 from growformer.architecture.families.granite import GRANITE, GRANITE_SWA
 
 _SIZES = {"mlp": None, "expert_mlp": "intermediate_size", "expert": "num_local_experts"}
@@ -18,7 +18,8 @@ GRANITEMOE = GRANITE.extend(
         (r"\.block_sparse_moe\.output_linear\.weight", ".block_sparse_moe.experts.down_proj"),
         (r"\.block_sparse_moe\.router\.layer\.", ".block_sparse_moe.router."),
     ),
-    defaults={"num_local_experts": 8},
+    defaults={"num_experts_per_tok": 2, "num_local_experts": 8},
+    active=ASKED,
     fixed=NO_MORE_EXPERTS,
 )
 
@@ -46,8 +47,9 @@ GRANITEMOE_SWA = GRANITE_SWA.extend(
     **_shared(),
     packed=packed("block_sparse_moe.experts"),
     defaults={
-        "num_local_experts": 8, "shared_intermediate_size": 0, "num_key_value_heads": "num_attention_heads",
-        "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
+        "num_experts_per_tok": 2, "num_local_experts": 8, "shared_intermediate_size": 0,
+        "num_key_value_heads": "num_attention_heads", "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
     },
+    active=ASKED,
     fixed=NO_MORE_EXPERTS,
 )  # fmt: skip

@@ -1,7 +1,7 @@
 """Mixtral and its like: a router picks experts in every layer, each a gated MLP."""
 
 from growformer.architecture.declaration import layer_norm, linear
-from growformer.architecture.families.experts import NO_MLP, NO_MORE_EXPERTS, experts, packed
+from growformer.architecture.families.experts import ASKED, NO_MLP, NO_MORE_EXPERTS, experts, packed
 from growformer.architecture.families.llama import LLAMA, PLAIN_ATTENTION
 from growformer.architecture.families.parts import rotary_heads
 from growformer.architecture.families.whole_heads import NO_PLANES, SIZES, scores, whole_heads
@@ -24,7 +24,8 @@ MIXTRAL = LLAMA.extend(
     packed=packed(),
     rotary=rotary_heads(theta=1e6)["rotary"],
     renames=_OLD_NAMES,
-    defaults={"num_key_value_heads": 8, "num_local_experts": 8, "rms_norm_eps": 1e-5},
+    defaults={"num_experts_per_tok": 2, "num_key_value_heads": 8, "num_local_experts": 8, "rms_norm_eps": 1e-5},
+    active=ASKED,
     fixed=NO_MORE_EXPERTS,
 )
 
@@ -44,9 +45,13 @@ PHIMOE = LLAMA.extend(
     packed=packed(),
     rotary=rotary_heads(theta=1e6)["rotary"],
     renames=(*_OLD_NAMES, (r"\.mlp\.gate\.", ".mlp.router.")),
-    defaults={"num_key_value_heads": 8, "num_local_experts": 16, "rms_norm_eps": 1e-5, "lm_head_bias": False},
+    defaults={
+        "num_experts_per_tok": 2, "num_key_value_heads": 8, "num_local_experts": 16, "rms_norm_eps": 1e-5,
+        "lm_head_bias": False,
+    },
+    active=ASKED,
     fixed=NO_MORE_EXPERTS,
-)
+)  # fmt: skip
 
 MINIMAX_M2 = MIXTRAL.extend(
     "minimax_m2",
@@ -55,8 +60,8 @@ MINIMAX_M2 = MIXTRAL.extend(
     arrows={**whole_heads("kv_heads"), **experts(correction="e_score_correction_bias")},
     **scores(theta=5e6),
     defaults={
-        "head_dim": 128, "rms_norm_eps": 1e-6, "num_local_experts": 256, "rotary_dim": "head_dim",
-        "partial_rotary_factor": "rotary_dim / head_dim",
+        "num_experts_per_tok": 8, "head_dim": 128, "rms_norm_eps": 1e-6, "num_local_experts": 256,
+        "rotary_dim": "head_dim", "partial_rotary_factor": "rotary_dim / head_dim",
     },
     fixed=NO_PLANES,
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """ModernBERT: pre-norm with a LayerNorm after the embedding, so that layer 0 has none before its attention."""
 
 from growformer.architecture.declaration import (
+    Add,
     Architecture,
     Attention,
     Coupling,
@@ -33,7 +34,6 @@ MODERNBERT = Architecture(
     arrows={
         "embeddings.tok_embeddings": embedding("vocab -> embedded:stream"),
         "embeddings.norm": layer_norm("embedded -> stream", eps=_EPS, bias=_BIAS),
-        # In layer 0 the attention reads the stream; that makes no difference, as the stream can only be repeated.
         f"{_LAYER}.attn_norm": layer_norm("stream -> normed", eps=_EPS, bias=_BIAS, when="layer > 0"),
         f"{_LAYER}.attn.Wqkv": linear(
             "normed -> [q:(heads pair freq) k:(heads pair freq) v:(heads value)]", bias="attention_bias"
@@ -53,6 +53,7 @@ MODERNBERT = Architecture(
             query="q", key="k", value="v", output="attended", over=("pair", "freq"), scale=f"1 / sqrt({_HEAD})"
         ),
     ),
+    adds=(Add(source="stream", target="normed", when="layer == 0"),),
     rotary=(
         Rotary(
             frequency="freq", of=_HEAD,

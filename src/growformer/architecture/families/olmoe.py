@@ -1,7 +1,7 @@
 """OLMoE and FlexOlmo: experts in every layer, and norms on queries and keys over all heads together."""
 
 from growformer.architecture.declaration import rms_norm
-from growformer.architecture.families.experts import NO_MLP, NO_MORE_EXPERTS, experts, packed
+from growformer.architecture.families.experts import ASKED, NO_MLP, NO_MORE_EXPERTS, experts, packed
 from growformer.architecture.families.llama import LLAMA
 from growformer.architecture.families.olmo import OLMO2
 from growformer.architecture.families.parts import HEAD, attention, rotary_heads
@@ -25,8 +25,9 @@ OLMOE = LLAMA.extend(
         **experts(),
     },
     packed=packed(),
-    defaults={"rms_norm_eps": 1e-5, "num_experts": 64, "clip_qkv": None},
+    defaults={"num_experts_per_tok": 8, "rms_norm_eps": 1e-5, "num_experts": 64, "clip_qkv": None},
     constants={"clip_qkv": (None, "clipped queries, keys and values change when they are rescaled")},
+    active=ASKED,
     fixed=NO_MORE_EXPERTS,
 )
 
@@ -37,6 +38,7 @@ FLEX_OLMO = OLMO2.extend(
     arrows={**NO_MLP, **experts(reads="stream", writes="mlp_raw:stream")},
     packed=packed(),
     rotary=rotary_heads(theta=5e5)["rotary"],
-    defaults={"rms_norm_eps": 1e-6, "num_experts": 7},
+    defaults={"num_experts_per_tok": 5, "rms_norm_eps": 1e-6, "num_experts": 7},
+    active=ASKED,
     fixed=NO_MORE_EXPERTS,
 )

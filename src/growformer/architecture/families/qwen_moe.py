@@ -2,6 +2,7 @@
 
 from growformer.architecture.declaration import linear, parameter
 from growformer.architecture.families.experts import (
+    ASKED,
     LISTED,
     LISTS,
     NEXT,
@@ -34,8 +35,10 @@ QWEN2_MOE = QWEN2.extend(
         "else 'full_attention'"
     },
     defaults={
-        "num_experts": 60, "qkv_bias": True, "mlp_only_layers": [], "decoder_sparse_step": 1, "num_key_value_heads": 16,
+        "num_experts_per_tok": 4, "num_experts": 60, "qkv_bias": True, "mlp_only_layers": [], "decoder_sparse_step": 1,
+        "num_key_value_heads": 16,
     },
+    active=ASKED,
     fixed=NO_MORE_EXPERTS,
 )  # fmt: skip
 
@@ -49,9 +52,10 @@ QWEN3_MOE = QWEN3.extend(
     layer_lists=(),
     layer_rules={"layer_types": None},
     defaults={
-        "num_local_experts": 128, "mlp_only_layers": [], "decoder_sparse_step": 1, "num_key_value_heads": 4,
-        "head_dim": "hidden_size / num_attention_heads",
+        "num_experts_per_tok": 8, "num_local_experts": 128, "mlp_only_layers": [], "decoder_sparse_step": 1,
+        "num_key_value_heads": 4, "head_dim": "hidden_size / num_attention_heads",
     },
+    active=ASKED,
     fixed=NO_MORE_EXPERTS,
     aliases={"num_experts": "num_local_experts"},
 )  # fmt: skip
@@ -83,17 +87,21 @@ FLINT = QWEN3_MOE.extend(
         "layer_types": "'full_attention' if layer < 2 or layer % 4 == 1 or layer == num_hidden_layers - 1 "
         "else 'sliding_attention'"
     },
-    defaults={"head_dim": 128, "num_experts": 256, "mlp_only_layers": [0, 1], "sliding_window": 513},
+    defaults={
+        "num_experts_per_tok": 6, "head_dim": 128, "num_experts": 256, "mlp_only_layers": [0, 1], "sliding_window": 513,
+    },
     aliases={"num_experts": None},
-)
+)  # fmt: skip
 
 # Frequencies follow three kinds of position, which alternate up to where the sections end: new ones follow time.
 QWEN3_VL_MOE = QWEN3_MOE.extend(
     "qwen3_vl_moe",
     model_types=("qwen3_vl_moe_text",),
     rotary=rotary_heads(theta=5e5)["rotary"],
-    defaults={"num_key_value_heads": 16, "num_local_experts": 60, "tie_word_embeddings": True},
-)
+    defaults={
+        "num_experts_per_tok": 4, "num_key_value_heads": 16, "num_local_experts": 60, "tie_word_embeddings": True,
+    },
+)  # fmt: skip
 
 QWEN3_OMNI_MOE = QWEN3_MOE.extend(
     "qwen3_omni_moe",

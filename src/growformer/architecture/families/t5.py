@@ -109,8 +109,7 @@ T5 = Architecture(
         Add(source="decoded", target="head_input", factor=_SCALED),
     ),
     activated=("pooled",),
-    ties={"lm_head.weight": "shared.weight"},
-    tie_field="tie_word_embeddings",
+    ties={"lm_head.weight": "shared.weight"},  # always, whatever tie_word_embeddings says
     shared={"encoder.embed_tokens.weight": "shared.weight", "decoder.embed_tokens.weight": "shared.weight"},
     defaults={
         "num_decoder_layers": "num_layers",
@@ -169,7 +168,6 @@ def _encoder_of(family: Architecture) -> Architecture:
         adds=family.adds[:1],
         activated=(),
         ties={"lm_head.weight": None},
-        tie_field=None,
         shared={"decoder.embed_tokens.weight": None},
         defaults={"num_decoder_layers": None},
         heads=("classifier",),
@@ -246,7 +244,7 @@ SWITCH_TRANSFORMERS = T5.extend(
     ),
     defaults={
         "num_sparse_encoder_layers": 3, "num_sparse_decoder_layers": 3, "encoder_sparse_step": None,
-        "decoder_sparse_step": None, "num_experts": 8, "router_bias": False,
+        "decoder_sparse_step": None, "num_decoder_layers": 12, "num_experts": 8, "router_bias": False,
     },
     constants={"tie_word_embeddings": (True, NO_TIES)},
     kinds=tuple(

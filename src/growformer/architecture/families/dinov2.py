@@ -1,0 +1,75 @@
+"""DINOv2 and its like: ViT with LayerScale, whose MLP is a multiple of hidden_size, and with registers."""
+
+from growformer.architecture.declaration import Packed, embedding, layer_norm, layer_scale, linear, parameter
+from growformer.architecture.families.vit import VIT, layers, without
+
+_EPS = "layer_norm_eps"
+_LAYER = "encoder.layer.{layer}"
+_SWIGLU = "use_swiglu_ffn"
+
+DINOV2 = VIT.extend(
+    "dinov2",
+    model_types=("dinov2",),
+    sizes={
+        # The gated MLP has two thirds of the other's size, rounded up to a multiple of 8.
+        "mlp": "int((int(int(hidden_size * mlp_ratio) * 2 / 3) + 7) / 8) * 8 "
+        "if use_swiglu_ffn else int(hidden_size * mlp_ratio)",
+        "pooled": None, "one": None, "pixels": None,
+    },
+    arrows={
+        **dict.fromkeys(layers()),
+        "embeddings.mask_token": parameter("-> stream", leading=1, when="use_mask_token"),
+        f"{_LAYER}.norm1": layer_norm("stream -> normed", eps=_EPS),
+        f"{_LAYER}.attention.q_proj": linear("normed -> q:(heads key)", bias="qkv_bias"),
+        f"{_LAYER}.attention.k_proj": linear("normed -> k:(heads key)", bias="qkv_bias"),
+        f"{_LAYER}.attention.v_proj": linear("normed -> v:(heads value)", bias="qkv_bias"),
+        f"{_LAYER}.attention.o_proj": linear("attended:(heads value) -> attention_branch:stream", bias=True),
+        f"{_LAYER}.layer_scale1.lambda1": layer_scale("attention_branch -> stream"),
+        f"{_LAYER}.norm2": layer_norm("stream -> mlp_normed", eps=_EPS),
+        f"{_LAYER}.mlp.fc1": linear("mlp_normed -> mlp", bias=True, when=f"not {_SWIGLU}"),
+        f"{_LAYER}.mlp.fc2": linear("mlp -> mlp_branch:stream", bias=True, when=f"not {_SWIGLU}"),
+        f"{_LAYER}.mlp.gate_proj": linear("mlp_normed -> mlp", bias=True, when=_SWIGLU),
+        f"{_LAYER}.mlp.up_proj": linear("mlp_normed -> mlp", bias=True, when=_SWIGLU),
+        f"{_LAYER}.mlp.down_proj": linear("mlp -> mlp_branch:stream", bias=True, when=_SWIGLU),
+        f"{_LAYER}.layer_scale2.lambda1": layer_scale("mlp_branch -> stream"),
+        "pooler.dense": None,
+        "classifier": linear("[final:stream final:stream] -> labels", bias=True, optional=True),
+        "decoder.0": None,
+    },
+    defaults={
+        "layer_norm_eps": 1e-6, "pooler_output_size": None, "mlp_ratio": 4, "use_swiglu_ffn": False,
+        "use_mask_token": True,
+    },
+    inferred=("labels", "positions", "patch_height", "patch_width"),
+    coupled=(without("DINOv2"),),
+    fixed={"pooled": None, "one": None, "pixels": None},
+    roles={"hidden": "hidden_size", "heads": "num_attention_heads", "layers": "num_hidden_layers"},
+    prefix="dinov2",
+    heads=("classifier",),
+    packed={
+        f"{_LAYER}.mlp.weights_in.{part}": Packed(
+            parts=(f"{_LAYER}.mlp.gate_proj.{part}", f"{_LAYER}.mlp.up_proj.{part}")
+        )
+        for part in ("weight", "bias")
+    },
+    renames=(
+        (r"attention\.attention\.query\.", "attention.q_proj."),
+        (r"attention\.attention\.key\.", "attention.k_proj."),
+        (r"attention\.attention\.value\.", "attention.v_proj."),
+        (r"attention\.output\.dense", "attention.o_proj"),
+        (r"mlp\.weights_out", "mlp.down_proj"),
+    ),
+)  # fmt: skip
+
+DINOV2_WITH_REGISTERS = DINOV2.extend(
+    "dinov2_with_registers",
+    model_types=("dinov2_with_registers",),
+    sizes={"registers": "num_register_tokens"},
+    arrows={
+        "embeddings.mask_token": parameter("-> stream", leading=1),
+        "embeddings.register_tokens": embedding("registers -> stream", leading=1, bare=True),
+    },
+    defaults={"num_register_tokens": 4},
+    fixed={"registers": "more registers change what patches attend to"},
+    prefix="dinov2_with_registers",
+)
