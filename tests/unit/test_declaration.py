@@ -306,6 +306,8 @@ def test_every_field_survives_json() -> None:
         layer_rules={"layer_types": "'b' if sliding and layer >= start else 'a'"},
         kinds=(LayerKind(when="layer >= start", settle={"start": "num_others"}, because="so"),),
         nested=("text_config",),
+        layer_numbers={"out_indices": "{}"},
+        overriding={"text_config_dict": "text_config"},
         variant="not sliding",
         alibi=(Alibi(heads="heads", slopes="bloom"),),
         shared={"encoder.embed.weight": "embed.weight"},

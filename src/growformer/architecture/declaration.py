@@ -103,9 +103,12 @@ class Architecture:
         fixed: axes that cannot grow, with the reason.
         follows: config fields that repeat a size under another name -> expression; written where the config has them.
         layer_lists: config fields with one entry per layer that follow their layer.
+        layer_numbers: config fields with numbers of layers, 0 before the first one -> how a number is written
+            (``{}``, ``stage{}``); they follow their layers.
         layer_rules: such a field -> expression for what the class puts there for a layer when the config leaves it out.
         kinds: properties that layers derive from their number.
         nested: config fields that hold configs, whose fields are named ``text_config.hidden_size`` here.
+        overriding: config field whose entries replace those of a nested config -> that one; growth merges them.
         variant: condition under which this declaration, of several for one model type, holds.
         aliases: common config names -> this family's own.
         roles: the paper's sizes (``hidden``, ``mlp``, ``heads``, ``kv_heads``, ``key``, ``value``, ``layers``) ->
@@ -145,9 +148,11 @@ class Architecture:
     fixed: Mapping[str, str] = field(default_factory=dict)
     follows: Mapping[str, str] = field(default_factory=dict)
     layer_lists: tuple[str, ...] = ()
+    layer_numbers: Mapping[str, str] = field(default_factory=dict)
     layer_rules: Mapping[str, str] = field(default_factory=dict)
     kinds: tuple[LayerKind, ...] = ()
     nested: tuple[str, ...] = ()
+    overriding: Mapping[str, str] = field(default_factory=dict)
     variant: str | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     roles: Mapping[str, str] = field(default_factory=dict)
@@ -330,10 +335,11 @@ class Architecture:
     def resolve_config(self, config: Config) -> Fields:
         """Return the config with nested fields spelled out and declared defaults filled in, as the class would."""
         resolved = Fields({**dict.fromkeys(self.inferred, 1), **config})
-        for name in self.nested:
+        for name in (*self.nested, *self.overriding):
             inner = config.get(name)
             if isinstance(inner, Mapping):
-                resolved.update({f"{name}.{key}": value for key, value in inner.items()})
+                into = self.overriding.get(name, name)
+                resolved.update({f"{into}.{key}": value for key, value in inner.items()})
         for name, own in self.aliases.items():
             if resolved.get(own) is None and resolved.get(name) is not None:
                 resolved[own] = resolved[name]

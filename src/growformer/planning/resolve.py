@@ -70,8 +70,10 @@ def resolve(
     _check_sizes(architecture, source, target, asked, layers)
     _check_multiples(architecture, source, target)
     written = copy.deepcopy({**config, **(set_fields or {})})
+    for name, into in architecture.overriding.items():
+        written[into] = {**(written.get(into) or {}), **(written.pop(name, None) or {})}
     kept = [n for axis in architecture.fixed for n in names_in(architecture.sizes[axis])]  # whatever they default to
-    for name in dict.fromkeys([*fields, *architecture.layer_lists, *settled, *kept]):
+    for name in dict.fromkeys([*fields, *architecture.layer_lists, *architecture.layer_numbers, *settled, *kept]):
         if name not in target:
             continue
         implied = architecture.resolve_config({k: v for k, v in _flat(architecture, target).items() if k != name})
@@ -118,7 +120,7 @@ def _check_set_fields(architecture: Architecture, fields: Sequence[str], set_fie
     derived |= {n for r in architecture.rotary for n in (r.parameters, r.legacy_theta, *r.legacy.values())}
     derived |= {"rope_theta", "rope_scaling", "model_type"}
     derived |= {n for axis in architecture.fixed for n in names_in(architecture.sizes[axis])}
-    derived |= {architecture.tie_field or ""} | set(architecture.layer_lists)
+    derived |= {architecture.tie_field or ""} | set(architecture.layer_lists) | set(architecture.layer_numbers)
     for name in set_fields:
         if architecture.aliases.get(name, name) in fields:
             raise RequestError(f"{name} is a size: ask for it as one, not through set_fields")
@@ -182,6 +184,7 @@ def _place_indices(
             lists = {n for e in architecture.sizes.values() if f"[{axis}]" in e for n in names_in(e)}
             if axis == _depth(architecture):
                 lists |= set(architecture.layer_lists)
+                _renumber(architecture, target, found[axis][()])
             for name in sorted(lists):
                 values = target.get(name)
                 if name not in asked and isinstance(values, list) and len(values) == before:
@@ -198,6 +201,25 @@ def _place_indices(
             key = tuple(instance.values())
             found[axis][key] = (*range(before), *(-1 for _ in range(after - before)))
     return found
+
+
+def _renumber(architecture: Architecture, target: dict[str, Any], positions: tuple[int, ...]) -> None:
+    """Let fields that name layers by number name the same ones: k is what layer k gives, counted from 1."""
+    now = {0: 0, **{origin + 1: at + 1 for at, origin in enumerate(positions) if origin >= 0}}
+    count = max(positions) + 1
+    for name, pattern in architecture.layer_numbers.items():
+        values = target.get(name)
+        if not isinstance(values, list):
+            continue
+        spelled = {_spelled(pattern, k): k for k in range(count + 1)}
+        if len(values) == count + 1 and set(values[1:]) <= set(spelled):  # all of them, by name
+            target[name] = [values[0], *(_spelled(pattern, k + 1) for k in range(len(positions)))]
+        else:
+            target[name] = [_spelled(pattern, now[spelled[v]]) if v in spelled else v for v in values]
+
+
+def _spelled(pattern: str, number: int) -> int | str:
+    return number if pattern == "{}" else pattern.format(number)
 
 
 def _depth(architecture: Architecture) -> str | None:
