@@ -41,7 +41,7 @@ class Case:
 
     Attributes:
         model_type: as in config.json.
-        model: name of the class.
+        model: name of the class, with that of its module where the package does not export it.
         config: keyword arguments of ``AutoConfig.for_model``. Sizes pairwise different where the class allows it, none
             of them 1, at least two layers, heads and key-value heads. Epsilons are best left out: the checks set every
             field that the declaration names as one.
@@ -84,6 +84,8 @@ class Case:
     def __str__(self) -> str:
         return f"{self.model_type}-{self.name or self.model}"
 
+    __repr__ = __str__
+
     @functools.cached_property
     def architecture(self) -> Architecture:
         """The declaration that the registry gives for this config."""
@@ -92,9 +94,7 @@ class Case:
     @property
     def model_class(self) -> Any:
         """The class; an automatic one stands for that of another model type, where that is the model type's own."""
-        import transformers
-
-        return getattr(transformers, self.model)
+        return class_named(self.model)
 
     def config_with(self, eps: float, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the config with every declared epsilon set, and with changes (dotted names reach inside)."""
@@ -199,11 +199,16 @@ def _make(model: str, config: str, device: str) -> nn.Module:
     return instantiate(model, transformers.AutoConfig.for_model(**json.loads(config)))
 
 
-def instantiate(model: str, config: Any) -> nn.Module:
-    """Return a new model of a class, in eval mode."""
+def class_named(name: str) -> Any:
+    """Return a class of ``transformers``, or of a module of it: ``models.idefics2.modeling_idefics2.Class``."""
     import transformers
 
-    found = getattr(transformers, model)
+    return functools.reduce(getattr, name.split("."), transformers)
+
+
+def instantiate(model: str, config: Any) -> nn.Module:
+    """Return a new model of a class, in eval mode."""
+    found = class_named(model)
     made: nn.Module = found.from_config(config) if hasattr(found, "from_config") else found(config)
     return made.eval()
 

@@ -60,7 +60,7 @@ class Learned:
 def learn(model: nn.Module, plan: Plan, inputs: Mapping[str, torch.Tensor]) -> list[Learned]:
     """Take two AdamW steps on a copy, and return every declared tensor with its values before and its gradients."""
     trained = copy.deepcopy(model).float().eval()
-    parameters = dict(trained.named_parameters(remove_duplicate=False))
+    parameters = {n: p for n, p in trained.named_parameters(remove_duplicate=False) if p.requires_grad}
     for p in parameters.values():
         p.requires_grad_(True)
     before = {name: p.detach().clone() for name, p in parameters.items()}

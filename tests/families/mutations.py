@@ -203,9 +203,11 @@ def _facts(architecture: Architecture, config: dict[str, Any]) -> Iterator[Mutat
                 others = (replace(architecture.rotary[0], frequency=axis), *architecture.rotary[1:])
                 yield wrong("rotary", f"frequencies {axis}", rotary=others)
     for head in architecture.ties:
-        yield wrong("tie", f"{head} is not tied", ties={k: v for k, v in architecture.ties.items() if k != head})
-    if architecture.tie_field:
-        yield wrong("tie", "always tied", tie_field=None)
+        owner = architecture.tensors[head].owner
+        ties = {k: v for k, v in architecture.ties.items() if k != head}
+        yield replace(wrong("tie", f"{head} is not tied", ties=ties), arrow=owner)
+        if architecture.tie_field:
+            yield replace(wrong("tie", f"{head} is always tied", tie_field=None), arrow=owner)
     for name in term_names(architecture):
         yield wrong("size", f"no axis {name}", sizes={k: v for k, v in architecture.sizes.items() if k != name})
 

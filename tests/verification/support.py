@@ -37,6 +37,7 @@ SIZES = {"hidden": 24, "mlp": 20, "heads": 4, "kv_heads": 2, "key": 8, "value": 
 SPECIAL: dict[str, Any] = {
     "first_k_dense_replace": 1, "mlp_only_layers": [0], "qk_rope_head_dim": 4, "partial_rotary_factor": 0.4,
     "rotary_dim": 4, "scale_decoder_outputs": True,
+    "num_nextn_predict_layers": 1,
 }  # fmt: skip
 GROWTHS = ("mlp", "heads", "kv_heads", "key", "value", "hidden", "layers", "all")
 

@@ -138,3 +138,31 @@ def test_sinks_are_compared_block_by_block() -> None:
     report = compare_checkpoints(data, source.__getitem__, target.__getitem__)
     assert kinds_of(report.violations) == {"copy"}
     assert report.violations[0].where == "0.sinks"
+
+
+def test_what_reads_attention_weights_ignores_those_of_new_heads_and_layers() -> None:
+    family = TINY.extend(
+        "contacts",
+        arrows={"contacts": linear("maps:(layer heads) -> contact:-")},
+        attention=(replace(TINY.attention[0], maps="maps"),),
+    )
+    target = {**CONFIG, "heads": 3, "layers": 3}
+    new = {**HEADS, "maps": {"heads": "live"}}
+    data = record(family, CONFIG, target, new=new, positions={"layer": [0, -1, 1]})
+    assert said(data) == []
+    source = random_source(data)
+    weight = satisfying(data, source)["contacts.weight"].reshape(3, 3)
+    assert weight[1].tolist() == weight[:, 2].tolist() == [0, 0, 0]
+    assert weight[[0, 2], :2].flatten().tolist() == source["contacts.weight"].flatten().tolist()
+    for word in ("silent", "mean", "split"):
+        wrong = {**HEADS, "maps": {"heads": word}}
+        assert said(record(family, CONFIG, target, new=wrong, positions={"layer": [0, -1, 1]})) != []
+    assert said(record(family, CONFIG, CONFIG, scales={"maps": {(): half()}})) != []
+
+
+def test_what_the_model_returns_is_not_scaled_though_weights_read_it() -> None:
+    family = replace(TINY, outputs=("stream",))
+    data = record(TINY, CONFIG, CONFIG, scales={"stream": {(): half()}})
+    assert not any(v.startswith("stream: expected no scale") for v in said(data))
+    data = record(family, CONFIG, CONFIG, scales={"stream": {(): half()}})
+    assert "stream: expected no scale, as the model returns it, found the scale 1/2" in said(data)

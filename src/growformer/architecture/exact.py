@@ -120,7 +120,7 @@ def evaluate(expression: str, names: Mapping[str, Any], index: Mapping[str, int]
     """Evaluate a size or scale expression exactly.
 
     The language: numbers, names (``text_config.hidden_size`` for a nested one), ``+ - * /``, ``sqrt(x)``, ``int(x)``
-    (rounded down, in float64 as Python does), ``name[layer]`` and ``name[layer][head]``, ``a or b`` (``b`` where ``a``
+    (rounded down, in float64 as Python does), ``name[0]``, ``name[layer]`` and ``name[layer][head]``, ``a or b`` (``b`` where ``a``
     is None, false or 0) and ``a if condition else b``, where a condition is as in ``compute``. An index is a name too.
 
     Args:
@@ -149,12 +149,13 @@ def evaluate(expression: str, names: Mapping[str, Any], index: Mapping[str, int]
             return names[node.id]
         if isinstance(node, ast.Attribute):
             return look_up(ast.Name(id=ast.unparse(node)))
-        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Name):
-            if node.slice.id not in index:
-                raise fail(f"no value for the index {node.slice.id!r}")
-            values, position = look_up(node.value), index[node.slice.id]
-            if not isinstance(values, (list, tuple)) or not 0 <= position < len(values):
-                raise fail(f"no entry {position} for the index {node.slice.id!r} in {values!r}")
+        if isinstance(node, ast.Subscript) and isinstance(node.slice, (ast.Name, ast.Constant)):
+            at = ast.unparse(node.slice)
+            if isinstance(node.slice, ast.Name) and at not in index:
+                raise fail(f"no value for the index {at!r}")
+            values, position = look_up(node.value), index[at] if isinstance(node.slice, ast.Name) else node.slice.value
+            if not isinstance(values, (list, tuple)) or not isinstance(position, int) or not -1 < position < len(values):
+                raise fail(f"no entry {position} for the index {at!r} in {values!r}")
             return values[position]
         raise fail(f"{ast.unparse(node)!r} is not allowed here")
 

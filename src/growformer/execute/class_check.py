@@ -30,8 +30,10 @@ def check_with_class(plan: Plan, config: dict[str, Any]) -> None:
     try:
         heads = config.get("architectures") or []
         values = {k: v for k, v in config.items() if k not in ("model_type", "transformers_version")}
-        made = AutoConfig.for_model(model_type, **values)
+        made = AutoConfig.for_model(model_type, **_special_floats(values))
         model_class = getattr(transformers, heads[0], None) if heads else None
+        if model_class is None and type(made) not in transformers.MODEL_MAPPING:
+            return  # a part of other models, which has no class of its own outside of them
         with torch.device("meta"):
             model = model_class(made) if model_class else transformers.AutoModel.from_config(made)
     except Exception as error:
@@ -65,6 +67,15 @@ def check_with_class(plan: Plan, config: dict[str, Any]) -> None:
                 f"{list(built.tensors[name].shape)} from the target config, the plan has {list(shape)}; this config "
                 "cannot express the requested sizes"
             )
+
+
+def _special_floats(value: Any) -> Any:
+    """Return plain data with the numbers that JSON lacks, which transformers writes as ``{"__float__": "Infinity"}``."""
+    if isinstance(value, dict):
+        if set(value) == {"__float__"}:
+            return float(value["__float__"])
+        return {name: _special_floats(inner) for name, inner in value.items()}
+    return [_special_floats(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _last_line(error: BaseException) -> str:

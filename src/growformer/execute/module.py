@@ -184,9 +184,9 @@ def _match(model: nn.Module, grown: nn.Module) -> None:
             parent, _, leaf = name.rpartition(".")
             moved = buffer.to(dtype=buffers[name].dtype, device=buffers[name].device)
             grown.get_submodule(parent)._buffers[leaf] = moved
-    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    learning = {name: p.requires_grad for name, p in model.named_parameters()}
     for name, p in grown.named_parameters():
-        p.requires_grad_(name not in frozen)
+        p.requires_grad_(learning.get(name, p.requires_grad))
     grown.train(model.training)
     if getattr(model, "generation_config", None) is not None:
         grown.generation_config = copy.deepcopy(model.generation_config)

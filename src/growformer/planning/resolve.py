@@ -86,7 +86,7 @@ def resolve(
         if own in fields and name not in fields and _is_given(config, name) and source[name] == source.get(own):
             write_field(written, name, target[own])
     for count, _ in architecture.beyond.values():
-        if config.get(count):
+        if source.get(count):
             write_field(written, count, 0)
     for rotary in architecture.rotary:
         if rotary.fraction is not None and target.get(rotary.fraction) != source.get(rotary.fraction):

@@ -17,6 +17,8 @@ def attention_conditions(rec: Recorded) -> Iterator[Violation]:
             yield from _products(rec, c, query, key)
         for space in c.per_head:
             yield from _per_head(rec, c, space)
+        if c.maps is not None:
+            yield from _maps(rec, c, c.maps)
         where = f"attention {' + '.join(f'{query} . {key}' for query, key in c.pairs)}"
         for axis in rec.architecture.spaces[c.output].axes:
             yield from _mixed(rec, c, axis, where)
@@ -86,6 +88,23 @@ def _per_head(rec: Recorded, c: Attention, space: str) -> Iterator[Violation]:
             yield wrong(
                 at_instance(space, index), "no scale, as it enters the scores", f"the scale {rec.scale(space, index)}"
             )
+
+
+def _maps(rec: Recorded, c: Attention, space: str) -> Iterator[Violation]:
+    """Those of new heads and layers are anything; those of the others are as they were."""
+    for axis in rec.architecture.spaces[space].axes:
+        found = rec.kind(space, axis)
+        if rec.grows(axis) and found not in ("live", "copy"):
+            yield Violation(
+                kind="contraction", where=f"{space} along {axis}", expected="'live', as attention weights are",
+                found=repr(found),
+            )  # fmt: skip
+    for index in rec.sources(rec.outer(space)):
+        if rec.scale(space, index) != ONE:
+            yield Violation(
+                kind="contraction", where=at_instance(space, index), found=f"the scale {rec.scale(space, index)}",
+                expected="no scale, as attention weights have none",
+            )  # fmt: skip
 
 
 def _mixed(rec: Recorded, c: Attention, axis: str, where: str) -> Iterator[Violation]:

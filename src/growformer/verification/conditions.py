@@ -84,7 +84,7 @@ def _space_axis(rec: Recorded, space: str, axis: str) -> Iterator[Violation]:
     if kind is not None and kind not in STATUS:
         yield wrong(f"one of {', '.join(STATUS)}", repr(kind))
         return
-    if axis in rec.index_axes and rec.grows(axis):
+    if axis in rec.index_axes and space not in rec.attention_maps and rec.grows(axis):
         yield wrong("no growth, as which of them is taken depends on them all", repr(kind))
         return
     maps = [rec.along(axis, index) for index in rec.sources(rec.size_indices[axis])]

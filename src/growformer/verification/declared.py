@@ -117,7 +117,8 @@ class Declared:
     @cached_property
     def computed(self) -> set[str]:
         """Spaces that something writes; others are inputs."""
-        return self.written | {c.output for c in self.attention} | {add.target for add in self.adds}
+        mixed = {space for c in self.attention for space in (c.output, c.maps) if space is not None}
+        return self.written | mixed | {add.target for add in self.adds}
 
     def axes(self, space: str) -> tuple[str, ...]:
         """Return a space's axes."""

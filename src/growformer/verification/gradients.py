@@ -91,7 +91,9 @@ def gradient_reach(
         learning_rate: of AdamW; weight decay is 0.
     """
     trained = copy.deepcopy(model).float().eval()
-    parameters = {n: p for n, p in trained.named_parameters() if regions.get(n)}
+    new = {n: p for n, p in trained.named_parameters() if regions.get(n)}
+    # What the class keeps from learning is left out; a model that is frozen as a whole is judged as if it were not.
+    parameters = {n: p for n, p in new.items() if p.requires_grad} or new
     for p in trained.parameters():
         p.requires_grad_(True)
     optimizer = torch.optim.AdamW(trained.parameters(), lr=learning_rate, weight_decay=0.0)

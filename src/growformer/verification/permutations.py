@@ -110,7 +110,7 @@ class Permutations:
         for c in declared.attention:
             for axis in architecture.sizes:
                 if axis not in c.over:
-                    join(*((space, axis) for space in c.spaces))
+                    join(*((space, axis) for space in (*c.spaces, *((c.maps,) if c.maps else ()))))
                     continue
                 for query, key in c.pairs:
                     join((query, axis), (key, axis))

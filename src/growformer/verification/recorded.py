@@ -236,8 +236,9 @@ class Recorded(Structure):
     # Claims.
 
     def kind(self, space: str, axis: str) -> str | None:
-        """Return what new coordinates of a space are said to carry along an axis."""
-        return self.new.get(space, {}).get(axis)
+        """Return what new coordinates of a space are said to carry along an axis; a new layer's attention is live."""
+        said = self.new.get(space, {}).get(axis)
+        return "live" if said is None and space in self.attention_maps and axis in self.index_axes else said
 
     def scale(self, space: str, index: Index) -> Root:
         """Return the factor that source coordinates of a space are said to have."""

@@ -122,12 +122,18 @@ class Structure:
 
     @cached_property
     def outputs(self) -> frozenset[str]:
-        """Spaces that nothing reads: what the model returns."""
+        """What the model returns: spaces that nothing reads, and those that are declared to be."""
         read = {space for arrow in self.arrows.values() for space in spaces_in(arrow.source)}
         read |= {s for c in self.architecture.attention for s in (*c.queries, *c.keys, c.value, *c.per_head)}
         read |= {add.source for add in self.adds}
         written = {space for arrow in self.arrows.values() for space in spaces_in(arrow.target)}
-        return frozenset(written - read)
+        returned = {space for space in self.architecture.outputs if space in written}
+        return frozenset((written - read) | returned)
+
+    @cached_property
+    def attention_maps(self) -> frozenset[str]:
+        """Spaces of attention weights: one coordinate per layer and head."""
+        return frozenset(c.maps for c in self.architecture.attention if c.maps is not None)
 
     @cached_property
     def linear(self) -> frozenset[str]:

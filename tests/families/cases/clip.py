@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from tests.families.case import Case
+import torch
+
+from tests.families.case import Case, Inputs
 
 TEXT: dict[str, Any] = {
     "vocab_size": 53, "max_position_embeddings": 64, "hidden_size": 30, "intermediate_size": 37,
@@ -19,16 +22,33 @@ IMAGE: dict[str, Any] = {
 PLAIN: dict[str, Any] = {"inputs": "pixels", "lookups": {}, "ordered": ("channels", "positions")}
 
 
+def _without_none(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if value is not None}
+
+
+def flat(config: Mapping[str, Any]) -> Inputs:
+    """Two images of three by four patches, of which one has less; every patch a vector."""
+    size = config["num_channels"] * config["patch_size"] ** 2
+    mask = torch.ones((2, 12), dtype=torch.long)
+    mask[1, 8:] = 0
+    return {
+        "pixel_values": torch.randn((2, 12, size), generator=torch.Generator().manual_seed(3)),
+        "pixel_attention_mask": mask,
+        "spatial_shapes": torch.tensor([[3, 4], [2, 4]]),
+    }
+
+
 def text(model_type: str, model: str, name: str = "", config: dict[str, Any] | None = None, **options: Any) -> Case:
     """A case of a tower for texts; which token is the last depends on its number."""
     given = {"lookups": {"positions": "position_ids"}, **options}
-    return Case(name=name, model_type=model_type, model=model, config={**TEXT, **(config or {})}, **given)
+    return Case(name=name, model_type=model_type, model=model, config=_without_none({**TEXT, **(config or {})}), **given)
 
 
 def image(model_type: str, model: str, name: str = "", config: dict[str, Any] | None = None, **options: Any) -> Case:
     """A case of a tower for images."""
-    return Case(name=name, model_type=model_type, model=model, config={**IMAGE, **(config or {})}, **{**PLAIN, **options})
+    return Case(name=name, model_type=model_type, model=model, config=_without_none({**IMAGE, **(config or {})}), **{**PLAIN, **options})
 
+ALONE = {"projection_dim": None}
 
 CASES = (
     text("clip_text_model", "CLIPTextModel"),
@@ -44,9 +64,20 @@ CASES = (
     image("altclip_vision_model", "AltCLIPVisionModel"),
     image("chinese_clip_vision_model", "ChineseCLIPVisionModel"),
     image("clipseg_vision_model", "CLIPSegVisionModel"),
+    image("kosmos_2_vision_model", "models.kosmos2.modeling_kosmos2.Kosmos2VisionModel"),
     image("git_vision_model", "GitVisionModel"),
     
     image("metaclip_2_vision_model", "MetaClip2VisionModel"),
     image("owlvit_vision_model", "OwlViTVisionModel"),
     image("owlv2_vision_model", "Owlv2VisionModel"),
+    text("siglip_text_model", "SiglipTextModel", config=ALONE),
+    text("siglip_text_model", "SiglipTextModel", "projected", {**ALONE, "projection_size": 13}),
+    text("siglip2_text_model", "Siglip2TextModel", config=ALONE),
+    image("siglip_vision_model", "SiglipVisionModel", config=ALONE),
+    image("siglip_vision_model", "SiglipVisionModel", "without head", {**ALONE, "vision_use_head": False}),
+    image("phi4_multimodal_vision", "Phi4MultimodalVisionModel", config={**ALONE, "image_token_id": 3}),
+    image("siglip2_vision_model", "Siglip2VisionModel", config={**ALONE, "image_size": None, "num_patches": 16}, inputs=flat),
+    image("idefics2_vision", "models.idefics2.modeling_idefics2.Idefics2VisionTransformer", config=ALONE),
+    image("idefics3_vision", "Idefics3VisionTransformer", config=ALONE),
+    image("smolvlm_vision", "SmolVLMVisionTransformer", config=ALONE),
 )

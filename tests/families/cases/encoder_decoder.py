@@ -34,7 +34,14 @@ WHISPER: dict[str, Any] = {
     **{n: v for n, v in BART.items() if n != "max_position_embeddings"}, "max_source_positions": 14,
     "max_target_positions": 64, "num_mel_bins": 7, "begin_suppress_tokens": None, "suppress_tokens": None,
 }  # fmt: skip
-SPEECH = {**WHISPER, "max_source_positions": 60, "input_feat_per_channel": 7, "conv_channels": 14}
+#: Positions of these depend on where padding is.
+OTHER_IDS = {**BART, "pad_token_id": 1, "eos_token_id": 2, "activation_function": "gelu"}
+SPEECH = {
+    **{n: v for n, v in OTHER_IDS.items() if n != "max_position_embeddings"}, "max_source_positions": 60,
+    "max_target_positions": 64, "input_feat_per_channel": 7, "conv_channels": 14,
+}  # fmt: skip
+#: A width that is no multiple of the source's, and wider heads.
+WIDER = {"wider": {"d_model": 36, "encoder_attention_heads": 3, "decoder_attention_heads": 4}}
 TROCR: dict[str, Any] = {
     **IDS, "d_model": 24, "decoder_layers": 2, "decoder_ffn_dim": 41, "decoder_attention_heads": 3,
     "max_position_embeddings": 128, "cross_attention_hidden_size": 17, "is_decoder": True,
@@ -97,10 +104,10 @@ CASES = (
     words("blenderbot-small", "BlenderbotSmallForConditionalGeneration", BART),
     words("blenderbot-small", "BlenderbotSmallModel", BART),
     words("mbart", "MBartForConditionalGeneration", BART, scale_embedding=True),
-    words("blenderbot", "BlenderbotForConditionalGeneration", BART, scale_embedding=True),
-    words("pegasus", "PegasusForConditionalGeneration", BART, scale_embedding=True),
+    words("blenderbot", "BlenderbotForConditionalGeneration", BART, scale_embedding=True, growths=WIDER),
+    words("pegasus", "PegasusForConditionalGeneration", BART, scale_embedding=True, growths=WIDER),
     words("pegasus", "PegasusModel", BART),
-    words("m2m_100", "M2M100ForConditionalGeneration", {**BART, "pad_token_id": 1, "eos_token_id": 2}, ordered=COMPUTED),
+    words("m2m_100", "M2M100ForConditionalGeneration", OTHER_IDS, ordered=COMPUTED),
     words("marian", "MarianMTModel", BART, tweak=sinusoids, scale_embedding=True),
     words(
         "marian", "MarianMTModel", BART, "apart", tweak=sinusoids, share_encoder_decoder_embeddings=False,
@@ -109,8 +116,7 @@ CASES = (
     gpt("whisper", "WhisperForConditionalGeneration", WHISPER, inputs="features", lookups={}),
     gpt("whisper", "WhisperModel", WHISPER, inputs="features", lookups={}),
     gpt(
-        "speech_to_text", "Speech2TextForConditionalGeneration", {**SPEECH, "pad_token_id": 1, "eos_token_id": 2},
-        inputs=frames, lookups={}, ordered=COMPUTED,
+        "speech_to_text", "Speech2TextForConditionalGeneration", SPEECH, inputs=frames, lookups={}, ordered=COMPUTED
     ),
     gpt("trocr", "TrOCRForCausalLM", TROCR, inputs=with_states, lookups={}),
     gpt("trocr", "TrOCRForCausalLM", TROCR, "untied", inputs=with_states, lookups={}, scale_embedding=True, **UNTIED),

@@ -112,6 +112,7 @@ CASES = (
     ),
     like_roberta("roberta", "RobertaForSequenceClassification", config={"num_labels": 7}),
     like_roberta("clap_text_model", "ClapTextModel"),
+    like_roberta("bridgetower_text_model", "models.bridgetower.modeling_bridgetower.BridgeTowerTextModel"),
     encoder("bert-generation", "BertGenerationEncoder"),
     encoder("bert-generation", "BertGenerationDecoder", config={"tie_word_embeddings": False, "is_decoder": True}),
     encoder("bert-generation", "BertGenerationDecoder", "tied", {"is_decoder": True}),

@@ -132,7 +132,7 @@ CLIP_VISION = Architecture(
     name="clip_vision",
     model_types=(
         "clip_vision_model", "altclip_vision_model", "chinese_clip_vision_model", "clipseg_vision_model",
-        "git_vision_model", "kosmos_2_vision_model", "metaclip_2_vision_model",
+        "git_vision_model", "metaclip_2_vision_model",
     ),
     sizes={
         **_TOWER["sizes"], "channels": "num_channels", "projection": "projection_dim or hidden_size",
@@ -161,3 +161,5 @@ OWLVIT_VISION = CLIP_VISION.extend(
     model_types=("owlvit_vision_model", "owlv2_vision_model"),
     arrows={"pre_layrnorm": None, **image_tower("", "layer_norm_eps", pre="pre_layernorm")},
 )
+
+KOSMOS_2_VISION = CLIP_VISION.extend("kosmos_2_vision", model_types=("kosmos_2_vision_model",), prefix="model", heads=())

@@ -3,6 +3,7 @@
 from growformer.architecture.declaration import rms_norm
 from growformer.architecture.families.cohere import COHERE
 from growformer.architecture.families.experts import ASKED, NO_MORE_EXPERTS, experts, gated, packed
+from growformer.architecture.families.parts import rotary_heads
 
 _SPARSE = "mlp_layer_types[layer] != 'dense'"
 _FROM_FIRST = "(layer + 1) % prefix_dense_sliding_window_pattern"
@@ -24,7 +25,7 @@ COHERE2_MOE = COHERE.extend(
         **gated("mlp.shared_experts", "shared_mlp", when=f"num_shared_experts and {_SPARSE}", reads="normed"),
     },
     packed=packed(),
-    rotary=COHERE.rotary,
+    rotary=rotary_heads()["rotary"],
     layer_lists=("layer_types", "mlp_layer_types"),
     layer_rules={
         "layer_types": f"'sliding_attention' if ({_FROM_FIRST} if layer < first_k_dense_replace else {_FROM_SPARSE}) "

@@ -5,13 +5,12 @@ from growformer.architecture.families.experts import ASKED, LAYER, NO_MLP, NO_MO
 from growformer.architecture.families.granite import GRANITE, GRANITE_SWA
 
 _SIZES = {"mlp": None, "expert_mlp": "intermediate_size", "expert": "num_local_experts"}
-_EXPERTS = {**NO_MLP, **experts("router", block="block_sparse_moe")}
 
 GRANITEMOE = GRANITE.extend(
     "granitemoe",
     model_types=("granitemoe",),
     sizes=_SIZES,
-    arrows=_EXPERTS,
+    arrows={**NO_MLP, **experts("router", block="block_sparse_moe")},
     packed=packed("block_sparse_moe.experts"),
     renames=(
         (r"\.block_sparse_moe\.input_linear\.weight", ".block_sparse_moe.experts.gate_up_proj"),
@@ -24,11 +23,13 @@ GRANITEMOE = GRANITE.extend(
 )
 
 
-def _shared(when: str | None = "shared_intermediate_size") -> dict[str, object]:
+def _shared(when: str | None = "shared_intermediate_size", experts_when: str | None = None) -> dict[str, object]:
+    """Return what a fused MLP beside the experts adds."""
     return {
         "sizes": {**_SIZES, "shared_mlp": "shared_intermediate_size"},
         "arrows": {
-            **_EXPERTS,
+            **NO_MLP,
+            **experts("router", block="block_sparse_moe", when=experts_when),
             f"{LAYER}.shared_mlp.input_linear": linear(
                 "mlp_normed -> [shared_mlp:shared_mlp shared_mlp:shared_mlp]", when=when
             ),
@@ -53,3 +54,12 @@ GRANITEMOE_SWA = GRANITE_SWA.extend(
     active=ASKED,
     fixed=NO_MORE_EXPERTS,
 )  # fmt: skip
+
+GRANITEMOEHYBRID = GRANITEMOE.extend(
+    "granitemoehybrid",
+    model_types=("granitemoehybrid",),
+    variant="'linear_attention' not in layer_types and 'mamba' not in layer_types",
+    **_shared(None, "num_local_experts"),
+    layer_rules={"layer_types": "'linear_attention'"},
+    defaults={"shared_intermediate_size": 1024},
+)

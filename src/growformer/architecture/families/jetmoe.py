@@ -13,7 +13,9 @@ JETMOE = LLAMA.extend(
     "jetmoe",
     model_types=("jetmoe",),
     multiples=(),
-    sizes={**_HEADS["sizes"], "group": None, "mlp": None, "expert_mlp": "intermediate_size", "expert": "num_local_experts"},
+    sizes={
+        **_HEADS["sizes"], "group": None, "mlp": None, "expert_mlp": "intermediate_size", "expert": "num_local_experts",
+    },
     arrows={
         **{name: None for name in LLAMA.arrows if ".self_attn." in name or ".mlp." in name},
         f"{LAYER}.input_layernorm": rms_norm("stream -> normed", eps=_EPS),

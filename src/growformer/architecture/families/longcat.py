@@ -1,14 +1,13 @@
-"""LongCat-Flash: two sublayers of latent attention and MLP in each layer, experts across both, some of which do nothing."""
+"""LongCat-Flash: a layer has latent attention and MLP twice, and experts across both, some of which do nothing."""
 
-from dataclasses import replace
-
-from growformer.architecture.declaration import Add, Attention, linear, parameter, rms_norm
+from growformer.architecture.declaration import Add, Attention, Packed, linear, parameter, rms_norm
 from growformer.architecture.families.experts import LAYER, NO_MORE_EXPERTS, NO_NEXT_TOKENS, gated, packed
 from growformer.architecture.families.latent import INTERLEAVED, YOUTU, latent_attention
 from growformer.architecture.families.parts import rotary_heads
 
 _ROUTER = f"{LAYER}.mlp.router"
 _EXPERT = gated("mlp.experts.{expert}", "expert_mlp")
+_BOTH = f"{LAYER}.mlp.experts.gate_up_proj"
 _OF_ALL = {name: name.replace("{expert}", "{any_expert}") for name in _EXPERT if "down" not in name}
 
 
@@ -44,10 +43,8 @@ LONGCAT_FLASH = YOUTU.extend(
         **_sublayer(1),
     },
     packed={
-        name: replace(whole, stack="any_expert", parts=tuple(p.replace("{expert}", "{any_expert}") for p in whole.parts))
-        if "gate_up" in name
-        else whole
-        for name, whole in packed().items()
+        **packed(),
+        _BOTH: Packed(parts=tuple(f"{name}.weight" for name in _OF_ALL.values()), stack="any_expert"),
     },
     attention=(
         Attention(

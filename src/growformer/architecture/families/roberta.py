@@ -38,6 +38,14 @@ ROBERTA = BERT.extend(
 
 DATA2VEC_TEXT = ROBERTA.extend("data2vec_text", model_types=("data2vec-text",), prefix="data2vec_text")
 
+BRIDGETOWER_TEXT = ROBERTA.extend(
+    "bridgetower_text",
+    model_types=("bridgetower_text_model",),
+    defaults={"layer_norm_eps": 1e-5, "type_vocab_size": 1, "max_position_embeddings": 514},
+    prefix="",
+    heads=(),
+)
+
 _BUFFERS = r"embeddings\.(position_ids|token_type_ids)"
 
 CLAP_TEXT = ROBERTA.extend(

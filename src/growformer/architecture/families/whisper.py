@@ -50,24 +50,40 @@ _BIASED = seq2seq(pre=True, embed_norm=False, positions=False)
 SPEECH_TO_TEXT = BART.extend(
     "speech_to_text",
     model_types=("speech_to_text",),
-    sizes={"positions": None, "labels": None},
+    sizes={
+        "positions": None, "labels": None, "features": "input_feat_per_channel * input_channels",
+        "stem": "conv_channels / 2", "window": "conv_kernel_sizes[0]", "second_window": "conv_kernel_sizes[1]",
+    },
     arrows={
         **_BIASED["arrows"],
         **_WITHOUT,
+        "encoder.conv.conv_layers.0": convolution("features -> [stem:stem stem:stem]", kernel=("window",)),
+        "encoder.conv.conv_layers.1": convolution("stem -> [heard:stream heard:stream]", kernel=("second_window",)),
         "encoder.embed_positions": None,
         "decoder.embed_positions": None,
         "decoder.embed_tokens": embedding("vocab -> embedded:stream"),
         "lm_head": linear("decoded -> vocab", optional=True),
     },
-    adds=(Add(source="embedded", target="decoder_stream", factor=SCALED),),
-    activated=(),
+    adds=(
+        Add(source="heard", target="encoder_stream", factor=SCALED),
+        Add(source="embedded", target="decoder_stream", factor=SCALED),
+    ),
+    activated=("heard",),
     ties={"lm_head.weight": "decoder.embed_tokens.weight"},
     shared=dict.fromkeys(BART.shared),
-    defaults={"scale_embedding": True},
-    constants={"tie_word_embeddings": None, "use_prompt": None},
+    defaults={
+        "scale_embedding": True, "num_conv_layers": 2, "conv_kernel_sizes": [5, 5], "conv_channels": 1024,
+        "input_feat_per_channel": 80, "input_channels": 1,
+    },
+    constants={
+        "tie_word_embeddings": None, "use_prompt": None,
+        "num_conv_layers": (2, "another stem than two convolutions is not described"),
+    },
     inferred=(),
     coupled=(),
-    fixed={"labels": None, "positions": None, **COMPUTED},
+    fixed={
+        "labels": None, "positions": None, **COMPUTED, "features": "bands of a spectrogram are not a size of the model",
+        "window": "a wider window sees other frames", "second_window": "a wider window sees other frames",
+    },
     heads=("lm_head",),
-    carried={r"encoder\.conv\.conv_layers\.\d+\.(weight|bias)": "the stem's width is the stream's, which is fixed"},
-)
+)  # fmt: skip
