@@ -69,6 +69,7 @@ def resolve(
     _keep_rotated_size(architecture, source, target)
     _check_sizes(architecture, source, target, asked, layers)
     _check_multiples(architecture, source, target)
+    _check_tensors(architecture, source, target, asked, layers)
     written = copy.deepcopy({**config, **(set_fields or {})})
     for name, into in architecture.overriding.items():
         written[into] = {**(written.get(into) or {}), **(written.pop(name, None) or {})}
@@ -462,6 +463,39 @@ def _check_sizes(
             at = f" at {dict(instance)}" if instance else ""
             nearest = _nearest(architecture, axis, name, source, target, before)
             raise RequestError(f"cannot grow {name} {source[name]} -> {target[name]}{at}: {why}{nearest}")
+
+
+def _check_tensors(
+    architecture: Architecture,
+    source: Mapping[str, Any],
+    target: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    layers: Mapping[str, Mapping[tuple[int, ...], tuple[int, ...]]],
+) -> None:
+    """Refuse sizes with which a layer of the source would have other tensors: a part made from nothing, say."""
+    checked: set[tuple[str | None, str | bool]] = set()
+    for spec in architecture.tensors.values():
+        arrow = architecture.arrows[spec.owner]
+        conditions = (arrow.when, arrow.bias if spec.part == "bias" else False)
+        named = [c for c in conditions if isinstance(c, str)]
+        if not named or conditions in checked:
+            continue
+        checked.add(conditions)
+        axes = tuple(a for a in spec.index if any(mentions(c, a) for c in named) and not architecture.size_index(a))
+        for index in architecture.instances(axes, target):
+            origin = {axis: layers[axis][()][at] for axis, at in index.items()}
+            if -1 in origin.values():
+                continue
+            before, after = (architecture.exists(spec, c, i) for c, i in ((source, origin), (target, index)))
+            if before == after:
+                continue
+            name = next((n for n in asked if any(mentions(c, n) for c in named)), next(iter(asked), "a size"))
+            at = "".join(f" in {axis} {number}" for axis, number in origin.items())
+            has, would = ("has no", "have one") if after else ("has a", "have none")
+            raise RequestError(
+                f"cannot grow {name} {source.get(name)} -> {target.get(name)}: the source {has} {spec.template}{at}, and "
+                f"the target would {would}; growth only makes larger what is there"
+            )
 
 
 def _check_multiples(architecture: Architecture, source: Mapping[str, Any], target: Mapping[str, Any]) -> None:

@@ -45,7 +45,7 @@ def shape_problems(
         value = resolved.get(name)
         candidates = [variants[name]] if name in variants else [{name: other} for other in _others(value)]
         changed, model = _first_legal(architecture, config, make_model, candidates)
-        if model is None and name in others:
+        if (model is None and name in others) or not candidates:
             continue
         if model is None:
             yield f"shapes: no legal value of {name} other than {value!r} is found{changed}"

@@ -34,7 +34,6 @@ CASES = (
     latent("deepseek_v3", "DeepseekV3ForCausalLM", **ROUTED, attention_bias=True, rope_parameters=YARN),
     latent("deepseek_v3", "DeepseekV3ForCausalLM", "halves", **ROUTED, rope_interleave=False, q_lora_rank=None),
     latent("deepseek_v3", "DeepseekV3Model", **ROUTED),
-    latent("sarvam_mla", "DeepseekV3ForCausalLM", **ROUTED, q_lora_rank=None),
     latent("mistral4", "Mistral4ForCausalLM", **ROUTED),
     latent("glm4_moe_lite", "Glm4MoeLiteForCausalLM", **ROUTED, mlp_layer_types=["dense", "sparse", "dense"]),
     latent("axk1", "AXK1ForCausalLM", **ROUTED),

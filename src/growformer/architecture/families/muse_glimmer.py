@@ -14,7 +14,7 @@ MUSE_GLIMMER = GEMMA2.extend(
     arrows={
         "embed_tokens": embedding("vocab -> embedded:stream"),
         "embed_norm": rms_norm("embedded -> stream", eps=_EPS, gain=False),
-        **attention(raw=True, writes="attn_raw:stream"),
+        **attention(bias="attention_bias", out="attention_bias", raw=True, writes="attn_raw:stream"),
         f"{_ATTENTION}.q_norm": rms_norm("q_raw -> q", over="(pair freq)", eps=_EPS, gain=False),
         f"{_ATTENTION}.k_norm": rms_norm("k_raw -> k", over="(pair freq)", eps=_EPS, gain=False),
         f"{_ATTENTION}.gate_proj": linear("normed -> attended:(kv_heads group value)"),
@@ -25,10 +25,14 @@ MUSE_GLIMMER = GEMMA2.extend(
     adds=(),
     attention=rotary_heads()["attention"],
     layer_lists=("layer_types", "layer_rope_theta"),
-    layer_rules={"layer_types": f"'sliding_attention' if ({_WHOLE}) % 4 else 'full_attention'"},
+    layer_rules={
+        "layer_types": f"'sliding_attention' if ({_WHOLE}) % 4 else 'full_attention'",
+        "layer_rope_theta": f"rope_parameters['rope_theta'] if ({_WHOLE}) % 4 else 0",
+    },
     defaults={
         "num_key_value_heads": 2, "head_dim": 128, "rms_norm_eps": 1e-5, "post_norm_eps": 1e-8,
         "tie_word_embeddings": False, "query_pre_attn_scalar": None,
+        "rope_parameters": {"rope_theta": 10000.0},
     },
     fixed={
         "freq": "its norms of queries and keys have no gain that could make up for more of them",
