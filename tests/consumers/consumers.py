@@ -305,12 +305,22 @@ class Gguf:
         pooled, _ = self._run(folder, {"batch": [list(tokens) for tokens in batch]})
         return pooled.reshape(len(batch), -1)
 
+    @staticmethod
+    def convert(folder: Path, model: Path, outtype: str = "f32") -> None:
+        """Write a GGUF file.
+
+        Raises:
+            RefusedError: the converter cannot.
+        """
+        _process(
+            [sys.executable, str(_tools().converter()), str(folder), "--outfile", str(model), "--outtype", outtype]
+        )
+
     def _run(self, folder: Path, request: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
         with tempfile.TemporaryDirectory() as name:
             work = Path(name)
             model, out, asked = work / "model.gguf", work / "out.bin", work / "request.json"
-            convert = [sys.executable, str(_tools().converter()), str(folder), "--outfile", str(model)]
-            _process([*convert, "--outtype", "f32"])
+            self.convert(folder, model)
             asked.write_text(json.dumps({**request, "model": str(model), "out": str(out)}), encoding="utf-8")
             printed = _process(["node", str(HERE / "gguf.mjs"), str(_tools().node_folder()), str(asked)])
             numbers = torch.frombuffer(bytearray(out.read_bytes()), dtype=torch.float32)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from tests.consumers.cases import CASES, edit_config, write_bert, write_llama
-from tests.consumers.consumers import CONSUMERS, RefusedError
+from tests.consumers.consumers import CONSUMERS, Gguf, RefusedError
 from tests.consumers.judging import error, reference, run
 
 import growformer
@@ -143,3 +143,16 @@ def test_llama_cpp_has_one_activation_for_every_bert(consumer: str, tmp_path: Pa
         asked_for = torch.stack([model(torch.tensor([tokens]))[0][0].mean(dim=0) for tokens in case.inputs()])
     assert error(computed, asked_for) > 0.01
     assert error(computed, reference(case, folder, runs, torch.float64)) <= runs.own_error["encoder"]
+
+
+@pytest.mark.parametrize("consumer", ["llama.cpp"], indirect=True)
+@pytest.mark.parametrize(("intermediate_size", "stored"), [(128, "Q8_0"), (130, "F16")])
+def test_eight_bits_want_multiples_of_32(consumer: str, intermediate_size: int, stored: str, tmp_path: Path) -> None:
+    """llama.cpp's converter leaves a tensor in float16 whose rows are no multiple of 32, with a warning only."""
+    import gguf
+
+    folder = write_llama(tmp_path / "source", hidden_size=96, head_dim=16, intermediate_size=intermediate_size)
+    Gguf.convert(folder, tmp_path / "model.gguf", "q8_0")
+    tensors = {t.name: t.tensor_type.name for t in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
+    assert tensors["blk.0.ffn_up.weight"] == "Q8_0"
+    assert tensors["blk.0.ffn_down.weight"] == stored
