@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+
 import pytest
 from tests.consumers.consumers import CONSUMERS
 from tests.consumers.judging import Bench, Figures
@@ -10,9 +13,11 @@ FIGURES = pytest.StashKey[list[Figures]]()
 
 
 @pytest.fixture(scope="session")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """Every case's checkpoints and results."""
-    return Bench(tmp_path_factory.mktemp("consumers"))
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """Every case's checkpoints and results; gigabytes, and therefore not kept as pytest keeps other folders."""
+    folder = tmp_path_factory.mktemp("consumers")
+    yield Bench(folder)
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(params=list(CONSUMERS), scope="session")

@@ -53,7 +53,8 @@ CHANGES = {
         config={"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 7000.0}}
     ),
     "llama3 rotary scaling": Change(config={"rope_parameters": LLAMA3}, ignored=("ctranslate2",)),
-    "tie_word_embeddings": Change(case="llama tied", config={"tie_word_embeddings": True}),
+    # transformers goes by the tensors. The cases "llama" and "llama tied" are those that do not contradict themselves.
+    "tie_word_embeddings in spite of a head": Change(config={"tie_word_embeddings": True}),
     "layer_norm_eps": Change(case="bert", config={"layer_norm_eps": 0.5}),
 }
 
@@ -67,7 +68,7 @@ def test_a_field_is_read(field: str, consumer: str, tmp_path: Path) -> None:
     edit_config(after, **change.config)
     follows = CONSUMERS[consumer]
     exact = reference(case, after, follows, torch.float64)
-    if field != "tie_word_embeddings":  # that one has always been true, and a consumer may have expected otherwise
+    if "tie_word_embeddings" not in change.config:  # which changes nothing in transformers, and must not elsewhere
         assert error(reference(case, before, follows, torch.float64), exact) > 0.01
     found = error(run(case, after, follows).logits, exact)
     limit = follows.own_error[case.kind]
