@@ -1,12 +1,14 @@
 """``python3 scripts/test.py``: run the tests in an environment that has what they need.
 
-Sets up the virtual environment by itself. Options are passed on to pytest: ``-k plan``, ``-m slow``, ``-x``. With
+Sets up the virtual environment by itself, and uses all cores. Options are passed on to pytest: ``-k plan``,
+``-m slow``, ``-x``, ``-n 1``. With
 ``-m consumers``, other programs run grown checkpoints, and what they need is installed first.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -23,7 +25,14 @@ def main() -> int:
         reason = consumer_tools.ensure(python)
         if reason:
             print(f"consumers: llama.cpp will be skipped: {reason}", flush=True)
-    return environment.run(python, "-m", "pytest", *sys.argv[1:])
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny, and processes do better than threads
+    return environment.run(python, "-m", "pytest", *_in_parallel(sys.argv[1:]), *sys.argv[1:])
+
+
+def _in_parallel(options: Sequence[str]) -> list[str]:
+    """Return options that run tests on all cores, unless ``options`` say how many or stop in a debugger."""
+    said = any(option.startswith(("-n", "--numprocesses", "--pdb", "--collect-only", "--co")) for option in options)
+    return [] if said else ["-n", "auto", "--dist", "worksteal"]
 
 
 def asks_for(marker: str, options: Sequence[str]) -> bool:

@@ -493,8 +493,8 @@ def _check_tensors(
             at = "".join(f" in {axis} {number}" for axis, number in origin.items())
             has, would = ("has no", "have one") if after else ("has a", "have none")
             raise RequestError(
-                f"cannot grow {name} {source.get(name)} -> {target.get(name)}: the source {has} {spec.template}{at}, and "
-                f"the target would {would}; growth only makes larger what is there"
+                f"cannot grow {name} {source.get(name)} -> {target.get(name)}: the source {has} {spec.template}{at}, "
+                f"and the target would {would}; growth only makes larger what is there"
             )
 
 

@@ -84,9 +84,10 @@ class Live:
             if frequencies is not None and name in self.rotary_buffers:
                 buffer = _changed(name, buffer, frequencies)
             tensors.setdefault(name, buffer)
+        model = self.model if frequencies is None else _without_caches(self.model)
         given = {name: t.double() if t.is_floating_point() else t for name, t in inputs.items()}
         with torch.no_grad(), default_dtype(torch.float64):
-            outputs = torch.func.functional_call(self.model, tensors, (), given)
+            outputs = torch.func.functional_call(model, tensors, (), given)
         return dict(_flatten("", outputs))
 
     @cached_property
@@ -108,6 +109,15 @@ class Live:
             inside = found[info.stored] if info.piece.at is None else found[info.stored][info.piece.at]
             inside[info.piece.slices] = tensor.T if info.piece.transposed else tensor
         return found
+
+
+def _without_caches(model: torch.nn.Module) -> torch.nn.Module:
+    """Return a copy that does not remember sines and cosines of earlier runs."""
+    copied = copy.deepcopy(model)
+    for module in copied.modules():
+        for name in [n for n in vars(module) if n.endswith("_cached")]:
+            setattr(module, name, None)
+    return copied
 
 
 def _changed(name: str, buffer: torch.Tensor, change: Change) -> torch.Tensor:

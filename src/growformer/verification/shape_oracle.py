@@ -43,6 +43,8 @@ def shape_problems(
     others += [n for n in _conditions(architecture) if n not in (*declared, *others) and any(_others(resolved.get(n)))]
     for name in (*declared, *others):
         value = resolved.get(name)
+        if value is None and name not in variants:
+            continue  # what it is the size of does not exist in this config
         candidates = [variants[name]] if name in variants else [{name: other} for other in _others(value)]
         changed, model = _first_legal(architecture, config, make_model, candidates)
         if (model is None and name in others) or not candidates:

@@ -1,6 +1,6 @@
 """DeepSeek and its like: latent attention, and experts in later layers, one of which is always asked."""
 
-from growformer.architecture.declaration import rms_norm
+from growformer.architecture.declaration import Rotary, rms_norm
 from growformer.architecture.families.experts import (
     ASKED,
     FIRST_DENSE,
@@ -78,21 +78,21 @@ SARVAM_MLA = DEEPSEEK_V3.extend(
     aliases={"num_experts": "n_routed_experts", "num_shared_experts": "n_shared_experts"},
 )  # fmt: skip
 
+_HEAD = "qk_nope_head_dim + qk_rope_head_dim"
 MISTRAL4 = DEEPSEEK_V3.extend(
     "mistral4",
     model_types=("mistral4",),
     variant=None,
     constants=_INTERLEAVED,
     arrows={**some_experts(LATER, shared="shared_experts"), "layers.{layer}.mlp.gate.e_score_correction_bias": None},
+    rotary=(Rotary(frequency="freq", fraction="partial_rotary_factor", of=_HEAD),),
     beyond={"layer": None},
     defaults={
         "num_experts_per_tok": 4, "first_k_dense_replace": 0, "n_routed_experts": 128, "num_key_value_heads": 32,
-        "head_dim": "qk_nope_head_dim + qk_rope_head_dim",
+        "head_dim": _HEAD, "partial_rotary_factor": f"qk_rope_head_dim / ({_HEAD})",
     },
-    follows={
-        "head_dim": "qk_nope_head_dim + qk_rope_head_dim",
-        "rope_parameters.partial_rotary_factor": "(qk_rope_head_dim + 0.5) / (qk_nope_head_dim + qk_rope_head_dim)",
-    },
+    fixed={"freq": "what is rotated is a share of all heads' size (partial_rotary_factor), and is kept as it is"},
+    follows={"head_dim": _HEAD},
 )  # fmt: skip
 
 GLM4_MOE_LITE = DEEPSEEK_V3.extend(
