@@ -96,6 +96,14 @@ class Case:
         """The class; an automatic one stands for that of another model type, where that is the model type's own."""
         return class_named(self.model)
 
+    def load(self, folder: Any) -> tuple[nn.Module, dict[str, Any]]:
+        """Return what the class makes of a folder, with the config class of its model type, and what it says of it."""
+        import transformers
+
+        config = transformers.AutoConfig.from_pretrained(folder)
+        loaded, info = self.model_class.from_pretrained(folder, config=config, output_loading_info=True)
+        return loaded, info
+
     def config_with(self, eps: float, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the config with every declared epsilon set, and with changes (dotted names reach inside)."""
         config = copy.deepcopy({"model_type": self.model_type, **self.config})

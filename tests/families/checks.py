@@ -130,7 +130,7 @@ def check_disk(case: Case, growth: Growth) -> Problems:
         source.save_pretrained(before, max_shard_size="60KB")  # type: ignore[operator]
         growformer.grow_checkpoint(before, after, init="noise", max_shard_bytes=90_000, **growth.request)
         with said() as messages:
-            loaded, info = case.model_class.from_pretrained(after, output_loading_info=True)
+            loaded, info = case.load(after)
         if messages:  # what the source's own config calls for is not growth's
             with said() as usual:
                 case.model_class.from_pretrained(before)
@@ -243,7 +243,7 @@ def check_generation(case: Case, growth: Growth) -> Problems:
 
 
 def check_twice(case: Case, growth: Growth) -> Problems:
-    """A model that was grown grows again: the first growth is another one, after which this one still can be asked for."""
+    """A model that was grown grows again: the first growth is another, after which this one can still be asked for."""
     source = case.source(growth.eps)
     others = [g for g in growths_of(case).accepted.values() if g is not growth]
     refused: Problems = []

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tests.families.case import Case
+from tests.families.checks import moves_frequencies
+from tests.families.growths import INIT, growths_of
 
+import growformer
 from growformer.architecture.declaration import Architecture, Arrow, Kind, Space
 from growformer.architecture.exact import evaluate_size
 from growformer.architecture.language import Axis, Concat, Product, Term, term_axes
 from growformer.errors import ArchitectureError
 from growformer.verification.oracles import iterate_problems
+from growformer.verification.outputs import compare_outputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,35 +224,80 @@ def term_names(architecture: Architecture) -> list[str]:
 
 
 INVISIBLE = {
-    "scale": "no weight shows by what a class multiplies its scores, nor how that depends on a size; outputs of grown "
-    "models do",
+    "scale": "no weight shows by what a class multiplies its scores, and a constant factor cancels in every growth",
 }
-"""Kind of mistake -> why neither oracle can see it. Renaming a space everywhere is no mistake, and not tried."""
+"""Kind of mistake -> why nothing can see it. Renaming a space everywhere is no mistake, and not tried."""
+ALIKE = {
+    r"size: expert = num_(local_)?experts": "the class takes either name for the same field",
+    r"persimmon_qk_norm: order: .*query_key_value.*k_raw:key q_raw:key": "queries and keys have norms of the same "
+    "form, no group, and the same rotary embedding, and their size does not grow: exchanged, they are treated alike",
+    r"nanochat: space: .*: stream -> ": "its norms have no gains, and its stream does not grow: what they read and "
+    "what they write is treated alike",
+    r"ctrl: adds: not embedded to stream": "its stream does not grow, as the class computes its positions",
+}
+"""Pattern of ``declaration: mistake`` -> why it is seen by nothing, and does no harm: both versions grow alike."""
 
 
 def is_seen(mutation: Mutation, cases: Iterable[Case]) -> bool:
-    """Tell whether the oracles find a mistake with any of the cases of its declaration."""
+    """Tell whether conformance fails with a mistake: the oracles first, then growth, with any case that shows it."""
     try:
         architecture = mutation.make()
     except ArchitectureError:
         return True
-    for case in cases:
-        if mutation.arrow is None or mutation.arrow in case.arrows:
-            found = iterate_problems(
-                architecture, case.oracle_config, case.make_model, case.oracle_inputs, **case.options
-            )
-            if next(found, None) is not None:
-                return True
+    shown = [case for case in cases if mutation.arrow is None or mutation.arrow in case.arrows]
+    for case in shown:
+        found = iterate_problems(architecture, case.oracle_config, case.make_model, case.oracle_inputs, **case.options)
+        if next(found, None) is not None:
+            return True
+    return any(_grows_wrong(architecture, case) for case in shown[:1])
+
+
+def _grows_wrong(architecture: Architecture, case: Case) -> bool:
+    """Tell whether what grows by the right declaration is refused, or computes something else, by a wrong one."""
+    for growth in growths_of(case).accepted.values():
+        source = case.source(growth.eps)
+        try:
+            plan = growformer.plan(source, init=INIT, architecture=architecture, **growth.request)
+            larger = growformer.grow(source, plan=plan)
+        except (growformer.GrowformerError, ArithmeticError, LookupError, TypeError, ValueError):
+            return True
+        moved = moves_frequencies(plan)
+        if not compare_outputs(source, larger, case.make_inputs(source.config), ["float32"], frequencies=moved).ok:
+            return True
     return False
+
+
+def is_alike(mutation: Mutation, declaration: str) -> bool:
+    """Tell whether a mistake is one of those that are known to do no harm."""
+    return any(re.match(pattern, text) for pattern in ALIKE for text in (str(mutation), f"{declaration}: {mutation}"))
+
+
+def unseen(cases: Sequence[Case], tried: Iterable[Mutation]) -> list[str]:
+    """Return the mistakes that conformance does not see, though it should."""
+    name = cases[0].architecture.name
+    return [str(m) for m in tried if not is_alike(m, name) and not is_seen(m, cases)]
 
 
 def mutations_of(cases: Sequence[Case]) -> list[Mutation]:
     """Return the wrong versions of the declaration of some cases that these can see."""
     case, architecture = cases[0], cases[0].architecture
-    there = frozenset[str]().union(*(case.arrows for case in cases))
-    config = {**dict.fromkeys(architecture.inferred, 7), **case.oracle_config}
-    found = list(mutations(architecture, architecture.resolve_config(config)))
-    return [m for m in found if m.kind not in INVISIBLE and (m.arrow is None or m.arrow in there)]
+    # An inferred size is that of no other axis.
+    config = architecture.resolve_config({**dict.fromkeys(architecture.inferred, 10_007), **case.oracle_config})
+    return [m for m in mutations(architecture, config) if m.kind not in INVISIBLE and _can_be_seen(m, cases)]
+
+
+def _can_be_seen(mutation: Mutation, cases: Sequence[Case]) -> bool:
+    """Tell whether a case has the arrow, and what it takes to tell the right one from the wrong one."""
+    shown = [case for case in cases if mutation.arrow is None or mutation.arrow in case.arrows]
+    architecture = cases[0].architecture
+    if mutation.kind == "tie" and mutation.name.endswith("is always tied"):  # a model that is not
+        field = str(architecture.tie_field)
+        shown = [c for c in shown if not architecture.resolve_config(c.oracle_config).get(field)]
+    if mutation.kind == "kind" and mutation.arrow is not None:  # a table that is looked up is stored like a matrix
+        arrow = architecture.arrows[mutation.arrow]
+        if arrow.kind == "embedding" and mutation.name.endswith("kind=linear_transposed"):
+            shown = [c for c in shown if str(arrow.source) in c.options["lookups"]]
+    return bool(shown)
 
 
 def a_few(cases: Sequence[Case], count: int) -> list[Mutation]:

@@ -15,7 +15,7 @@ import transformers
 from tests.families import checks, gradients
 from tests.families.case import all_cases, declaration_key, declarations
 from tests.families.growths import growths_of, make_plan
-from tests.families.mutations import INVISIBLE, a_few, is_seen, mutations_of
+from tests.families.mutations import INVISIBLE, a_few, mutations_of, unseen
 
 import growformer
 from growformer.architecture.registry import architectures
@@ -98,7 +98,7 @@ def test_a_disturbed_block_is_noticed(declaration: str) -> None:
 @pytest.mark.parametrize("declaration", DECLARATIONS)
 def test_mistakes_are_seen(declaration: str) -> None:
     cases = DECLARATIONS[declaration]
-    assert [str(m) for m in a_few(cases, MISTAKES) if not is_seen(m, cases)] == []
+    assert unseen(cases, a_few(cases, MISTAKES)) == []
 
 
 def test_mistakes_are_of_every_kind() -> None:
@@ -123,7 +123,7 @@ def test_every_declaration(name: str, check: str) -> None:
 @pytest.mark.parametrize("declaration", DECLARATIONS)
 def test_all_mistakes_are_seen(declaration: str) -> None:
     cases = DECLARATIONS[declaration]
-    assert [str(m) for m in mutations_of(cases) if not is_seen(m, cases)] == []
+    assert unseen(cases, mutations_of(cases)) == []
 
 
 @pytest.mark.families

@@ -81,8 +81,10 @@ def resolve(
         if _is_given(config, name) or implied.get(name) != target[name]:
             write_field(written, name, target[name])
     for name, expression in architecture.follows.items():
-        if _is_given(config, name):
-            write_field(written, name, compute(expression, target))
+        wanted = compute(expression, target)
+        implied = architecture.resolve_config({k: v for k, v in _flat(architecture, target).items() if k != name})
+        if _is_given(config, name) or implied.get(name, wanted) != wanted:
+            write_field(written, name, wanted)
     for name, own in architecture.aliases.items():
         if own in fields and name not in fields and _is_given(config, name) and source[name] == source.get(own):
             write_field(written, name, target[own])
@@ -183,8 +185,8 @@ def _place_indices(
             found[axis][()] = place_layers(before, after, _at(architecture, axis, before == after, new_layers_at))
             origins = [o for o, _ in with_templates(found[axis][()])]
             lists = {n for e in architecture.sizes.values() if f"[{axis}]" in e for n in names_in(e)}
+            lists |= _lists_of(architecture, axis)
             if axis == _depth(architecture):
-                lists |= set(architecture.layer_lists)
                 _renumber(architecture, target, found[axis][()])
             for name in sorted(lists):
                 values = target.get(name)
@@ -221,6 +223,17 @@ def _renumber(architecture: Architecture, target: dict[str, Any], positions: tup
 
 def _spelled(pattern: str, number: int) -> int | str:
     return number if pattern == "{}" else pattern.format(number)
+
+
+def _lists_of(architecture: Architecture, axis: str) -> set[str]:
+    """Return the lists with one entry per layer that follow a numbered axis: that of their rule, or else the first."""
+    found = set()
+    for name in architecture.layer_lists:
+        rule = architecture.layer_rules.get(name)
+        owners = [a for a in architecture.index_axes if rule is not None and mentions(rule, a)]
+        if axis == next(iter(owners), _depth(architecture)):
+            found.add(name)
+    return found
 
 
 def _depth(architecture: Architecture) -> str | None:

@@ -80,10 +80,9 @@ class Live:
         """Return the model's floating-point outputs by name, with other weights, in float64."""
         tensors = self._packed(weights)
         for name, buffer in self.model.named_buffers():
-            buffer = buffer.double() if buffer.is_floating_point() else buffer
+            tensors.setdefault(name, buffer.double() if buffer.is_floating_point() else buffer)
             if frequencies is not None and name in self.rotary_buffers:
-                buffer = _changed(name, buffer, frequencies)
-            tensors.setdefault(name, buffer)
+                tensors[name] = _changed(name, tensors[name], frequencies)
         model = self.model if frequencies is None else _without_caches(self.model)
         given = {name: t.double() if t.is_floating_point() else t for name, t in inputs.items()}
         with torch.no_grad(), default_dtype(torch.float64):

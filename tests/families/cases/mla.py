@@ -34,7 +34,13 @@ CASES = (
     latent("deepseek_v3", "DeepseekV3ForCausalLM", **ROUTED, attention_bias=True, rope_parameters=YARN),
     latent("deepseek_v3", "DeepseekV3ForCausalLM", "halves", **ROUTED, rope_interleave=False, q_lora_rank=None),
     latent("deepseek_v3", "DeepseekV3Model", **ROUTED),
+    latent("sarvam_mla", "DeepseekV3ForCausalLM", **ROUTED, q_lora_rank=None),
     latent("mistral4", "Mistral4ForCausalLM", **ROUTED),
     latent("glm4_moe_lite", "Glm4MoeLiteForCausalLM", **ROUTED, mlp_layer_types=["dense", "sparse", "dense"]),
     latent("axk1", "AXK1ForCausalLM", **ROUTED),
+    latent(
+        "longcat_flash", "LongcatFlashForCausalLM", num_layers=2, ffn_hidden_size=37, expert_ffn_hidden_size=13,
+        n_routed_experts=5, zero_expert_num=3, moe_topk=3, smooth={"moe_topk": 8}, oracles={"moe_topk": 7}, head_dim=8,
+        drop=("num_hidden_layers", "intermediate_size"),
+    ),
 )

@@ -59,8 +59,15 @@ CASES = (
         "granitemoe_swa", "GraniteMoeSWAForCausalLM", **LOCAL, num_hidden_layers=3, shared_intermediate_size=23,
         sliding_window=7, layer_rope_theta=[1e4, 0, 500.0],
     ),
-    moe("glm4_moe", "Glm4MoeForCausalLM", **ROUTED, attention_bias=True),
-    moe("glm4_moe", "Glm4MoeForCausalLM", "normed", **ROUTED, use_qk_norm=True, ordered=("key",)),
+    moe("glm4_moe", "Glm4MoeForCausalLM", **ROUTED, attention_bias=True, head_dim=20),
+    moe("glm4_moe", "Glm4MoeForCausalLM", "normed", **ROUTED, use_qk_norm=True, head_dim=20, ordered=("key",)),
+    moe(
+        "glm4v_moe_text", "Glm4vMoeTextModel", **ROUTED, head_dim=20,
+        rope_parameters={
+            "rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5, "mrope_section": [1, 2, 2],
+        },
+    ),
+    moe("sarvam_moe", "Glm4MoeForCausalLM", **ROUTED, attention_bias=True, ordered=("key",)),
     moe("dots1", "Dots1ForCausalLM", **ROUTED, sliding_window=7, max_window_layers=2),
     moe("solar_open", "SolarOpenForCausalLM", **ROUTED, attention_bias=True, drop=("intermediate_size",)),
     moe(
@@ -82,4 +89,42 @@ CASES = (
     ),
     moe("afmoe", "AfmoeForCausalLM", "tied", **NUMBERED, num_shared_experts=2, tie_word_embeddings=True),
     moe("hunyuan_v1_moe", "HunYuanMoEV1ForCausalLM", num_experts=6, moe_topk=[2, 1], smooth={"moe_topk": 6}, oracles={"moe_topk": 5}, attention_bias=True),
+    moe(
+        "kolibri1", "Kolibri1ForCausalLM", **NUMBERED, shared_expert_intermediate_size=23, sliding_window=7,
+        drop=("intermediate_size",),
+    ),
+    moe("qwen3_vl_moe_text", "Qwen3VLMoeTextModel", **NUMBERED, mlp_only_layers=[1], attention_bias=True),
+    moe("qwen3_omni_moe_text", "Qwen3OmniMoeThinkerTextModel", **NUMBERED, decoder_sparse_step=2),
+    moe(
+        "cohere2_moe", "Cohere2MoeForCausalLM", **{**NUMBERED, "num_shared_experts": 2}, attention_bias=True,
+        prefix_dense_intermediate_size=23, mlp_layer_types=["sparse", "dense", "sparse"], sliding_window=7,
+        sliding_window_pattern=2, drop=("moe_intermediate_size",),
+    ),
+    moe(
+        "cohere2_moe", "Cohere2MoeForCausalLM", "rms", **NUMBERED, rms_norm_eps=1e-3, first_k_dense_replace=1,
+        tie_word_embeddings=True, sliding_window=7, drop=("moe_intermediate_size",),
+    ),
+    moe("jetmoe", "JetMoeForCausalLM", **LOCAL, kv_channels=14, drop=("head_dim", "num_attention_heads")),
+    moe(
+        "laguna", "LagunaForCausalLM", **NUMBERED, shared_expert_intermediate_size=23, ordered=("key",),
+        num_attention_heads_per_layer=[6, 9, 12], sliding_window=7, attention_bias=True, head_dim=12,
+        layer_types=["full_attention", "sliding_attention", "full_attention"],
+    ),
+    moe("laguna", "LagunaForCausalLM", "per-element", **NUMBERED, gating="per-element", head_dim=12, ordered=("key",)),
+    moe(
+        "aria_text", "AriaTextForCausalLM", moe_num_experts=6, moe_topk=2, mlp_bias=True, attention_bias=True,
+        smooth={"moe_topk": 6}, oracles={"moe_topk": 5},
+    ),
+    moe(
+        "unlimited_ocr_text", "UnlimitedOcrTextModel", **ROUTED, mlp_bias=True, sliding_window=7, drop=("head_dim",),
+    ),
+    moe(
+        "granitemoehybrid", "GraniteMoeHybridForCausalLM", **LOCAL, shared_intermediate_size=23,
+        layer_types=["full_attention"] * 2, position_embedding_type="rope", mamba_n_heads=1, mamba_d_head=48,
+    ),
+    moe(
+        "granitemoehybrid", "GraniteMoeHybridForCausalLM", "dense", num_local_experts=0, shared_intermediate_size=23,
+        layer_types=["full_attention"] * 2, position_embedding_type="rope", mamba_n_heads=1, mamba_d_head=48,
+        smooth={}, oracles={},
+    ),
 )  # fmt: skip

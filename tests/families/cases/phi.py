@@ -33,9 +33,35 @@ CASES = (
     decoder("phi", "PhiForCausalLM", "tied", tie_word_embeddings=True, **WIDE),
     decoder("phi", "PhiForCausalLM", "qk-norm", qk_layernorm=True, ordered=("key",), **WIDE),
     decoder("phi3", "Phi3ForCausalLM", partial_rotary_factor=0.6, pad_token_id=0),
-    decoder("phi3", "Phi3ForCausalLM", "whole", tie_word_embeddings=True, pad_token_id=0, sliding_window=7, drop=("head_dim",)),
-    decoder("phi3", "Phi3ForCausalLM", "longrope", rope_parameters=LONG, pad_token_id=0, variants=variants(LONG), **PLAIN),
-    decoder("phi3", "Phi3ForCausalLM", "longrope-partial", rope_parameters=PART, pad_token_id=0, variants=variants(PART), **WIDE),
+    decoder(
+        "phi3",
+        "Phi3ForCausalLM",
+        "whole",
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        sliding_window=7,
+        drop=("head_dim",),
+    ),
+    decoder(
+        "phi3", "Phi3ForCausalLM", "longrope", rope_parameters=LONG, pad_token_id=0, variants=variants(LONG), **PLAIN
+    ),
+    decoder(
+        "phi3",
+        "Phi3ForCausalLM",
+        "longrope-partial",
+        rope_parameters=PART,
+        pad_token_id=0,
+        variants=variants(PART),
+        **WIDE,
+    ),
     decoder("stablelm", "StableLmForCausalLM", use_qkv_bias=True, partial_rotary_factor=0.4, **PLAIN),
-    decoder("stablelm", "StableLmForCausalLM", "parallel", use_parallel_residual=True, tie_word_embeddings=True, partial_rotary_factor=0.4, **PLAIN),
-)  # fmt: skip
+    decoder(
+        "stablelm",
+        "StableLmForCausalLM",
+        "parallel",
+        use_parallel_residual=True,
+        tie_word_embeddings=True,
+        partial_rotary_factor=0.4,
+        **PLAIN,
+    ),
+)

@@ -26,12 +26,41 @@ QUARTERS = {
 
 CASES = (
     decoder("qwen2_vl_text", "Qwen2VLTextModel", rope_parameters=rope(1, 1, 1), variants=HEADS, **PLAIN),
-    decoder("qwen2_5_vl_text", "Qwen2_5_VLTextModel", rope_parameters=rope(1, 1, 1), variants=HEADS, **SLIDING, **PLAIN),
+    decoder(
+        "qwen2_5_vl_text", "Qwen2_5_VLTextModel", rope_parameters=rope(1, 1, 1), variants=HEADS, **SLIDING, **PLAIN
+    ),
     decoder("qwen2_5_omni_text", "Qwen2_5OmniThinkerTextModel", rope_parameters=rope(3, 2, 2), variants=OWN),
     decoder("qwen3_vl_text", "Qwen3VLTextModel", rope_parameters=rope(3, 2, 2), attention_bias=True),
-    decoder("cosmos3_edge_text", "Cosmos3EdgeTextModel", rope_parameters=rope(3, 2, 2), variants=OWN, attention_bias=True, mlp_bias=True, hidden_act="gelu"),
+    decoder(
+        "cosmos3_edge_text",
+        "Cosmos3EdgeTextModel",
+        rope_parameters=rope(3, 2, 2),
+        variants=OWN,
+        attention_bias=True,
+        mlp_bias=True,
+        hidden_act="gelu",
+    ),
     decoder("paddleocr_vl_text", "PaddleOCRTextModel", rope_parameters=rope(3, 2, 2), variants=OWN, use_bias=True),
-    decoder("glm4v_text", "Glm4vTextModel", rope_parameters=rope(1, 0, 1, partial_rotary_factor=0.5), variants=QUARTERS, **{**PLAIN, "hidden_size": 96}),
-    decoder("glm_ocr_text", "GlmOcrTextModel", rope_parameters=rope(1, 0, 1, partial_rotary_factor=0.5), variants=QUARTERS, **{**PLAIN, "hidden_size": 96}),
-    decoder("glm_image_text", "GlmImageTextModel", rope_parameters=rope(1, 0, 1, partial_rotary_factor=0.5), variants=QUARTERS, **{**PLAIN, "hidden_size": 96}, pad_token_id=0),
-)  # fmt: skip
+    decoder(
+        "glm4v_text",
+        "Glm4vTextModel",
+        rope_parameters=rope(1, 0, 1, partial_rotary_factor=0.5),
+        variants=QUARTERS,
+        **{**PLAIN, "hidden_size": 96},
+    ),
+    decoder(
+        "glm_ocr_text",
+        "GlmOcrTextModel",
+        rope_parameters=rope(1, 0, 1, partial_rotary_factor=0.5),
+        variants=QUARTERS,
+        **{**PLAIN, "hidden_size": 96},
+    ),
+    decoder(
+        "glm_image_text",
+        "GlmImageTextModel",
+        rope_parameters=rope(1, 0, 1, partial_rotary_factor=0.5),
+        variants=QUARTERS,
+        **{**PLAIN, "hidden_size": 96},
+        pad_token_id=0,
+    ),
+)

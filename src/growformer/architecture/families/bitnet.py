@@ -5,7 +5,9 @@ from growformer.architecture.families.llama import LLAMA
 from growformer.architecture.families.parts import HEAD, gated_mlp, rotary_heads
 
 _EPS = "rms_norm_eps"
-_HEADS = rotary_heads(HEAD, because="BitNet norms hidden_size attended values, and has no head_dim of its own", theta=5e5)
+_HEADS = rotary_heads(
+    HEAD, because="BitNet norms hidden_size attended values, and has no head_dim of its own", theta=5e5
+)
 
 # What the norms read must keep its mean square: the MLP grows by whole factors only, and so do groups of heads.
 BITNET = LLAMA.extend(

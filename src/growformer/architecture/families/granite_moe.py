@@ -61,5 +61,6 @@ GRANITEMOEHYBRID = GRANITEMOE.extend(
     variant="'linear_attention' not in layer_types and 'mamba' not in layer_types",
     **_shared(None, "num_local_experts"),
     layer_rules={"layer_types": "'linear_attention'"},
-    defaults={"shared_intermediate_size": 1024},
+    defaults={"shared_intermediate_size": 1024, "mamba_expand": 2, "mamba_n_heads": 128},
+    follows={"mamba_d_head": "mamba_expand * hidden_size // mamba_n_heads"},
 )

@@ -5,7 +5,6 @@ from growformer.architecture.families.parts import (
     MULTIPLE_OF_HEADS,
     attention,
     gated_mlp,
-    plain_mlp,
     rotary_heads,
 )
 

@@ -61,7 +61,7 @@ LONGCAT_FLASH = YOUTU.extend(
     defaults={
         "rms_norm_eps": 1e-5, "n_routed_experts": 512, "zero_expert_num": 256, "moe_topk": 12, "router_bias": False,
         "num_key_value_heads": "num_attention_heads", "initializer_range": 0.02, "tie_word_embeddings": False,
-        "rope_interleave": None,
+        "rope_interleave": None, "head_dim": 64,
     },
     fixed={
         **NO_MORE_EXPERTS,

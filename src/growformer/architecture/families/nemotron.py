@@ -1,7 +1,7 @@
 """Llama's layout with an MLP of two matrices: Nemotron, Jais 2 and StarCoder 2 with LayerNorm, Arcee and Apertus without."""
 
-from growformer.architecture.declaration import Arrow, layer_norm, linear, rms_norm
-from growformer.architecture.families.llama import LLAMA, QK_NORM
+from growformer.architecture.declaration import Arrow, layer_norm
+from growformer.architecture.families.llama import LLAMA
 from growformer.architecture.families.parts import HALVES, attention, plain_mlp, rotary_heads
 
 
