@@ -188,9 +188,15 @@ class Architecture:
             self._known(add.target, self.spaces, "adds")
         for alibi in self.alibi:
             self._known(alibi.heads, self.sizes, "alibi")
-        for packed in self.packed.values():
+        for name, packed in self.packed.items():
+            outer = set(_PLACEHOLDER.findall(name))
             for part in packed.parts:
                 self._known(part, self.tensors, "packed")
+                if set(self.tensors[part].index) != outer | ({packed.stack} if packed.stack else set()):
+                    raise ArchitectureError(
+                        f"{self.name}: packed {name!r} numbers {sorted(outer)} and stacks {packed.stack}; its part "
+                        f"{part!r} numbers {list(self.tensors[part].index)}"
+                    )
         for axis in self.fixed:
             self._known(axis, self.sizes, "fixed")
         for axis in self.beyond:
@@ -344,7 +350,7 @@ class Architecture:
             if resolved.get(own) is None and resolved.get(name) is not None:
                 resolved[own] = resolved[name]
         for rotary in self.rotary:
-            share = _inside(config.get(rotary.parameters), rotary.fraction)
+            share = _inside(resolved.get(rotary.parameters), rotary.fraction)
             if rotary.fraction and share is not None:
                 resolved[rotary.fraction] = share
         for name, default in self.defaults.items():
@@ -454,7 +460,7 @@ class Architecture:
 
 def _holds(condition: str, config: Config, index: Mapping[str, int] | None) -> bool:
     """Evaluate a condition; one that is the name of a field that the config lacks does not hold."""
-    if condition.isidentifier():
+    if re.fullmatch(r"[A-Za-z_][\w.]*", condition):
         return bool(config.get(condition))
     if isinstance(config, Fields):
         return bool(config.remember(f"bool({condition})", index, lambda: bool(compute(condition, config, index))))

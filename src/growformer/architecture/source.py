@@ -187,8 +187,8 @@ def specialised(architecture: Architecture, tensors: Mapping[str, tuple[tuple[in
         if template in architecture.tensors:
             present.add(architecture.tensors[template].owner)
         elif template is None and any(re.fullmatch(p, canonical) for p in architecture.carried):
-            sizes.update({f"_{size}": str(size) for size in shape})
-            term = Product(tuple(Axis(f"_{size}") for size in shape)) if shape else Axis("-")
+            sizes.update({f"_{dim}_{size}": str(size) for dim, size in enumerate(shape)})
+            term = Product(tuple(Axis(f"_{dim}_{size}") for dim, size in enumerate(shape))) if shape else Axis("-")
             arrows[canonical] = Arrow(kind="carried", source=None, target=term)
             present.add(canonical)
     tied = {architecture.tensors[head].owner for head in architecture.ties}
