@@ -153,7 +153,8 @@ def evaluate(expression: str, names: Mapping[str, Any], index: Mapping[str, int]
             at = ast.unparse(node.slice)
             if isinstance(node.slice, ast.Name) and at not in index:
                 raise fail(f"no value for the index {at!r}")
-            values, position = look_up(node.value), index[at] if isinstance(node.slice, ast.Name) else node.slice.value
+            values = look_up(node.value)
+            position: Any = index[at] if isinstance(node.slice, ast.Name) else node.slice.value
             if not isinstance(values, (list, tuple)) or not isinstance(position, int) or not -1 < position < len(values):
                 raise fail(f"no entry {position} for the index {at!r} in {values!r}")
             return values[position]

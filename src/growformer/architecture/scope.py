@@ -10,7 +10,7 @@ _KINDS = {
     _STATE_SPACE: (
         "bamba falcon_h1 falcon_mamba jamba kimi_linear lfm2 lfm2_moe mamba mamba2 minimax nemotron_h olmo_hybrid "
         "qwen3_5 qwen3_5_moe qwen3_5_moe_text qwen3_5_text qwen3_next recurrent_gemma rwkv xlstm zamba zamba2 "
-        "granitemoehybrid bailing_hybrid"
+        "bailing_hybrid"
     ),
     _CONVOLUTIONAL: (
         "bit convnext convnextv2 dinov3_convnext efficientnet hgnet_v2 mobilenet_v1 mobilenet_v2 regnet resnet "

@@ -20,7 +20,7 @@ from growformer.planning.axis_map import NEW, AxisMap, origin_of
 from growformer.planning.initialisation import CUSTOM, Custom, Initialisation
 from growformer.planning.plan import Plan
 from growformer.planning.resolve import NewLayersAt, Resolved, resolve, with_templates, write_field, write_share
-from growformer.planning.rotary import finish_rotary, rotary_notes
+from growformer.planning.rotary import finish_rotary, holder, rotary_notes
 from growformer.planning.rules import arrow_is_on_the_residual_path
 from growformer.planning.scales import rounding_notes, solve_scales
 from growformer.planning.spaces import New, Sizes, place, solve_new
@@ -158,7 +158,9 @@ def finish_config(
         write_field(target, name, float(sizes.source[name] * factor))
     for rotary in architecture.rotary:
         before, after = sizes.pair(rotary.frequency, {})
-        finish_rotary(target, rotary, before, after, sizes.source)
+        inside, own = holder(target, rotary)
+        defaults = sizes.source if inside is target else holder(dict(source.config), rotary)[0]
+        finish_rotary(inside, own, before, after, defaults)
     return target
 
 
@@ -238,14 +240,16 @@ def compose(first: Plan, second: Plan) -> Plan:
         write_field(resolved.target, name, first.source_sizes[name])
     for rotary in first.architecture.rotary:
         share = second.target_sizes.get(rotary.fraction or "")
-        for name in (rotary.parameters, rotary.legacy_theta, "rope_scaling", *rotary.legacy.values()):
-            if name in first.source.config:
-                resolved.target[name] = first.source.config[name]
+        inside, own = holder(resolved.target, rotary)
+        before = holder(dict(first.source.config), rotary)[0]
+        for name in (own.parameters, own.legacy_theta, "rope_scaling", *own.legacy.values()):
+            if name in before:
+                inside[name] = before[name]
             else:
-                resolved.target.pop(name, None)
+                inside.pop(name, None)
         if share is not None:
-            resolved.target[rotary.parameters] = copy.deepcopy(resolved.target.get(rotary.parameters))
-            write_share(resolved.target, rotary, share)
+            inside[own.parameters] = copy.deepcopy(inside.get(own.parameters))
+            write_share(inside, own, share)
     init = second.init.custom or second.init.name
     return plan_resolved(
         first.architecture, first.source, resolved, init=init, seed=second.init.seed, start_from=start_from

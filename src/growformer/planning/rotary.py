@@ -5,8 +5,10 @@ theta' = theta^(d'/d) gives theta'^(-2i/d') = theta^(-2i/d) for every source fre
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,18 @@ _LARGEST_THETA = 1e38
 _KEEPS_FREQUENCIES = ("default", "linear", "llama3", "yarn", "longrope", "su", "proportional", "mrope")
 _FACTORS = ("short_factor", "long_factor")
 _SECTIONS = "mrope_section"
+
+
+def holder(config: dict[str, Any], rotary: Rotary) -> tuple[dict[str, Any], Rotary]:
+    """Return the config that holds rotary parameters, which may be one inside, and the embedding as it is named there.
+
+    A config inside is put into ``config`` as a copy of its own.
+    """
+    nest, _, name = rotary.parameters.rpartition(".")
+    if not nest:
+        return config, rotary
+    config[nest] = copy.deepcopy(dict(config.get(nest) or {}))
+    return config[nest], replace(rotary, parameters=name)
 
 
 def finish_rotary(target: dict[str, Any], rotary: Rotary, before: int, after: int, defaults: Mapping[str, Any]) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from tests.families.case import Case, Inputs
+from tests.families.inputs import clip
 
 TEXT: dict[str, Any] = {
     "vocab_size": 53, "max_position_embeddings": 64, "hidden_size": 30, "intermediate_size": 37,
-    "num_hidden_layers": 2, "num_attention_heads": 3, "projection_dim": 13, "bos_token_id": 1, "eos_token_id": 2,
+    "num_hidden_layers": 2, "num_attention_heads": 3, "projection_dim": 13, "bos_token_id": 1, "eos_token_id": 52,
     "pad_token_id": 1,
 }  # fmt: skip
 IMAGE: dict[str, Any] = {
@@ -48,7 +49,38 @@ def image(model_type: str, model: str, name: str = "", config: dict[str, Any] | 
     """A case of a tower for images."""
     return Case(name=name, model_type=model_type, model=model, config=_without_none({**IMAGE, **(config or {})}), **{**PLAIN, **options})
 
+def several(config: Mapping[str, Any]) -> Inputs:
+    """Six texts and images; a text ends where its last token stands."""
+    made = clip(config, 9, 6)
+    made["input_ids"] = made["input_ids"].clamp(max=51)
+    made["input_ids"][:, -1] = 52
+    return made
+
+
+def flat_and_text(config: Mapping[str, Any]) -> Inputs:
+    """Two texts, and images as lists of patches."""
+    made = several({**config, "vision_config": {**config["vision_config"], "image_size": 12}})
+    return {"input_ids": made["input_ids"][:2], **flat(config["vision_config"])}
+
+
+def pair(model_type: str, model: str, config: dict[str, Any] | None = None, **options: Any) -> Case:
+    """A case of both towers."""
+    given = {"text_config": {**TEXT}, "vision_config": {**IMAGE}, "projection_dim": 13, **(config or {})}
+    given = _without_none(given)
+    ordered = ("vision_channels", "vision_positions", "projection", "seen")
+    settings = {"inputs": several, "lookups": {}, "ordered": ordered, **options}
+    return Case(model_type=model_type, model=model, config=given, **settings)
+
+
 ALONE = {"projection_dim": None}
+ROTATED: dict[str, Any] = {
+    "ordered": (*PLAIN["ordered"], "half"),
+    "variants": dict.fromkeys(("hidden_size", "num_attention_heads"), {"hidden_size": 36, "num_attention_heads": 3}),
+}
+UNUSED = ("vision_model.post_layernorm.weight", "vision_model.post_layernorm.bias")
+SIGLIP = {"text_config": {**TEXT, "projection_size": 28}}
+WITHOUT = {"vision_config": {**IMAGE, "vision_use_head": False}, "projection_dim": None}
+SIGLIP2 = {**SIGLIP, "vision_config": {**IMAGE, "num_patches": 16}}
 
 CASES = (
     text("clip_text_model", "CLIPTextModel"),
@@ -80,4 +112,16 @@ CASES = (
     image("idefics2_vision", "models.idefics2.modeling_idefics2.Idefics2VisionTransformer", config=ALONE),
     image("idefics3_vision", "Idefics3VisionTransformer", config=ALONE),
     image("smolvlm_vision", "SmolVLMVisionTransformer", config=ALONE),
+    image("blip_vision_model", "BlipVisionModel", config={"num_channels": None}),
+    image("blip_2_vision_model", "Blip2VisionModel", config={**ALONE, "num_channels": None}),
+    image("instructblip_vision_model", "InstructBlipVisionModel", config={**ALONE, "num_channels": None}),
+    image("instructblipvideo_vision_model", "InstructBlipVideoVisionModel", config={**ALONE, "num_channels": None}),
+    image("janus_vision_model", "JanusVisionModel", config={**ALONE, "intermediate_size": None, "mlp_ratio": 1.5}, variants={"mlp_ratio": {"mlp_ratio": 2.0}}),
+    image("mlcd_vision_model", "MLCDVisionModel", config={**ALONE, "hidden_size": 24}, **ROTATED),
+    pair("clip", "CLIPModel"),
+    pair("clip", "CLIPForImageClassification", {"num_labels": 7}, inputs="pixels", unused=UNUSED),
+    pair("metaclip_2", "MetaClip2Model"),
+    pair("siglip", "SiglipModel", {**SIGLIP, "projection_dim": None}),
+    pair("siglip", "SiglipForImageClassification", {"num_labels": 7, **WITHOUT}, inputs="pixels"),
+    pair("siglip2", "Siglip2Model", {**SIGLIP2, "projection_dim": None}, inputs=flat_and_text),
 )

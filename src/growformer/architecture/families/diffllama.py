@@ -1,4 +1,4 @@
-"""DiffLlama: heads in pairs, the second of which is subtracted from the first, and a norm over both values of a pair."""
+"""DiffLlama: heads in pairs, the second subtracted from the first, and a norm over both values of a pair."""
 
 from growformer.architecture.declaration import Attention, LayerKind, carried, linear, rms_norm
 from growformer.architecture.families.llama import LLAMA, PLAIN_MLP

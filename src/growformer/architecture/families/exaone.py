@@ -1,4 +1,4 @@
-"""EXAONE: Llama under GPT-2's names at first; in EXAONE 4 norms on branches and on the queries and keys of each head."""
+"""EXAONE: Llama under GPT-2's names at first; EXAONE 4 norms branches, and the queries and keys of each head."""
 
 from growformer.architecture.declaration import rms_norm
 from growformer.architecture.families.llama import LLAMA

@@ -1,4 +1,4 @@
-"""Gemma: gains stored as 1 + w, embeddings times the rounded root of the hidden size; later ones norm branches twice."""
+"""Gemma: gains stored as 1 + w, embeddings times the rounded root of their size; later ones norm branches twice."""
 
 from growformer.architecture.declaration import Add, Rotary, embedding, rms_norm
 from growformer.architecture.families.llama import LLAMA, PLAIN_MLP

@@ -1,4 +1,4 @@
-"""Granite: constant multipliers on embeddings, scores, branches and logits; sinks, or norms on branches, in later ones."""
+"""Granite: constant factors on embeddings, scores, branches and logits; sinks or norms on branches in later ones."""
 
 from growformer.architecture.declaration import parameter, rms_norm
 from growformer.architecture.families.llama import LLAMA

@@ -1,4 +1,4 @@
-"""Muse Glimmer: Gemma 2 with gated attention, norms without gain on the embedding and on the queries and keys of heads."""
+"""Muse Glimmer: Gemma 2 with gated attention, and norms without gain on the embedding, on queries and on keys."""
 
 from growformer.architecture.declaration import embedding, linear, rms_norm
 from growformer.architecture.families.gemma import GEMMA2

@@ -1,4 +1,4 @@
-"""Llama's layout with an MLP of two matrices: Nemotron, Jais 2 and StarCoder 2 with LayerNorm, Arcee and Apertus without."""
+"""Llama's layout with an MLP of two matrices: Nemotron, Jais 2 and StarCoder 2 with LayerNorm, Arcee with RMSNorm."""
 
 from growformer.architecture.declaration import Arrow, layer_norm
 from growformer.architecture.families.llama import LLAMA

@@ -1,4 +1,4 @@
-"""OLMo: the first has LayerNorms without parameters, later ones norm what a branch gives, and Q and K over all heads."""
+"""OLMo: LayerNorms without parameters at first; later ones norm what a branch gives, and Q and K over all heads."""
 
 from growformer.architecture.declaration import layer_norm, rms_norm
 from growformer.architecture.families.llama import LLAMA, PLAIN_MLP

@@ -1,4 +1,4 @@
-"""Fragments that decoders of Llama's layout share: projections of grouped heads, MLPs, and where rotation finds them."""
+"""Fragments that decoders of Llama's layout share: projections of grouped heads, MLPs, what rotates."""
 
 from __future__ import annotations
 
@@ -37,10 +37,12 @@ def attention(
 
     Args:
         head: axes of a rotated head in memory order.
-        bias, out: whether queries, keys and values have biases, and whether the output has.
+        bias: whether queries, keys and values have biases.
+        out: whether the output has one.
         rest: only the first part of a head is rotated.
         raw: norms read what queries and keys are projected to.
-        reads, writes: the spaces around it.
+        reads: the space in front of it.
+        writes: the space behind it.
     """
     q, k = ("q_raw", "k_raw") if raw else ("q", "k")
     query, key = f"{q}:(kv_heads group {head})", f"{k}:(kv_heads {head})"

@@ -1,4 +1,4 @@
-"""Persimmon: LayerNorm, queries, keys and values in one matrix by heads, a part of each head rotated, or norms on them."""
+"""Persimmon: LayerNorm, QKV in one matrix by heads, a part of each head rotated, mostly behind norms."""
 
 from growformer.architecture.declaration import Attention, layer_norm, linear
 from growformer.architecture.families.llama import LLAMA

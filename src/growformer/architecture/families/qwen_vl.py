@@ -1,4 +1,4 @@
-"""Text towers of Llama's layout in models that see: frequencies follow three kinds of position (time, height, width)."""
+"""Text towers of models that see: frequencies follow three kinds of position (time, height, width)."""
 
 from growformer.architecture.families.helium import ERNIE4_5
 from growformer.architecture.families.llama import LLAMA, QWEN2, QWEN3

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from growformer.architecture.declaration import (
+    Arrow,
     Attention,
     Packed,
     convolution,
@@ -16,10 +17,11 @@ _EPS = "layer_norm_eps"
 _HEAD = "vision_use_head"
 
 
-def pooling(side: str, eps: str, when: str | None) -> dict[str, object]:
-    """Return the arrows of a head that attends with a probe; three of them are stored in one tensor."""
+def pooling(side: str, eps: str, when: str | None, axis: str = "") -> dict[str, Arrow]:
+    """Return the arrows of a head that attends with a probe; what it gives has an axis of this name, or the stream's."""
+    axis = axis or f"{side}stream"
     return {
-        "head.probe": embedding(f"one -> {side}probe:{side}stream", leading=1, bare=True, when=when),
+        "head.probe": embedding(f"{side}one -> {side}probe:{side}stream", leading=1, bare=True, when=when),
         "head.attention.q_proj": linear(
             f"{side}probe -> {side}head_q:({side}heads {side}key)", bias=True, when=when
         ),
@@ -30,7 +32,7 @@ def pooling(side: str, eps: str, when: str | None) -> dict[str, object]:
             f"{side}final -> {side}head_v:({side}heads {side}value)", bias=True, when=when
         ),
         "head.attention.out_proj": linear(
-            f"{side}head_attended:({side}heads {side}value) -> {side}pooled:{side}stream", bias=True, when=when
+            f"{side}head_attended:({side}heads {side}value) -> {side}pooled:{axis}", bias=True, when=when
         ),
         "head.layernorm": layer_norm(f"{side}pooled -> {side}pooled_normed", eps=eps, when=when),
         "head.mlp.fc1": linear(f"{side}pooled_normed -> {side}head_mlp:{side}mlp", bias=True, when=when),
@@ -66,16 +68,25 @@ SIGLIP_TEXT = CLIP_TEXT.extend(
     heads=(),
 )  # fmt: skip
 
+
+def classless_tower(side: str, eps: str) -> dict[str, Arrow]:
+    """Return the arrows of a tower for images without a class token."""
+    kernel = (f"{side}patch_height", f"{side}patch_width")
+    return {
+        "embeddings.patch_embedding": convolution(f"{side}channels -> {side}stream", kernel=kernel),
+        "embeddings.position_embedding": embedding(f"{side}positions -> {side}stream"),
+        **layers(side, eps),
+        "post_layernorm": layer_norm(f"{side}stream -> {side}final", eps=eps),
+    }
+
+
 IDEFICS_VISION = CLIP_VISION.extend(
     "idefics_vision",
     model_types=("idefics2_vision", "idefics3_vision", "smolvlm_vision"),
     sizes={"projection": None},
     arrows={
         **dict.fromkeys(CLIP_VISION.arrows),
-        "embeddings.patch_embedding": convolution("channels -> stream", kernel=("patch_height", "patch_width")),
-        "embeddings.position_embedding": embedding("positions -> stream"),
-        **layers("", _EPS),
-        "post_layernorm": layer_norm("stream -> final", eps=_EPS),
+        **classless_tower("", _EPS),
     },
     outputs=(),
     defaults={"layer_norm_eps": 1e-6, "projection_dim": None},

@@ -1,4 +1,4 @@
-"""Decoders of Llama's layout that differ in little: some layers of SmolLM3 do not rotate, others have other defaults."""
+"""Decoders that differ little from Llama: some layers of SmolLM3 do not rotate, others have other defaults."""
 
 from growformer.architecture.families.llama import LLAMA, PLAIN_ATTENTION
 from growformer.architecture.families.parts import attention, gated_mlp, rotary_heads

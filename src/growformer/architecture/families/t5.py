@@ -1,7 +1,6 @@
 """T5: encoder and decoder with RMSNorm, no scale on scores, and a table of relative biases in the first layers.
 
-UMT5 has one in every layer. LongT5's encoder sees windows, and sums of blocks in its transient-global form. Switch
-Transformers send tokens to one of several experts in every so many layers.
+MT5's MLPs are gated unless it says otherwise. UMT5 has a table in every layer.
 """
 
 from growformer.architecture.declaration import (
@@ -175,81 +174,3 @@ def _encoder_of(family: Architecture) -> Architecture:
 
 
 T5_ENCODER, MT5_ENCODER, UMT5_ENCODER = _encoder_of(T5), _encoder_of(MT5), _encoder_of(UMT5)
-
-_NO_ENCODER = {name: None for name in T5.arrows if name.startswith("encoder.block")}
-LONGT5 = T5.extend(
-    "longt5",
-    model_types=("longt5",),
-    variant="encoder_attention_type != 'transient-global'",
-    arrows={**_NO_ENCODER, **_stack("encoder", attention="LocalSelfAttention")},
-    defaults={"encoder_attention_type": None},
-)
-_GLOBAL = "TransientGlobalSelfAttention"
-LONGT5_GLOBAL = LONGT5.extend(
-    "longt5_global",
-    variant="encoder_attention_type == 'transient-global'",
-    arrows={
-        **{name: None for name in LONGT5.arrows if name.startswith("encoder.block")},
-        **_stack("encoder", attention=_GLOBAL),
-        f"encoder.block.{{encoder_layer}}.layer.0.{_GLOBAL}.global_input_layer_norm": rms_norm(
-            "blocks -> block_normed:stream", eps=_EPS
-        ),
-        f"encoder.block.0.layer.0.{_GLOBAL}.global_relative_attention_bias": embedding("buckets -> block_bias:heads"),
-    },
-    attention=(
-        _attention("encoder", "encoder_bias", "block_bias"),
-        _attention("decoder", "decoder_bias"),
-        _attention("cross"),
-    ),
-    # Keys and values of blocks come from the same weights as those of tokens.
-    adds=(*LONGT5.adds, ("encoder_normed", "blocks"), ("block_normed", "encoder_normed")),
-)
-
-
-def _sparse(side: str) -> str:
-    layers = "num_layers" if side == "encoder" else "num_decoder_layers"
-    step = f"({side}_sparse_step or {layers} // (num_sparse_{side}_layers or 1))"
-    return f"{step} == 1 or {side}_layer % {step} == 1"
-
-
-def _switch(side: str) -> dict[str, Arrow | None]:
-    number = 1 if side == "encoder" else 2
-    block, sparse = f"{side}.block.{{{side}_layer}}.layer.{number}", _sparse(side)
-    return {
-        **{name: None for name in T5.arrows if name.startswith(f"{block}.DenseReluDense")},
-        f"{block}.mlp.wi": linear(f"{side}_mlp_normed -> {side}_mlp:mlp", when=f"not ({sparse})"),
-        f"{block}.mlp.wo": linear(f"{side}_mlp:mlp -> {side}_stream:stream", when=f"not ({sparse})"),
-        f"{block}.mlp.router.classifier": linear(
-            f"{side}_mlp_normed -> {side}_router:expert", bias="router_bias", when=sparse
-        ),
-        f"{block}.mlp.experts.expert_{{expert}}.wi": linear(
-            f"{side}_mlp_normed -> {side}_expert_mlp:expert_mlp", when=sparse
-        ),
-        f"{block}.mlp.experts.expert_{{expert}}.wo": linear(
-            f"{side}_expert_mlp:expert_mlp -> {side}_stream:stream", when=sparse
-        ),
-    }
-
-
-SWITCH_TRANSFORMERS = T5.extend(
-    "switch_transformers",
-    model_types=("switch_transformers",),
-    variant=None,
-    sizes={"expert": "num_experts", "expert_mlp": "d_ff"},
-    arrows={**_switch("encoder"), **_switch("decoder")},
-    adds=(
-        ("embedded", "encoder_stream"),
-        ("embedded", "decoder_stream"),
-        Add(source="decoded", target="head_input", factor="1 / sqrt(d_model)"),
-    ),
-    defaults={
-        "num_sparse_encoder_layers": 3, "num_sparse_decoder_layers": 3, "encoder_sparse_step": None,
-        "decoder_sparse_step": None, "num_decoder_layers": 12, "num_experts": 8, "router_bias": False,
-    },
-    constants={"tie_word_embeddings": (True, NO_TIES)},
-    kinds=tuple(
-        LayerKind(when=_sparse(side), because=f"which layers have experts follows from {side}_sparse_step")
-        for side in ("encoder", "decoder")
-    ),
-    fixed={"expert": "more experts change what the router picks"},
-)  # fmt: skip
