@@ -64,7 +64,8 @@ def _room(case: Case) -> dict[str, Any]:
 def _last(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     with torch.inference_mode():
         output = model(**inputs)
-    found = output.logits if getattr(output, "logits", None) is not None else output.last_hidden_state
+    given = (getattr(output, name, None) for name in ("logits", "last_hidden_state", "start_logits"))
+    found = next(one for one in given if one is not None)
     return found[:, -LAST:].double()  # type: ignore[no-any-return]
 
 

@@ -316,7 +316,6 @@ def test_every_field_survives_json() -> None:
         active={"layer": "1"},
         beyond={"layer": ("num_more", "why")},
         carried={"stem": "why"},
-        computed={"embed": "why"},
         packed={"all": Packed(parts=("embed.weight",), transposed=True)},
         aliases={"intermediate_size": "inner_size"},
         roles={"hidden": "hidden_size"},

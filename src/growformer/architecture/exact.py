@@ -155,7 +155,11 @@ def evaluate(expression: str, names: Mapping[str, Any], index: Mapping[str, int]
                 raise fail(f"no value for the index {at!r}")
             values = look_up(node.value)
             position: Any = index[at] if isinstance(node.slice, ast.Name) else node.slice.value
-            if not isinstance(values, (list, tuple)) or not isinstance(position, int) or not -1 < position < len(values):
+            if (
+                not isinstance(values, (list, tuple))
+                or not isinstance(position, int)
+                or not -1 < position < len(values)
+            ):
                 raise fail(f"no entry {position} for the index {at!r} in {values!r}")
             return values[position]
         raise fail(f"{ast.unparse(node)!r} is not allowed here")

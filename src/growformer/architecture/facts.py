@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +85,8 @@ class Rotary:
         sections: how many frequencies follow each kind of position (``mrope_section``), one after the other, where a
             config does not say so; None: all follow the one position. The last section grows.
         per_layer: config field with a list of bases, one per layer; 0 where it rotates nothing.
+        implied: what the class takes for ``parameters`` where a config has neither these nor ``rope_scaling``, whatever
+            base it names.
     """
 
     frequency: str
@@ -96,6 +99,7 @@ class Rotary:
     legacy_theta: str = "rope_theta"
     sections: tuple[int, ...] | None = None
     per_layer: str | None = None
+    implied: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -181,8 +181,10 @@ def _spellings(config: Config, rotary: Rotary, kinds: tuple[str, ...]) -> Iterat
     # Older configs have one base per kind of layer, and say the rest of those under the usual name alone.
     named = tuple(kind for kind in kinds if rotary.legacy.get(kind) in _theta_fields(rotary))
     alike = named or kinds
-    for field in (rotary.parameters, f"{nest}rope_scaling"):
-        given = config.get(field)
+    fields = (rotary.parameters, f"{nest}rope_scaling")
+    implied = {} if any(config.get(field) for field in fields) else {rotary.parameters: rotary.implied}
+    for field in fields:
+        given = implied.get(field) or config.get(field)
         if not isinstance(given, Mapping):
             continue
         inner = {kind: entries for kind, entries in given.items() if isinstance(entries, Mapping)}

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
-
 from tests.families.case import Case
 from tests.families.cases.gpt import COMPUTED, UNTIED, VOCAB, gpt
+from torch import nn
 
 IDS: dict[str, Any] = {
     "vocab_size": 53, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0,
@@ -46,6 +45,31 @@ TROCR: dict[str, Any] = {
     **IDS, "d_model": 24, "decoder_layers": 2, "decoder_ffn_dim": 41, "decoder_attention_heads": 3,
     "max_position_embeddings": 128, "cross_attention_hidden_size": 17, "is_decoder": True,
 }  # fmt: skip
+LED = {
+    **{n: v for n, v in BART.items() if n != "max_position_embeddings"}, "max_encoder_position_embeddings": 128,
+    "max_decoder_position_embeddings": 96, "attention_window": [4, 8],
+}  # fmt: skip
+#: Few enough for blocks that see only some others.
+BLOCKS = {"block_size": 4, "num_random_blocks": 1}
+#: Of all experts the class asks two.
+NLLB_MOE = {
+    **OTHER_IDS, "encoder_layers": 4, "decoder_layers": 4, "num_experts": 2, "encoder_sparse_step": 2,
+    "decoder_sparse_step": 2, "router_bias": True,
+}  # fmt: skip
+#: The oracles move all frequencies of a class at once, and each side has its own.
+TWO_ROTATIONS = ("encoder_freq", "decoder_freq")
+SIDE = {
+    **IDS, "hidden_size": 24, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 6,
+    "num_key_value_heads": 2, "head_dim": 8, "query_pre_attn_scalar": 64, "sliding_window": 7,
+    "max_position_embeddings": 4096,
+}  # fmt: skip
+T5GEMMA = {
+    "vocab_size": 53, "encoder": SIDE,
+    "decoder": {
+        **SIDE, "vocab_size": 59, "hidden_size": 30, "intermediate_size": 41, "num_hidden_layers": 3,
+        "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 10,
+    },
+}  # fmt: skip
 
 
 def words(model_type: str, model: str, config: dict[str, Any], name: str = "", **options: Any) -> Case:
@@ -65,6 +89,19 @@ def frames(config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(5)
     return {
         "input_features": torch.randn((2, 44, config["input_feat_per_channel"]), generator=generator),
+        "decoder_input_ids": torch.randint(2, config["vocab_size"], (2, 17), generator=generator),
+    }
+
+
+def seeing_everything(config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Tokens, two of which see all others and are seen by them."""
+    generator = torch.Generator().manual_seed(5)
+    ids = torch.randint(2, config["vocab_size"], (2, 32), generator=generator)
+    everywhere = torch.zeros_like(ids)
+    everywhere[:, [0, 5]] = 1
+    return {
+        "input_ids": ids,
+        "global_attention_mask": everywhere,
         "decoder_input_ids": torch.randint(2, config["vocab_size"], (2, 17), generator=generator),
     }
 
@@ -113,6 +150,16 @@ CASES = (
         "marian", "MarianMTModel", BART, "apart", tweak=sinusoids, share_encoder_decoder_embeddings=False,
         decoder_vocab_size=59,
     ),
+    words("led", "LEDForConditionalGeneration", LED, inputs=seeing_everything),
+    words("led", "LEDModel", LED, inputs=seeing_everything),
+    words("bigbird_pegasus", "BigBirdPegasusForConditionalGeneration", BART, attention_type="original_full"),
+    words("bigbird_pegasus", "BigBirdPegasusForConditionalGeneration", BART, "blocks", use_bias=True, **BLOCKS),
+    words(
+        "pegasus_x", "PegasusXForConditionalGeneration", BART, block_size=8, num_global_tokens=1, ordered=COMPUTED
+    ),
+    words("nllb-moe", "NllbMoeForConditionalGeneration", NLLB_MOE, ordered=COMPUTED),
+    words("t5gemma", "T5GemmaForConditionalGeneration", T5GEMMA, ordered=TWO_ROTATIONS),
+    words("t5gemma", "T5GemmaForConditionalGeneration", T5GEMMA, "untied", ordered=TWO_ROTATIONS, **UNTIED),
     gpt("whisper", "WhisperForConditionalGeneration", WHISPER, inputs="features", lookups={}),
     gpt("whisper", "WhisperModel", WHISPER, inputs="features", lookups={}),
     gpt(
@@ -120,4 +167,4 @@ CASES = (
     ),
     gpt("trocr", "TrOCRForCausalLM", TROCR, inputs=with_states, lookups={}),
     gpt("trocr", "TrOCRForCausalLM", TROCR, "untied", inputs=with_states, lookups={}, scale_embedding=True, **UNTIED),
-)
+)  # fmt: skip

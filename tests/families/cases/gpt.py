@@ -112,4 +112,4 @@ CASES = (
     gpt("xglm", "XGLMForCausalLM", XGLM, ordered=COMPUTED),
     gpt("xglm", "XGLMModel", XGLM, scale_embedding=False, ordered=COMPUTED),
     gpt("ctrl", "CTRLLMHeadModel", {**{n: v for n, v in SIZES.items() if n != "n_inner"}, "dff": 37}, ordered=COMPUTED),
-)
+)  # fmt: skip

@@ -2,7 +2,7 @@
 
 from growformer.architecture.declaration import carried, linear, rms_norm
 from growformer.architecture.families.llama import LLAMA, QK_NORM
-from growformer.architecture.families.parts import plain_mlp, rotary_heads
+from growformer.architecture.families.parts import LLAMA3, plain_mlp, rotary_heads
 
 _EPS = "rms_norm_eps"
 _ACTIVATION = {
@@ -23,7 +23,7 @@ APERTUS = LLAMA.extend(
         **plain_mlp(),
         **_ACTIVATION,
     },
-    rotary=rotary_heads(theta=1.2e7)["rotary"],
+    rotary=rotary_heads(implied={**LLAMA3, "rope_theta": 1.2e7, "factor": 8.0}, theta=1.2e7)["rotary"],
     defaults={"rms_norm_eps": 1e-5, "hidden_act": "'xielu'"},
 )
 

@@ -1,4 +1,4 @@
-"""Text towers with experts of models that see: Aria's are stored transposed, UnlimitedOCR's lie in listed layers."""
+"""Text towers with experts of models that see: Aria's are stored transposed, those of others lie in listed layers."""
 
 from growformer.architecture.families.deepseek import SIZES
 from growformer.architecture.families.experts import (
@@ -53,3 +53,10 @@ UNLIMITED_OCR = LLAMA.extend(
     active=ASKED,
     fixed=NO_MORE_EXPERTS,
 )  # fmt: skip
+DEEPSEEK_OCR2 = UNLIMITED_OCR.extend(
+    "deepseek_ocr2",
+    model_types=("deepseek_ocr2_text",),
+    layer_lists=("mlp_layer_types",),
+    layer_rules={"layer_types": None, "mlp_layer_types": None},
+    defaults={"num_key_value_heads": "num_attention_heads", "sliding_window": None},
+)

@@ -3,7 +3,7 @@
 from growformer.architecture.declaration import parameter
 from growformer.architecture.families.experts import ASKED, NO_MLP, NO_MORE_EXPERTS, experts, packed
 from growformer.architecture.families.llama import LLAMA
-from growformer.architecture.families.parts import rotary_heads
+from growformer.architecture.families.parts import INTERLEAVED, attention, rotary_heads
 
 _HEADS = rotary_heads(per_head=("sinks",), theta=1.5e5)
 
@@ -28,3 +28,14 @@ GPT_OSS = LLAMA.extend(
     active=ASKED,
     fixed=NO_MORE_EXPERTS,
 )  # fmt: skip
+
+# It reads in both directions, and gives two numbers for a plane next to each other.
+OPENAI_PRIVACY_FILTER = GPT_OSS.extend(
+    "openai_privacy_filter",
+    model_types=("openai_privacy_filter",),
+    arrows=attention(INTERLEAVED, bias="attention_bias", out="attention_bias"),
+    packed=packed(bias=True, transposed=True),
+    layer_lists=(),
+    layer_rules={"layer_types": None},
+    defaults={"num_key_value_heads": 2},
+)

@@ -55,9 +55,7 @@ BIGBIRD_PEGASUS = BART.extend(
         f"{_ENCODER}.self_attn.self.query": linear(f"encoder_normed -> encoder_q:{_QUERY}", bias="use_bias"),
         f"{_ENCODER}.self_attn.self.key": linear(f"encoder_normed -> encoder_k:{_KEY}", bias="use_bias"),
         f"{_ENCODER}.self_attn.self.value": linear(f"encoder_normed -> encoder_v:{_VALUE}", bias="use_bias"),
-        f"{_ENCODER}.self_attn.output": linear(
-            f"encoder_attended:{_VALUE} -> encoder_stream:stream", bias="use_bias"
-        ),
+        f"{_ENCODER}.self_attn.output": linear(f"encoder_attended:{_VALUE} -> encoder_stream:stream", bias="use_bias"),
         "encoder.layer_norm": None,
         "decoder.layer_norm": None,
         "encoder.layernorm_embedding": layer_norm("encoder_stream -> encoded", eps=EPS),
@@ -75,7 +73,9 @@ PEGASUS_X = BART.extend(
     arrows={
         **_UNBIASED["arrows"],
         **dict.fromkeys(f"{side}.{name}" for side in SIDES for name in ("layernorm_embedding", "embed_positions")),
-        **dict.fromkeys(("final_logits_bias", "qa_outputs", "classification_head.dense", "classification_head.out_proj")),
+        **dict.fromkeys(
+            ("final_logits_bias", "qa_outputs", "classification_head.dense", "classification_head.out_proj")
+        ),
         # Global tokens run through the layers beside the others, with the same weights but for one norm.
         "encoder.embed_global": embedding("globals -> encoder_stream:stream"),
         f"{_ENCODER}.global_self_attn_layer_norm": layer_norm("encoder_stream -> encoder_normed", eps=EPS),

@@ -33,7 +33,9 @@ def _layers() -> dict[str, Arrow | None]:
         at = f"{side}.layers.{{{side}_layer}}.ffn"
         normed, experts = f"{side}_mlp_normed", f"{at}.experts.expert_{{expert}}"
         found |= {
-            f"{at}.router.classifier": linear(f"{normed} -> {side}_router:expert", bias="router_bias", when=_sparse(side)),
+            f"{at}.router.classifier": linear(
+                f"{normed} -> {side}_router:expert", bias="router_bias", when=_sparse(side)
+            ),
             f"{experts}.fc1": linear(f"{normed} -> {side}_expert_mlp", bias=True, when=_sparse(side)),
             f"{experts}.fc2": linear(f"{side}_expert_mlp -> {side}_stream", bias=True, when=_sparse(side)),
         }

@@ -20,6 +20,11 @@ MULTIPLE_OF_HEADS = (
         "its own",
     ),
 )
+LLAMA3 = {
+    "rope_type": "llama3", "original_max_position_embeddings": 8192, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+}  # fmt: skip
+"""Rotary parameters of Llama 3, without base and factor."""
+
 LAYER = "layers.{layer}"
 
 

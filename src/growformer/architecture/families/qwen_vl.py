@@ -36,7 +36,11 @@ COSMOS3_EDGE = LLAMA.extend(
     "cosmos3_edge",
     model_types=("cosmos3_edge_text",),
     arrows=plain_mlp("fc1", "fc2", bias="mlp_bias"),
-    rotary=rotary_heads(theta=1e8, sections=(24, 20, 20))["rotary"],
+    rotary=rotary_heads(
+        implied={"rope_type": "default", "rope_theta": 1e8, "mrope_section": [24, 20, 20]},
+        theta=1e8,
+        sections=(24, 20, 20),
+    )["rotary"],
     defaults={"num_key_value_heads": 8, "head_dim": 128, "rms_norm_eps": 1e-5},
 )
 

@@ -1,7 +1,7 @@
 """Decoders that differ little from Llama: some layers of SmolLM3 do not rotate, others have other defaults."""
 
 from growformer.architecture.families.llama import LLAMA, PLAIN_ATTENTION
-from growformer.architecture.families.parts import attention, gated_mlp, rotary_heads
+from growformer.architecture.families.parts import LLAMA3, attention, gated_mlp, rotary_heads
 
 SMOLLM3 = LLAMA.extend(
     "smollm3",
@@ -28,7 +28,7 @@ CWM = LLAMA.extend(
     model_types=("cwm",),
     arrows=PLAIN_ATTENTION,
     layer_rules={"layer_types": "'sliding_attention' if layer % 4 else 'full_attention'"},
-    rotary=rotary_heads(theta=1e6)["rotary"],
+    rotary=rotary_heads(implied={**LLAMA3, "rope_theta": 1e6, "factor": 16.0}, theta=1e6)["rotary"],
     defaults={"num_key_value_heads": 8, "head_dim": 128, "rms_norm_eps": 1e-5},
 )
 

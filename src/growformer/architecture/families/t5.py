@@ -8,15 +8,13 @@ from growformer.architecture.declaration import (
     Architecture,
     Arrow,
     Attention,
-    LayerKind,
     embedding,
     linear,
     rms_norm,
 )
-from growformer.architecture.families.bart import NO_TIES
 from growformer.architecture.families.gpt2 import LABELS, VOCAB
 
-_EPS = "layer_norm_epsilon"
+EPS = "layer_norm_epsilon"
 _GATED = "'gated-' in (feed_forward_proj or '')"
 _GATED_UNLESS_SAID = "'gated-' in (feed_forward_proj or 'gated-gelu')"
 # Written by newer versions; older ones say it by tie_word_embeddings, whatever is tied.
@@ -39,12 +37,12 @@ def _mlp(at: str, side: str, gated: str) -> dict[str, Arrow]:
     }
 
 
-def _stack(side: str, *, attention: str = "SelfAttention", gated: str = _GATED, at: str = "0") -> dict[str, Arrow]:
+def stack(side: str, *, attention: str = "SelfAttention", gated: str = _GATED, at: str = "0") -> dict[str, Arrow]:
     """Return the arrows of one side; ``at`` says which layers have a table of relative biases."""
     block, stream = f"{side}.block.{{{side}_layer}}.layer", f"{side}_stream"
     biased = f"{side}.block.{at}.layer.0.{attention}.relative_attention_bias"
     arrows = {
-        f"{block}.0.layer_norm": rms_norm(f"{stream} -> {side}_normed", eps=_EPS),
+        f"{block}.0.layer_norm": rms_norm(f"{stream} -> {side}_normed", eps=EPS),
         f"{block}.0.{attention}.q": linear(f"{side}_normed -> {side}_q:(heads key)"),
         f"{block}.0.{attention}.k": linear(f"{side}_normed -> {side}_k:(heads key)"),
         f"{block}.0.{attention}.v": linear(f"{side}_normed -> {side}_v:(heads value)"),
@@ -53,7 +51,7 @@ def _stack(side: str, *, attention: str = "SelfAttention", gated: str = _GATED, 
     }
     if side == "decoder":
         arrows |= {
-            f"{block}.1.layer_norm": rms_norm(f"{stream} -> cross_normed", eps=_EPS),
+            f"{block}.1.layer_norm": rms_norm(f"{stream} -> cross_normed", eps=EPS),
             f"{block}.1.EncDecAttention.q": linear("cross_normed -> cross_q:(heads key)"),
             f"{block}.1.EncDecAttention.k": linear("encoded -> cross_k:(heads key)"),
             f"{block}.1.EncDecAttention.v": linear("encoded -> cross_v:(heads value)"),
@@ -61,13 +59,13 @@ def _stack(side: str, *, attention: str = "SelfAttention", gated: str = _GATED, 
         }
     number = 1 if side == "encoder" else 2
     arrows |= {
-        f"{block}.{number}.layer_norm": rms_norm(f"{stream} -> {side}_mlp_normed", eps=_EPS),
+        f"{block}.{number}.layer_norm": rms_norm(f"{stream} -> {side}_mlp_normed", eps=EPS),
         **_mlp(f"{block}.{number}.DenseReluDense", side, gated),
     }
     return arrows
 
 
-def _attention(prefix: str, *per_head: str) -> Attention:
+def attention(prefix: str, *per_head: str) -> Attention:
     return Attention(
         query=f"{prefix}_q", key=f"{prefix}_k", value=f"{prefix}_v", output=f"{prefix}_attended", over=("key",),
         scale="1", per_head=per_head,
@@ -92,16 +90,16 @@ T5 = Architecture(
     },
     arrows={
         "shared": embedding("vocab -> embedded:stream"),
-        **_stack("encoder"),
-        "encoder.final_layer_norm": rms_norm("encoder_stream -> encoded:stream", eps=_EPS),
-        **_stack("decoder"),
-        "decoder.final_layer_norm": rms_norm("decoder_stream -> decoded:stream", eps=_EPS),
+        **stack("encoder"),
+        "encoder.final_layer_norm": rms_norm("encoder_stream -> encoded:stream", eps=EPS),
+        **stack("decoder"),
+        "decoder.final_layer_norm": rms_norm("decoder_stream -> decoded:stream", eps=EPS),
         "lm_head": linear("head_input:stream -> vocab", optional=True),
         "qa_outputs": linear("decoded -> labels", bias=True, optional=True),
         "classification_head.dense": linear("decoded -> pooled:stream", bias=True, optional=True),
         "classification_head.out_proj": linear("pooled -> labels", bias=True, optional=True),
     },
-    attention=(_attention("encoder", "encoder_bias"), _attention("decoder", "decoder_bias"), _attention("cross")),
+    attention=(attention("encoder", "encoder_bias"), attention("decoder", "decoder_bias"), attention("cross")),
     adds=(
         ("embedded", "encoder_stream"),
         ("embedded", "decoder_stream"),
@@ -140,7 +138,7 @@ T5 = Architecture(
 MT5 = T5.extend(
     "mt5",
     model_types=("mt5",),
-    arrows={**_stack("encoder", gated=_GATED_UNLESS_SAID), **_stack("decoder", gated=_GATED_UNLESS_SAID)},
+    arrows={**stack("encoder", gated=_GATED_UNLESS_SAID), **stack("decoder", gated=_GATED_UNLESS_SAID)},
     adds=(("embedded", "encoder_stream"), ("embedded", "decoder_stream"), ("decoded", "head_input")),
 )
 UMT5 = T5.extend(
@@ -148,8 +146,8 @@ UMT5 = T5.extend(
     model_types=("umt5",),
     arrows={
         **{name: None for name in T5.arrows if name.endswith("relative_attention_bias")},
-        **_stack("encoder", gated=_GATED_UNLESS_SAID, at="{encoder_layer}"),
-        **_stack("decoder", gated=_GATED_UNLESS_SAID, at="{decoder_layer}"),
+        **stack("encoder", gated=_GATED_UNLESS_SAID, at="{encoder_layer}"),
+        **stack("decoder", gated=_GATED_UNLESS_SAID, at="{decoder_layer}"),
     },
 )
 

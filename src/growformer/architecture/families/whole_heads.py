@@ -14,16 +14,22 @@ SIZES = {"pair": None, "freq": "int(head_dim * partial_rotary_factor) / 2", "key
 NO_PLANES = {"pair": None}
 
 
-def whole_heads(over: str = "", *, bias: bool | str = False, out: bool | str = False) -> dict[str, Arrow]:
-    """Return projections and norms of queries and keys; ``over``: axes of heads that norms read together, and groups.
+def whole_heads(
+    over: str = "", *, bias: bool | str = False, out: bool | str = False, offset: int = 0
+) -> dict[str, Arrow]:
+    """Return projections of attention, and norms of queries and keys.
 
-    ``over`` is empty where each head has a norm of its own, ``kv_heads`` where all have one together.
+    Args:
+        over: empty where each head has a norm of its own, ``kv_heads`` where all have one together.
+        bias: of queries, keys and values.
+        out: bias of the output.
+        offset: what is added to the norms' stored gains.
     """
     query, key = (f"({over} group key)", f"({over} key)") if over else ("key", "key")
     return {
         **attention("key", bias=bias, out=out, raw=True),
-        f"{LAYER}.self_attn.q_norm": rms_norm("q_raw -> q", over=query, eps="rms_norm_eps"),
-        f"{LAYER}.self_attn.k_norm": rms_norm("k_raw -> k", over=key, eps="rms_norm_eps"),
+        f"{LAYER}.self_attn.q_norm": rms_norm("q_raw -> q", over=query, eps="rms_norm_eps", offset=offset),
+        f"{LAYER}.self_attn.k_norm": rms_norm("k_raw -> k", over=key, eps="rms_norm_eps", offset=offset),
     }
 
 
