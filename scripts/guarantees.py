@@ -45,7 +45,9 @@ def requests(role: str, sizes: dict[str, Any], architecture: Any) -> list[Any]:
     if role == "key":
         return [g.AttentionExpansion(key_dim=sizes.get(fields.get("key", ""), 8) + 6)]
     if role == "hidden":
-        unit = math.lcm(sizes[fields["heads"]], sizes[fields["hidden"]] // sizes[fields["heads"]])
+        heads = sizes[fields["heads"]]
+        heads = max(heads) if isinstance(heads, (list, tuple)) else heads
+        unit = math.lcm(heads, max(sizes[fields["hidden"]] // heads, 1))
         wanted = (
             sizes[fields["hidden"]] * 3 // 2,
             sizes[fields["hidden"]] // unit * unit + unit,
@@ -57,19 +59,27 @@ def requests(role: str, sizes: dict[str, Any], architecture: Any) -> list[Any]:
 
 def cell(case: Any, role: str) -> tuple[str, str]:
     """Return the guarantee for a case's declaration, and its reason."""
+    from tests.families.growths import growths_of
+
     import growformer
     from growformer.planning.blocks import Affine, Constant, Mean, Sum
 
     architecture, source = case.architecture, case.source()
     sizes = architecture.resolve_config(source.config.to_dict())
     refusal, plan = "", None
+    size = sizes.get(architecture.roles.get(role, ""))
     try:
-        wanted = requests(role, sizes, architecture)
+        if isinstance(size, (list, tuple)):  # one per stage
+            found = growths_of(case).accepted.get(architecture.roles[role])
+            wanted = [] if found is None else [found.request]
+            refusal = "" if wanted else "sizes that differ per stage do not grow alone"
+        else:
+            wanted = requests(role, sizes, architecture)
     except KeyError as error:
         return "refused", f"no field for it ({str(error).strip(chr(39))})"
     for request in wanted:
         try:
-            plan = growformer.plan(source, request)
+            plan = growformer.plan(source, **request) if isinstance(request, dict) else growformer.plan(source, request)
             break
         except growformer.RequestError as error:
             refusal = refusal or str(error)

@@ -55,6 +55,7 @@ class Case:
         lookups, ordered, unused, variants: of ``check_declaration``. Token tables are looked up by what the class is
             run on (``vocab``: input_ids, ``positions``: position_ids, ``types``: token_type_ids) unless said otherwise,
             and question answering tells its labels apart.
+        untrained: pattern of names of parameters that no gradient reaches in the class, although outputs depend on it.
         oracles: changes to the config for the oracles alone.
         long: changes to the config for the check at 4,096 positions.
         smooth: changes to the config that make outputs continuous in weights and inputs (all experts are asked), for
@@ -74,6 +75,7 @@ class Case:
     lookups: Mapping[str, str] | None = None
     ordered: Collection[str] = ()
     unused: Collection[str] = ()
+    untrained: str = ""
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     oracles: Mapping[str, Any] = field(default_factory=dict)
     long: Mapping[str, Any] = field(default_factory=dict)

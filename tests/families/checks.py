@@ -196,6 +196,9 @@ def check_gradients(case: Case, growth: Growth) -> Problems:
     for new_layers in ("copy", "random") if "new_layers_at" in growth.request else ("copy",):
         plan = growformer.plan(source, **{**growth.request, "init": "normal", "new_layers": new_layers})
         larger = growformer.grow(source, plan=plan)
+        for name, p in larger.named_parameters():
+            if case.untrained and re.search(case.untrained, name):
+                p.requires_grad_(False)  # what cannot learn is not looked at
         inputs = covering(case, larger)
         result = growformer.verify(source, larger, plan=plan, checks=["gradients"], inputs=inputs).gradients
         assert result is not None
@@ -248,7 +251,9 @@ def check_twice(case: Case, growth: Growth) -> Problems:
     others = [g for g in growths_of(case).accepted.values() if g is not growth]
     refused: Problems = []
     for first in others or [growth]:
-        once = grown(case, first) if first.eps == growth.eps else growformer.grow(source, init="noise", **first.request)
+        eps = min(first.eps, growth.eps)
+        source = case.source(eps)
+        once = grown(case, first) if first.eps == eps else growformer.grow(source, init="noise", **first.request)
         try:
             plan = growformer.plan(once, init="noise", **growth.request)
             break

@@ -320,8 +320,10 @@ def write_share(config: dict[str, Any], rotary: Rotary, share: float) -> None:
         inner = [value for value in parameters.values() if isinstance(value, dict)]
         for entry in inner or [parameters]:
             entry[name] = share
-    if name in config or not isinstance(parameters, dict):
-        config[name] = share
+    spelled = rotary.legacy_fraction or name
+    for field_name in dict.fromkeys((name, spelled)):
+        if field_name in config or (field_name == spelled and not isinstance(parameters, dict)):
+            config[field_name] = share
 
 
 def share_of(rotated: int, size: int) -> float:

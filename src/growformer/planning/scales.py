@@ -16,7 +16,7 @@ from math import prod
 import numpy as np
 
 from growformer.architecture.arrows import Arrow
-from growformer.architecture.declaration import space_of
+from growformer.architecture.declaration import Architecture, space_of
 from growformer.architecture.exact import ONE, Root, compute, evaluate
 from growformer.architecture.facts import Add
 from growformer.errors import NotPreservableError
@@ -230,9 +230,21 @@ def _scale_tied(sizes: Sizes, new: Mapping[str, Mapping[str, New]], scales: _Sca
         if scales.set(space, {}, factor) != factor:
             raise NotPreservableError(
                 f"cannot grow with {head} tied to {table}: what the head reads would have to be scaled by {factor}, "
-                f"and it is the residual stream itself. Untie them first ({architecture.tie_field}=false, and a copy "
-                "of the table as the head's weight)"
+                f"and it is the residual stream itself. {_way_out(architecture)}"
             )
+
+
+def _way_out(architecture: Architecture) -> str:
+    """Return what to do where a tied head stands in the way."""
+    field = architecture.tie_field
+    if field is None:
+        return "Its class ties them always; the model without its head can grow"
+    if field in architecture.constants:
+        return (
+            f"They cannot be untied ({field} = false: {architecture.constants[field][1]}); the model without its head "
+            "can grow"
+        )
+    return f"Untie them first ({field}=false, and a copy of the table as the head's weight)"
 
 
 def _shrink(sizes: Sizes, new: Mapping[str, Mapping[str, New]], arrow: Arrow) -> Callable[[Index], Fraction]:

@@ -151,7 +151,7 @@ def _fill(rec: Recorded, table: Table, target: Leaf, source: Leaf, index: Index)
     table.status[at] = status
     roots = [_intern(table.factors, Root(square)) for square in squares]
     table.factor[at] = np.array(roots, dtype=np.int64)[codes]
-    if new:
+    if new or not source.positions.size:  # the source has no coordinate that could be repeated
         return
     table.source[at] = np.where(status == SOURCE, source.positions[tuple(coordinates)], -1)
     if (status == MEAN).any():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,6 +24,9 @@ OUTPUTS = (
     "distillation_logits", "cls_logits", "last_hidden_state", "pooler_output",
 )  # fmt: skip
 """What models return, that a user would look at."""
+
+_ROTARY = re.compile(r"inv_freq$|(^|\.)(embed_positions|rotary\w*)(\.|$)")
+"""Buffers with frequencies or angles, which classes make in float32 whatever the dtype of their weights."""
 
 RATIO_LIMIT = {"float32": 2.0, "bfloat16": 3.0, "float16": 3.0}
 """How much further from float64 than the source the grown model may be, per dtype."""
@@ -180,6 +184,9 @@ def convert(model: nn.Module, dtype: torch.dtype) -> nn.Module:
         for parameter in converted.parameters():
             if parameter.is_floating_point():
                 parameter.data = parameter.data.to(dtype)
+        for name, buffer in converted.named_buffers():
+            if buffer.is_floating_point() and not _ROTARY.search(name):
+                buffer.data = buffer.data.to(dtype)
     return converted
 
 

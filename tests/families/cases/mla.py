@@ -51,6 +51,7 @@ CASES = (
         oracles={"moe_topk": 7},
         head_dim=8,
         drop=("num_hidden_layers", "intermediate_size"),
+        untrained=r"experts\.gate_up_proj",
     ),
     latent(
         "deepseek_v32",
@@ -59,7 +60,8 @@ CASES = (
         index_n_heads=3,
         index_head_dim=12,
         index_topk=9,
-        ordered=("index_key", "index_heads"),
+        ordered=("index_key", "index_heads", "freq", "pair"),
+        untrained=r"\.indexer\.",
     ),
     latent(
         "glm_moe_dsa",
@@ -69,6 +71,7 @@ CASES = (
         index_head_dim=12,
         index_topk=9,
         indexer_types=["full", "shared", "full"],
-        ordered=("index_key", "index_heads"),
+        ordered=("index_key", "index_heads", "freq", "pair"),
+        untrained=r"\.indexer\.",
     ),
 )

@@ -129,10 +129,12 @@ CASES = (
     moe(
         "granitemoehybrid", "GraniteMoeHybridForCausalLM", **LOCAL, shared_intermediate_size=23,
         layer_types=["full_attention"] * 2, position_embedding_type="rope", mamba_n_heads=1, mamba_d_head=48,
+        variants={"hidden_size": {"hidden_size": 25, "mamba_d_head": 50}},
     ),
     moe(
         "granitemoehybrid", "GraniteMoeHybridForCausalLM", "dense", num_local_experts=0, shared_intermediate_size=23,
         layer_types=["full_attention"] * 2, position_embedding_type="rope", mamba_n_heads=1, mamba_d_head=48,
+        variants={"hidden_size": {"hidden_size": 25, "mamba_d_head": 50}},
         smooth={}, oracles={},
     ),
     moe("deepseek_ocr2_text", "DeepseekOcr2TextModel", **ROUTED, mlp_layer_types=["sparse", "dense", "sparse"], drop=("head_dim",)),
@@ -140,7 +142,7 @@ CASES = (
     moe("openai_privacy_filter", "OpenAIPrivacyFilterForTokenClassification", **LOCAL, num_labels=5, sliding_window=7),
     moe(
         "llama4_text", "Llama4ForCausalLM", **LOCAL, num_hidden_layers=4, intermediate_size_mlp=23, attention_bias=True,
-        interleave_moe_layer_step=2, no_rope_layer_interval=3, floor_scale=4, attention_chunk_size=16, smooth={},
+        interleave_moe_layer_step=2, no_rope_layer_interval=3, floor_scale=4, attention_chunk_size=16,
     ),
     moe(
         "mimo_v2_flash", "MiMoV2FlashForCausalLM", **{**ROUTED, "n_shared_experts": None}, attention_bias=True,
@@ -149,18 +151,19 @@ CASES = (
     ),
     moe(
         "minimax_m3_vl_text", "MiniMaxM3VLForCausalLM", **LOCAL, num_hidden_layers=3, dense_intermediate_size=41,
-        shared_intermediate_size=23, rotary_dim=8, mlp_layer_types=["dense", "sparse", "sparse"], ordered=("key",),
+        shared_intermediate_size=23, mlp_layer_types=["dense", "sparse", "sparse"], ordered=("key",),
     ),
     moe(
-        "minimax_m3_vl_text", "MiniMaxM3VLForCausalLM", "indexed", **LOCAL, dense_intermediate_size=41, rotary_dim=8,
-        shared_intermediate_size=23, index_n_heads=3, index_head_dim=10, index_block_size=4, index_topk_blocks=3,
-        layer_types=["full_attention", "minimax_m3_sparse"], ordered=("key", "index_key", "index_heads"),
+        "minimax_m3_vl_text", "MiniMaxM3VLForCausalLM", "indexed", **LOCAL, dense_intermediate_size=41,
+        shared_intermediate_size=23, index_n_heads=3, index_head_dim=10, index_block_size=2, index_topk_blocks=2,
+        layer_types=["full_attention", "minimax_m3_sparse"], ordered=("key", "index_key", "index_heads"), untrained=r"\.indexer\.",
     ),
     moe(
         "dbrx", "DbrxForCausalLM", d_model=24, n_heads=6, n_layers=2, max_seq_len=4096,
         attn_config={"kv_n_heads": 3, "clip_qkv": 8.0, "rope_theta": 1e4},
         ffn_config={"ffn_hidden_size": 37, "moe_num_experts": 6, "moe_top_k": 2},
-        smooth={"ffn_config.moe_top_k": 6}, oracles={"ffn_config.moe_top_k": 5},
+        smooth={"ffn_config.moe_top_k": 6}, ordered=("expert",),
+        oracles={"ffn_config.moe_top_k": 5, "attn_config.clip_qkv": None},
         drop=(
             "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
             "head_dim", "max_position_embeddings",

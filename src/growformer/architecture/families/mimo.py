@@ -15,8 +15,9 @@ from growformer.architecture.families.experts import (
 )
 from growformer.architecture.families.llama import LLAMA
 from growformer.architecture.families.parts import attention
-from growformer.architecture.families.whole_heads import NO_PLANES, scores
+from growformer.architecture.families.whole_heads import NO_PLANES, SIZES, scores
 
+_SCORES = scores(theta=5e6)
 _SLIDING = "layer_types[layer] == 'sliding_attention'"
 _KV_HEADS = f"num_key_value_heads * (2 if {_SLIDING} else 1)"
 
@@ -25,9 +26,7 @@ MIMO_V2_FLASH = LLAMA.extend(
     model_types=("mimo_v2_flash",),
     multiples=(),
     sizes={
-        "pair": None,
-        "freq": None,
-        "key": "head_dim",
+        **SIZES,
         "value": "v_head_dim",
         "kv_heads": _KV_HEADS,
         "group": f"num_attention_heads / ({_KV_HEADS})",
@@ -40,8 +39,8 @@ MIMO_V2_FLASH = LLAMA.extend(
         **some_experts(LISTED, correction="gate.e_score_correction_bias"),
     },
     packed=packed(),
-    attention=(replace(scores()["attention"][0], per_head=("sinks",)),),
-    rotary=(),
+    attention=(replace(_SCORES["attention"][0], per_head=("sinks",)),),
+    rotary=_SCORES["rotary"],
     layer_lists=LISTS,
     layer_rules={
         "layer_types": "'sliding_attention' if layer and (layer + 1) % 6 else 'full_attention'",
@@ -50,7 +49,7 @@ MIMO_V2_FLASH = LLAMA.extend(
     renames=((r"\.self_attn\.attention_sink_bias", ".self_attn.sinks"),),
     defaults={
         "num_key_value_heads": 4, "head_dim": 192, "v_head_dim": 128, "rms_norm_eps": 1e-5, "n_routed_experts": 256,
-        "num_experts_per_tok": 8,
+        "num_experts_per_tok": 8, "partial_rotary_factor": 0.334,
     },
     active=ASKED,
     fixed={

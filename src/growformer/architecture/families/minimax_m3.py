@@ -46,8 +46,7 @@ MINIMAX_M3 = LLAMA.extend(
     layer_rules={"layer_types": "'full_attention'", "mlp_layer_types": "'sparse'"},
     defaults={
         "num_key_value_heads": 4, "head_dim": 128, "num_local_experts": 128, "num_experts_per_tok": 4,
-        "dense_intermediate_size": 12288, "shared_intermediate_size": 3072, "rotary_dim": 64,
-        "partial_rotary_factor": "rotary_dim / head_dim",
+        "dense_intermediate_size": 12288, "shared_intermediate_size": 3072, "partial_rotary_factor": 1.0,
     },
     active=ASKED,
     fixed={**NO_MORE_EXPERTS, **NO_PLANES},

@@ -33,6 +33,7 @@ DEEPSEEK_V32 = DEEPSEEK_V3.extend(
         **some_experts(LISTED, shared="shared_experts", correction="gate.e_score_correction_bias"),
         **_indexer(),
     },
+    activated=("index_q", "index_k"),
     kinds=(),
     layer_lists=LISTS,
     layer_rules={
