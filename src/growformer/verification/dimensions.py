@@ -198,16 +198,17 @@ def segments_of(table: Table, role: str) -> list[Segment]:
     scaled = table.status == SOURCE if role == "read" else table.status != LIVE
     group = np.full_like(table.group, -1) if role == "read" else table.group
     found = []
-    for (status, code, mean), where in alike(table.status, np.where(scaled, table.factor, 0), group):
+    # Where several spaces are read beside each other, some may be repeated and others not.
+    _, at, counts = np.unique(table.source, return_inverse=True, return_counts=True)
+    times = np.where((table.status == SOURCE) & (role == "read"), counts[at], 0)
+    for (status, code, mean, _), where in alike(table.status, np.where(scaled, table.factor, 0), group, times):
         factor = table.factors[code]
         if status == MEAN and role != "read":
             source = table.groups[mean] if mean >= 0 else np.zeros(0, dtype=np.int64)
             found.append(Segment(status, factor, (compact(where),), compact(source)))
         elif status == SOURCE and role == "read" and (table.source[where] >= 0).all():
             ordered = where[np.argsort(table.source[where], kind="stable")]
-            source, counts = np.unique(table.source[where], return_counts=True)
-            if counts.min() != counts.max():
-                raise PlanError("a source coordinate is copied more often than another")
+            source = np.unique(table.source[where])
             beside = ordered.reshape(source.size, -1).T
             found.append(Segment(status, factor, tuple(map(compact, beside)), compact(source)))
         else:

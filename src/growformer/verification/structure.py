@@ -227,9 +227,9 @@ class Structure:
         for outer, names in loops:
             norms = [n for n in names if n in self.norms and (self.norms[n].source, self.norms[n].target) == ends]
             found = {name: list(self.instances_of(name)) for name in norms}
-            for position in self.instances(outer):
-                for name in norms:
-                    yield from ((name, i) for i in found[name] if position.items() <= i.items())
+            whole = max((self.index_of(name) for name in norms), key=len, default=outer)
+            for position in self.instances(whole):
+                yield from ((name, i) for name in norms for i in found[name] if i == position)
 
 
 def additions(architecture: Architecture, config: Config) -> tuple[Add, ...]:

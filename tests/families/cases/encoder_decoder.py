@@ -45,6 +45,10 @@ TROCR: dict[str, Any] = {
     **IDS, "d_model": 24, "decoder_layers": 2, "decoder_ffn_dim": 41, "decoder_attention_heads": 3,
     "max_position_embeddings": 128, "cross_attention_hidden_size": 17, "is_decoder": True,
 }  # fmt: skip
+FSMT = {
+    **{n: v for n, v in BART.items() if n != "vocab_size"}, "src_vocab_size": 53, "tgt_vocab_size": 59,
+    "langs": ["en", "de"], "pad_token_id": 1, "eos_token_id": 2, "activation_function": "gelu",
+}  # fmt: skip
 LED = {
     **{n: v for n, v in BART.items() if n != "max_position_embeddings"}, "max_encoder_position_embeddings": 128,
     "max_decoder_position_embeddings": 96, "attention_window": [4, 8],
@@ -150,6 +154,7 @@ CASES = (
         "marian", "MarianMTModel", BART, "apart", tweak=sinusoids, share_encoder_decoder_embeddings=False,
         decoder_vocab_size=59,
     ),
+    words("fsmt", "FSMTForConditionalGeneration", FSMT),
     words("led", "LEDForConditionalGeneration", LED, inputs=seeing_everything),
     words("led", "LEDModel", LED, inputs=seeing_everything),
     words("bigbird_pegasus", "BigBirdPegasusForConditionalGeneration", BART, attention_type="original_full"),

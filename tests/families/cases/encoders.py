@@ -88,6 +88,8 @@ SMALL = {"embedding_size": 14}
 ONE_SIZE = dict.fromkeys(("hidden_size", "embedding_size"), {"hidden_size": 33, "embedding_size": 33})
 WHOLE_HEADS = dict.fromkeys(("hidden_size", "num_attention_heads"), {"hidden_size": 48, "num_attention_heads": 4})
 CONTACTS = ("contact_head.regression.weight", "contact_head.regression.bias")
+EVEN = {"hidden_size": 36}
+EURO = {"num_key_value_heads": 3, "type_vocab_size": None}
 
 CASES = (
     encoder("ernie", "ErnieForMaskedLM"),
@@ -145,4 +147,12 @@ CASES = (
             ("norm", {"emb_layer_norm_before": True, "token_dropout": True}, {"lookups": {"positions": "position_ids"}}),
         )
     ),
+    like_roberta("jina_embeddings_v3", "JinaEmbeddingsV3ForMaskedLM", config=EVEN),
+    like_roberta("jina_embeddings_v3", "JinaEmbeddingsV3ForSequenceClassification", config={**EVEN, "num_labels": 7}),
+    encoder("gte", "GteForMaskedLM", config=EVEN),
+    encoder("gte", "GteModel", "no types", {**EVEN, "type_vocab_size": 0}, lookups={"vocab": "input_ids"}),
+    encoder("nomic_bert", "NomicBertForMaskedLM", config={**EVEN, "head_dim": 14, "pad_token_id": 0}),
+    encoder("nomic_bert", "NomicBertModel", config={**EVEN, "pad_token_id": 0}),
+    encoder("eurobert", "EuroBertForMaskedLM", config={**EVEN, **EURO}),
+    encoder("eurobert", "EuroBertForSequenceClassification", config={**EVEN, **EURO, "num_labels": 7}),
 )  # fmt: skip

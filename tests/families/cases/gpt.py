@@ -83,7 +83,7 @@ CASES = (
     gpt(
         "gpt_neox_japanese", "GPTNeoXJapaneseForCausalLM", {n: v for n, v in USUAL.items() if n != "intermediate_size"},
         intermediate_multiple_size=2, **rotary(0.5),
-        growths={"num_hidden_layers": {"num_hidden_layers": 4, "new_layers_at": [0, 2]}},
+        growths={"num_hidden_layers": {"num_hidden_layers": 4, "new_layers_at": [1, 2]}},
     ),
     gpt("bloom", "BloomForCausalLM", BLOOM),
     gpt("bloom", "BloomForCausalLM", BLOOM, "untied", n_head=3, **UNTIED),

@@ -156,17 +156,22 @@ CASES = (
     moe(
         "minimax_m3_vl_text", "MiniMaxM3VLForCausalLM", "indexed", **LOCAL, dense_intermediate_size=41,
         shared_intermediate_size=23, index_n_heads=3, index_head_dim=10, index_block_size=2, index_topk_blocks=2,
-        layer_types=["full_attention", "minimax_m3_sparse"], ordered=("key", "index_key", "index_heads"), untrained=r"\.indexer\.",
+        layer_types=["full_attention", "minimax_m3_sparse"], ordered=("key", "kv_heads", "index_key", "index_heads"), untrained=r"\.indexer\.",
     ),
     moe(
         "dbrx", "DbrxForCausalLM", d_model=24, n_heads=6, n_layers=2, max_seq_len=4096,
         attn_config={"kv_n_heads": 3, "clip_qkv": 8.0, "rope_theta": 1e4},
         ffn_config={"ffn_hidden_size": 37, "moe_num_experts": 6, "moe_top_k": 2},
         smooth={"ffn_config.moe_top_k": 6}, ordered=("expert",),
-        oracles={"ffn_config.moe_top_k": 5, "attn_config.clip_qkv": None},
+        oracles={"ffn_config.moe_top_k": 5, "attn_config.clip_qkv": 1e9},
         drop=(
             "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
             "head_dim", "max_position_embeddings",
         ),
+    ),
+    moe(
+        "beam", "BeamForCausalLM", **NUMBERED, n_group=2, topk_group=1, attention_bias=True, sliding_window=7,
+        layer_types=["sliding_attention", "full_attention", "full_attention"], smooth={**ALL, "topk_group": 2},
+        mlp_layer_types=["sparse", "dense", "sparse"], oracles={**MOST, "topk_group": 2},
     ),
 )  # fmt: skip

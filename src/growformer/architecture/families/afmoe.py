@@ -1,9 +1,9 @@
-"""AFMoE: norms on either side of both branches, a gate on what is attended to, experts in later layers."""
+"""AFMoE and Beam: norms on either side of both branches, a gate on what is attended to, experts in later layers."""
 
-from growformer.architecture.declaration import Add, LayerKind, embedding, linear, rms_norm
-from growformer.architecture.families.experts import ASKED, NO_MORE_EXPERTS, packed, some_experts
+from growformer.architecture.declaration import Add, LayerKind, embedding, linear, parameter, rms_norm
+from growformer.architecture.families.experts import ASKED, LISTED, LISTS, NO_MORE_EXPERTS, packed, some_experts
 from growformer.architecture.families.llama import QWEN3
-from growformer.architecture.families.parts import attention
+from growformer.architecture.families.parts import attention, rotary_heads
 
 _SPARSE = "layer >= num_dense_layers"
 
@@ -44,4 +44,33 @@ AFMOE = QWEN3.extend(
     },
     active=ASKED,
     fixed=NO_MORE_EXPERTS,
+)  # fmt: skip
+
+BEAM = AFMOE.extend(
+    "beam",
+    model_types=("beam",),
+    sizes={"shared_mlp": None},
+    arrows={
+        "embed_tokens": embedding("vocab -> stream"),
+        "layers.{layer}.self_attn.gate_bias": parameter("-> gate:(kv_heads group)"),
+        "layers.{layer}.pre_mlp_layernorm": None,
+        "layers.{layer}.pre_feedforward_layernorm": rms_norm("stream -> mlp_normed", eps="rms_norm_eps"),
+        **dict.fromkeys(name for name in AFMOE.arrows if ".mlp." in name or ".post_mlp_layernorm" in name),
+        **some_experts(LISTED, correction="gate.e_score_correction_bias", writes="mlp_raw:stream"),
+        "layers.{layer}.post_feedforward_layernorm": rms_norm("mlp_raw -> stream", eps="rms_norm_eps"),
+    },
+    attention=rotary_heads(per_head=("gate",))["attention"],
+    adds=(),
+    kinds=(),
+    layer_lists=LISTS,
+    layer_rules={
+        "layer_types": "'sliding_attention' if (layer + 1) % 6 and layer + 1 < num_hidden_layers else 'full_attention'",
+        "mlp_layer_types": "'sparse' if layer >= 3 else 'dense'",
+    },
+    defaults={
+        "num_key_value_heads": 8, "num_experts_per_tok": 8, "num_experts": 256, "rms_norm_eps": 1e-6,
+        "num_shared_experts": None, "num_dense_layers": None, "global_attn_every_n_layers": None, "sliding_window": 512,
+        "mup_enabled": None,
+    },
+    fixed={"layer": "the residual stream is weighted by the number of the layer"},
 )  # fmt: skip

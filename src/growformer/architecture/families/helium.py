@@ -13,7 +13,7 @@ HELIUM = LLAMA.extend(
         because="Helium's output projection is square, so that head_dim is hidden_size / num_attention_heads",
         theta=1e5,
     ),
-    defaults={"num_key_value_heads": 20, "rms_norm_eps": 1e-8},
+    defaults={"num_key_value_heads": 20, "head_dim": 128, "rms_norm_eps": 1e-8},
 )
 
 ERNIE4_5 = LLAMA.extend(

@@ -86,16 +86,27 @@ SLIDING_DEFAULTS = {"use_sliding_window": False, "sliding_window": 4096, "max_wi
 MISTRAL = LLAMA.extend(
     "mistral",
     multiples=(),
-    model_types=("mistral", "ministral3"),
+    model_types=("mistral",),
     arrows={**PLAIN_ATTENTION, **PLAIN_MLP},
     defaults={"num_key_value_heads": 8},
 )
-# Queries of ministral3 are scaled by their position besides, which no growth touches.
 MINISTRAL = MISTRAL.extend(
     "ministral",
     model_types=("ministral",),
     layer_rules={"layer_types": "'sliding_attention' if sliding_window is not None else 'full_attention'"},
     defaults={"sliding_window": 4096},
+)
+
+_YARN = {
+    "type": "yarn", "rope_theta": 1e6, "factor": 16.0, "original_max_position_embeddings": 16384, "beta_fast": 32.0,
+    "beta_slow": 1.0, "mscale_all_dim": 1.0, "mscale": 1.0, "llama_4_scaling_beta": 0.1,
+}  # fmt: skip
+# Its queries are scaled by their position besides, which no growth touches.
+MINISTRAL3 = MISTRAL.extend(
+    "ministral3",
+    model_types=("ministral3",),
+    rotary=rotary_heads(implied=_YARN)["rotary"],
+    defaults={"head_dim": 128, "rms_norm_eps": 1e-5},
 )
 
 QWEN2 = LLAMA.extend(
