@@ -77,6 +77,18 @@ def check_oracles(case: Case) -> Problems:
     return check_declaration(case.architecture, case.oracle_config, case.make_model, case.oracle_inputs, **case.options)
 
 
+def check_growths(case: Case) -> Problems:
+    """Something grows; and no plan is made that the package's own check of plans then rejects."""
+    growths = growths_of(case)
+    problems = [] if "all" in growths.accepted else ["nothing grows"]
+    for field, messages in (*growths.refused.items(), *growths.tried.items()):
+        for request, message in messages.items():
+            if message.startswith("this would change what the model computes"):
+                why = " ".join(message.splitlines()[1:2]).strip()
+                problems.append(f"{field}: a plan for {request} was made that its check rejects: {why}")
+    return problems
+
+
 def check_outputs(case: Case, growth: Growth, dtype: str = "float32") -> Problems:
     """The grown model's outputs are as close to the exact ones as the source's (MATHEMATICS 11)."""
     source = case.source(growth.eps, smooth=dtype != "float32")

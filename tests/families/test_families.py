@@ -44,6 +44,7 @@ def test_model_type_is_verified(model_type: str) -> None:
     assert type(case.source()).__name__ in own_classes(model_type)
     growth = growths_of(case).accepted["all"]
     assert checks.check_defaults(case) == []
+    assert checks.check_growths(case) == []
     assert checks.check_outputs(case, growth) == []
     assert checks.check_disk(case, growth) == []
 
@@ -117,6 +118,12 @@ def test_mistakes_are_of_every_kind() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_every_declaration(name: str, check: str) -> None:
     assert checks.DECLARED[check](CASES[name]) == []
+
+
+@pytest.mark.families
+@pytest.mark.parametrize("name", CASES)
+def test_no_plan_is_rejected(name: str) -> None:
+    assert checks.check_growths(CASES[name]) == []
 
 
 @pytest.mark.families

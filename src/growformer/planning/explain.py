@@ -122,7 +122,7 @@ def _tensor(plan: Plan, template: str) -> str:
     from growformer.planning.rules import tensor_plan
 
     spec = plan.architecture.tensors[template]
-    index = next((i for i in plan.architecture.instances(spec.index, plan.target_sizes) if not plan.is_new(i)), None)
+    index = next((i for i in plan.architecture.instances_of(spec, plan.target_sizes) if not plan.is_new(i)), None)
     if index is None:
         return ""
     parts: list[str] = []

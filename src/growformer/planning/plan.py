@@ -210,7 +210,7 @@ class Plan:
         """Return whether a tensor is taken over bit by bit, made larger (or rescaled), or has no source."""
         if self.is_new(dict(tensor.index)) or tensor.template in self.source.zeros:
             return "new"
-        value = tensor.blocks[0].value
+        value = tensor.blocks[0].value if tensor.blocks else None  # a size may be 0
         whole = len(tensor.blocks) == 1 and isinstance(value, Affine) and value.is_copy
         return "carried" if whole and tensor.shape == self.source.tensors[tensor.source].shape else "grown"
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-from growformer.architecture.declaration import Architecture
+from growformer.architecture.declaration import Architecture, TensorSpec
+from growformer.architecture.exact import mentions
 from growformer.architecture.source import SourceInfo
 from growformer.errors import RequestError
 
@@ -23,6 +24,11 @@ def count_parameters(architecture: Architecture, source: SourceInfo, sizes: Mapp
         ArchitectureError: a size would not be a whole number.
     """
     config = {**architecture.resolve_config(source.sizes), **sizes}
+    for name in architecture.layer_lists:  # layers that come after the source's are counted as its last one
+        values = config.get(name)
+        if isinstance(values, list) and values and name not in sizes:
+            most = max(architecture.size(a, config) for a in architecture.index_axes if not architecture.size_index(a))
+            config[name] = [*values, *values[-1:] * max(most - len(values), 0)]
     varying = {axis for axis in architecture.sizes if architecture.size_index(axis)}
     total = 0
     for spec in architecture.tensors.values():
@@ -30,11 +36,21 @@ def count_parameters(architecture: Architecture, source: SourceInfo, sizes: Mapp
             continue
         axes = {axis for space in architecture.spaces.values() for axis in space.axes} & varying
         if axes or any(index in varying for index in spec.index):
-            total += sum(prod(architecture.shape(spec, config, i)) for i in architecture.instances(spec.index, config))
+            total += sum(prod(architecture.shape(spec, config, i)) for i in architecture.instances_of(spec, config))
         else:
-            instances = prod(architecture.size(index, config) for index in spec.index)
-            total += instances * prod(architecture.shape(spec, config, dict.fromkeys(spec.index, 0)))
+            total += _instances(architecture, spec, config) * prod(
+                architecture.shape(spec, config, dict.fromkeys(spec.index, 0))
+            )
     return total
+
+
+def _instances(architecture: Architecture, spec: TensorSpec, config: Mapping[str, Any]) -> int:
+    """Return how many instances of a tensor there are; conditions are asked once for the axes that they mention."""
+    arrow = architecture.arrows[spec.owner]
+    conditions = [c for c in (arrow.when, arrow.bias) if isinstance(c, str)]
+    asked = tuple(axis for axis in spec.index if any(mentions(c, axis) for c in conditions))
+    found = sum(architecture.exists(spec, config, index) for index in architecture.instances(asked, config))
+    return found * prod(architecture.size(axis, config) for axis in spec.index if axis not in asked)
 
 
 def whole(architecture: Architecture, config: Mapping[str, Any], role: str) -> int | None:

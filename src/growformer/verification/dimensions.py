@@ -188,7 +188,8 @@ def alike(*columns: Indices) -> Iterator[tuple[tuple[int, ...], Indices]]:
         code = code * (int(column.max(initial=0)) + 2) + column + 1
     order = np.argsort(code, kind="stable")
     starts = np.flatnonzero(np.diff(code[order], prepend=-1))
-    for where in sorted(np.split(order, starts[1:]), key=lambda w: int(w[0])):
+    runs = np.split(order, starts[1:]) if order.size else []  # a size may be 0
+    for where in sorted(runs, key=lambda w: int(w[0])):
         yield tuple(int(column[where[0]]) for column in columns), where
 
 

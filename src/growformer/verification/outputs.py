@@ -25,7 +25,7 @@ OUTPUTS = (
 )  # fmt: skip
 """What models return, that a user would look at."""
 
-_ROTARY = re.compile(r"inv_freq$|(^|\.)(embed_positions|rotary\w*)(\.|$)")
+_ROTARY = re.compile(r"inv_freq$|(^|\.)rotary\w*(\.|$)")
 """Buffers with frequencies or angles, which classes make in float32 whatever the dtype of their weights."""
 
 RATIO_LIMIT = {"float32": 2.0, "bfloat16": 3.0, "float16": 3.0}

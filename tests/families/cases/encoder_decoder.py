@@ -18,6 +18,7 @@ T5: dict[str, Any] = {
     **IDS, "d_model": 24, "num_layers": 3, "num_decoder_layers": 2, "d_ff": 37, "num_heads": 3, "d_kv": 10,
     "relative_attention_num_buckets": 8,
 }  # fmt: skip
+DEEPER = {"growths": {"num_decoder_layers": {"num_decoder_layers": 3, "new_layers_at": {"decoder_layer": [1]}}}}
 #: Their own activation, ReLU, is zero for some units on all of a small input.
 GELU = {"feed_forward_proj": "gelu"}
 SWITCH = {
@@ -120,23 +121,23 @@ def with_states(config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 
 CASES = (
-    words("t5", "T5ForConditionalGeneration", T5, **GELU),
+    words("t5", "T5ForConditionalGeneration", T5, **GELU, **DEEPER),
     words(
-        "t5", "T5ForConditionalGeneration", T5, "gated", feed_forward_proj="gated-gelu", scale_decoder_outputs=False
+        "t5", "T5ForConditionalGeneration", T5, "gated", feed_forward_proj="gated-gelu", scale_decoder_outputs=False,
+        **DEEPER,
     ),
-    words("t5", "T5Model", T5, **GELU),
+    words("t5", "T5Model", T5, **GELU, **DEEPER),
     gpt("t5", "T5EncoderModel", {**T5, **GELU, "architectures": ["T5EncoderModel"]}, lookups=VOCAB),
-    words("mt5", "MT5ForConditionalGeneration", T5),
-    words("mt5", "MT5ForConditionalGeneration", T5, "plain", **GELU),
+    words("mt5", "MT5ForConditionalGeneration", T5, **DEEPER),
+    words("mt5", "MT5ForConditionalGeneration", T5, "plain", **GELU, **DEEPER),
     gpt("mt5", "MT5EncoderModel", {**T5, "architectures": ["MT5EncoderModel"]}, lookups=VOCAB),
-    words("umt5", "UMT5ForConditionalGeneration", T5),
-    words("umt5", "UMT5ForConditionalGeneration", T5, "unscaled", scale_decoder_outputs=False),
+    words("umt5", "UMT5ForConditionalGeneration", T5, **DEEPER),
+    words("umt5", "UMT5ForConditionalGeneration", T5, "unscaled", scale_decoder_outputs=False, **DEEPER),
     gpt("umt5", "UMT5EncoderModel", {**T5, "architectures": ["UMT5EncoderModel"]}, lookups=VOCAB),
-    words("longt5", "LongT5ForConditionalGeneration", T5, local_radius=5, **GELU),
+    words("longt5", "LongT5ForConditionalGeneration", T5, local_radius=5, **GELU, **DEEPER),
     words(
         "longt5", "LongT5ForConditionalGeneration", T5, "global", local_radius=5, global_block_size=4,
-        encoder_attention_type="transient-global", **GELU,
-    ),
+        encoder_attention_type="transient-global", **GELU, **DEEPER),
     words("switch_transformers", "SwitchTransformersForConditionalGeneration", SWITCH, router_bias=True),
     words("bart", "BartForConditionalGeneration", BART),
     words("bart", "BartModel", BART, scale_embedding=True),

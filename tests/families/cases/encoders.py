@@ -42,6 +42,13 @@ def glyphs(config: Mapping[str, Any]) -> Inputs:
     return made
 
 
+def languages(config: Mapping[str, Any]) -> Inputs:
+    """Tokens, each in one of four languages."""
+    made = tokens(config, 0, 2)
+    made["langs"] = made["input_ids"] % 4
+    return made
+
+
 def layout(config: Mapping[str, Any]) -> Inputs:
     """Tokens, each in a box on a page."""
     made = tokens(config, 0, 2)
@@ -75,6 +82,9 @@ def some_global(config: Mapping[str, Any]) -> Inputs:
     return made
 
 
+FULL = {"attention_type": "original_full"}
+POOLER = ("pooler.dense.weight", "pooler.dense.bias")
+BARE_POOLER = ("pooler.weight", "pooler.bias")
 GLYPHS = {
     "pronunciation_vocab_size": 19, "pronunciation_embed_dim": 11, "shape_vocab_size": 23, "shape_embed_dim": 13,
 }  # fmt: skip
@@ -90,15 +100,22 @@ WHOLE_HEADS = dict.fromkeys(("hidden_size", "num_attention_heads"), {"hidden_siz
 CONTACTS = ("contact_head.regression.weight", "contact_head.regression.bias")
 EVEN = {"hidden_size": 36}
 EURO = {"num_key_value_heads": 3, "type_vocab_size": None}
+XLM = {
+    "emb_dim": 30, "n_layers": 2, "n_heads": 3, "hidden_size": None, "intermediate_size": None, "n_langs": 4,
+    "num_hidden_layers": None, "num_attention_heads": None, "type_vocab_size": None, "num_labels": 7, "pad_token_id": 0,
+}  # fmt: skip
+LANGUAGES: dict[str, Any] = {
+    "inputs": languages, "lookups": {"vocab": "input_ids", "positions": "position_ids", "languages": "langs"},
+}  # fmt: skip
 
 CASES = (
     encoder("ernie", "ErnieForMaskedLM"),
     encoder("ernie", "ErnieModel", "tasks", {"use_task_id": True, "task_type_vocab_size": 7}),
-    encoder("big_bird", "BigBirdForMaskedLM", config={"attention_type": "original_full", "rescale_embeddings": True}),
+    encoder("big_bird", "BigBirdForMaskedLM", config={**FULL, "rescale_embeddings": True}, unused=BARE_POOLER),
     encoder("big_bird", "BigBirdModel", "sparse", {"block_size": 4, "num_random_blocks": 1}),
-    encoder("big_bird", "BigBirdForSequenceClassification", config={"attention_type": "original_full"}),
+    encoder("big_bird", "BigBirdForSequenceClassification", config=FULL, unused=BARE_POOLER),
     encoder("roc_bert", "RoCBertForMaskedLM", config=GLYPHS, inputs=glyphs),
-    encoder("layoutlm", "LayoutLMForMaskedLM", config={"max_2d_position_embeddings": 71}, inputs=layout),
+    encoder("layoutlm", "LayoutLMForMaskedLM", config={"max_2d_position_embeddings": 71}, inputs=layout, unused=POOLER),
     encoder("visual_bert", "VisualBertForPreTraining", config={"visual_embedding_dim": 17}, inputs=seen),
     encoder("tapas", "TapasForMaskedLM", config=TABLE, inputs=table),
     encoder("align_text_model", "AlignTextModel"),
@@ -116,7 +133,7 @@ CASES = (
     like_roberta("clap_text_model", "ClapTextModel"),
     like_roberta("bridgetower_text_model", "models.bridgetower.modeling_bridgetower.BridgeTowerTextModel"),
     encoder("bert-generation", "BertGenerationEncoder"),
-    encoder("bert-generation", "BertGenerationDecoder", config={"tie_word_embeddings": False, "is_decoder": True}),
+    encoder("bert-generation", "BertGenerationDecoder", config={"tie_word_embeddings": False, "is_decoder": True}, unused=("lm_head.bias",)),
     encoder("bert-generation", "BertGenerationDecoder", "tied", {"is_decoder": True}),
     like_roberta("longformer", "LongformerForMaskedLM", config={"attention_window": [4, 8]}, inputs=some_global, variants={"num_hidden_layers": {"num_hidden_layers": 3, "attention_window": [4, 8, 4]}}),
     *(
@@ -137,7 +154,7 @@ CASES = (
     *(
         like_roberta(
             "esm", model, f"{model}-{name}", {"mask_token_id": 3, "type_vocab_size": None, **config}, unused=CONTACTS,
-            **options,
+            untrained="contact_head", **options,
         )
         for model in ("EsmModel", "EsmForMaskedLM")
         for name, config, options in (
@@ -155,4 +172,11 @@ CASES = (
     encoder("nomic_bert", "NomicBertModel", config={**EVEN, "pad_token_id": 0}),
     encoder("eurobert", "EuroBertForMaskedLM", config={**EVEN, **EURO}),
     encoder("eurobert", "EuroBertForSequenceClassification", config={**EVEN, **EURO, "num_labels": 7}),
+    *(
+        encoder(model_type, f"{prefix}{head}", name, {**XLM, "tie_word_embeddings": name == "tied"}, **LANGUAGES)
+        for model_type, prefix in (("xlm", "XLM"), ("flaubert", "Flaubert"))
+        for head, name in (
+            ("WithLMHeadModel", ""), ("WithLMHeadModel", "tied"), ("Model", ""), ("ForSequenceClassification", ""),
+        )
+    ),
 )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.families.case import Case
-from tests.families.cases.moe import ROUTED, moe
+from tests.families.cases.moe import FRONT, ROUTED, moe
 
 LATENT: dict[str, Any] = {
     "q_lora_rank": 22, "kv_lora_rank": 20, "qk_nope_head_dim": 10, "qk_rope_head_dim": 8, "v_head_dim": 14,
@@ -31,12 +31,12 @@ CASES = (
     latent(
         "deepseek_v2", "DeepseekV2ForCausalLM", "direct", **ROUTED, q_lora_rank=None, topk_method="group_limited_greedy"
     ),
-    latent("deepseek_v3", "DeepseekV3ForCausalLM", **ROUTED, attention_bias=True, rope_parameters=YARN),
+    latent("deepseek_v3", "DeepseekV3ForCausalLM", **ROUTED, **FRONT, attention_bias=True, rope_parameters=YARN),
     latent("deepseek_v3", "DeepseekV3ForCausalLM", "halves", **ROUTED, rope_interleave=False, q_lora_rank=None),
     latent("deepseek_v3", "DeepseekV3Model", **ROUTED),
     latent("sarvam_mla", "DeepseekV3ForCausalLM", **ROUTED, q_lora_rank=None),
     latent("mistral4", "Mistral4ForCausalLM", **ROUTED),
-    latent("glm4_moe_lite", "Glm4MoeLiteForCausalLM", **ROUTED, mlp_layer_types=["dense", "sparse", "dense"]),
+    latent("glm4_moe_lite", "Glm4MoeLiteForCausalLM", **ROUTED, **FRONT, mlp_layer_types=["dense", "sparse", "dense"]),
     latent("axk1", "AXK1ForCausalLM", **ROUTED),
     latent(
         "longcat_flash",

@@ -17,6 +17,9 @@ ROUTED |= {"smooth": {**ALL, "topk_group": 2}, "oracles": {**MOST, "topk_group":
 NUMBERED = {"moe_intermediate_size": 13, "num_experts": 6, "num_experts_per_tok": 2, "num_hidden_layers": 3}
 LOCAL = {"num_local_experts": 6, "num_experts_per_tok": 2}
 
+#: New layers in front of the first one, and between dense and sparse ones.
+FRONT = {"growths": {"front": {"num_hidden_layers": 5, "new_layers_at": [0, 2]}}}
+
 
 def moe(model_type: str, model: str, name: str = "", **changes: Any) -> Case:
     """A case whose experts work one after the other: faster kernels take neither odd sizes nor float64."""
@@ -37,13 +40,13 @@ CASES = (
     moe("gpt_oss", "GptOssForCausalLM", rope_parameters=YARN, sliding_window=7, **LOCAL),
     moe("gpt_oss", "GptOssModel", attention_bias=False, sliding_window=7, **LOCAL),
     moe(
-        "qwen2_moe", "Qwen2MoeForCausalLM", **NUMBERED, shared_expert_intermediate_size=23, decoder_sparse_step=2,
-        use_sliding_window=True, sliding_window=7, max_window_layers=2,
+        "qwen2_moe", "Qwen2MoeForCausalLM", **NUMBERED, **FRONT, shared_expert_intermediate_size=23,
+        decoder_sparse_step=2, use_sliding_window=True, sliding_window=7, max_window_layers=2,
     ),
-    moe("qwen3_moe", "Qwen3MoeForCausalLM", **NUMBERED, mlp_only_layers=[1], attention_bias=True),
+    moe("qwen3_moe", "Qwen3MoeForCausalLM", **NUMBERED, **FRONT, mlp_only_layers=[1], attention_bias=True),
     moe("qwen3_moe", "Qwen3MoeModel", "sliding", **NUMBERED, use_sliding_window=True, sliding_window=7),
     moe(
-        "mellum", "MellumForCausalLM", **NUMBERED, mlp_layer_types=["sparse", "dense", "sparse"],
+        "mellum", "MellumForCausalLM", **NUMBERED, **FRONT, mlp_layer_types=["sparse", "dense", "sparse"],
         layer_types=["full_attention", "sliding_attention", "full_attention"], sliding_window=7,
     ),
     moe(
@@ -68,27 +71,31 @@ CASES = (
         },
     ),
     moe("sarvam_moe", "Glm4MoeForCausalLM", **ROUTED, attention_bias=True, ordered=("key",)),
-    moe("dots1", "Dots1ForCausalLM", **ROUTED, sliding_window=7, max_window_layers=2),
+    moe("dots1", "Dots1ForCausalLM", **ROUTED, **FRONT, sliding_window=7, max_window_layers=2),
     moe("solar_open", "SolarOpenForCausalLM", **ROUTED, attention_bias=True, drop=("intermediate_size",)),
     moe(
-        "exaone_moe", "ExaoneMoeForCausalLM", **NUMBERED, num_shared_experts=2, sliding_window=7,
+        "exaone_moe", "ExaoneMoeForCausalLM", **NUMBERED, **FRONT, num_shared_experts=2, sliding_window=7,
         sliding_window_pattern=2,
     ),
     moe("hy_v3", "HYV3ForCausalLM", **NUMBERED, num_shared_experts=2, mlp_bias=True, attention_bias=True),
     moe(
-        "ernie4_5_moe", "Ernie4_5_MoeForCausalLM", moe_intermediate_size=13, moe_num_experts=6, moe_k=2, smooth={"moe_k": 6}, oracles={"moe_k": 5}, use_bias=True,
-        num_hidden_layers=3, moe_layer_start_index=1, moe_layer_end_index=1,
+        "ernie4_5_moe", "Ernie4_5_MoeForCausalLM", moe_intermediate_size=13, moe_num_experts=6, moe_k=2,
+        smooth={"moe_k": 6}, oracles={"moe_k": 5}, use_bias=True, num_hidden_layers=3, moe_layer_start_index=1,
+        moe_layer_end_index=1, **FRONT,
     ),
     moe(
-        "ernie4_5_moe", "Ernie4_5_MoeForCausalLM", "unshared", moe_intermediate_size=13, moe_num_experts=6, moe_k=2, smooth={"moe_k": 6}, oracles={"moe_k": 5},
-        moe_num_shared_experts=0, tie_word_embeddings=True,
+        "ernie4_5_moe", "Ernie4_5_MoeForCausalLM", "unshared", moe_intermediate_size=13, moe_num_experts=6, moe_k=2,
+        smooth={"moe_k": 6}, oracles={"moe_k": 5}, moe_num_shared_experts=0, tie_word_embeddings=True,
     ),
     moe(
         "afmoe", "AfmoeForCausalLM", **NUMBERED, num_shared_experts=2, mup_enabled=True, attention_bias=True,
         global_attn_every_n_layers=2, sliding_window=7,
     ),
     moe("afmoe", "AfmoeForCausalLM", "tied", **NUMBERED, num_shared_experts=2, tie_word_embeddings=True),
-    moe("hunyuan_v1_moe", "HunYuanMoEV1ForCausalLM", num_experts=6, moe_topk=[2, 1], smooth={"moe_topk": 6}, oracles={"moe_topk": 5}, attention_bias=True),
+    moe(
+        "hunyuan_v1_moe", "HunYuanMoEV1ForCausalLM", num_experts=6, moe_topk=[2, 1], smooth={"moe_topk": 6},
+        oracles={"moe_topk": 5}, attention_bias=True,
+    ),
     moe(
         "kolibri1", "Kolibri1ForCausalLM", **NUMBERED, shared_expert_intermediate_size=23, sliding_window=7,
         drop=("intermediate_size",),
@@ -137,12 +144,16 @@ CASES = (
         variants={"hidden_size": {"hidden_size": 25, "mamba_d_head": 50}},
         smooth={}, oracles={},
     ),
-    moe("deepseek_ocr2_text", "DeepseekOcr2TextModel", **ROUTED, mlp_layer_types=["sparse", "dense", "sparse"], drop=("head_dim",)),
+    moe(
+        "deepseek_ocr2_text", "DeepseekOcr2TextModel", **ROUTED, mlp_layer_types=["sparse", "dense", "sparse"],
+        drop=("head_dim",),
+    ),
     moe("openai_privacy_filter", "OpenAIPrivacyFilterModel", **LOCAL, rope_parameters=YARN, sliding_window=7),
     moe("openai_privacy_filter", "OpenAIPrivacyFilterForTokenClassification", **LOCAL, num_labels=5, sliding_window=7),
     moe(
         "llama4_text", "Llama4ForCausalLM", **LOCAL, num_hidden_layers=4, intermediate_size_mlp=23, attention_bias=True,
-        interleave_moe_layer_step=2, no_rope_layer_interval=3, floor_scale=4, attention_chunk_size=16,
+        interleave_moe_layer_step=2, no_rope_layer_interval=3,
+        growths={"front": {"num_hidden_layers": 6, "new_layers_at": [0, 3]}}, floor_scale=4, attention_chunk_size=16,
     ),
     moe(
         "mimo_v2_flash", "MiMoV2FlashForCausalLM", **{**ROUTED, "n_shared_experts": None}, attention_bias=True,
@@ -156,7 +167,8 @@ CASES = (
     moe(
         "minimax_m3_vl_text", "MiniMaxM3VLForCausalLM", "indexed", **LOCAL, dense_intermediate_size=41,
         shared_intermediate_size=23, index_n_heads=3, index_head_dim=10, index_block_size=2, index_topk_blocks=2,
-        layer_types=["full_attention", "minimax_m3_sparse"], ordered=("key", "kv_heads", "index_key", "index_heads"), untrained=r"\.indexer\.",
+        layer_types=["full_attention", "minimax_m3_sparse"], ordered=("key", "kv_heads", "index_key", "index_heads"),
+        untrained=r"\.indexer\.",
     ),
     moe(
         "dbrx", "DbrxForCausalLM", d_model=24, n_heads=6, n_layers=2, max_seq_len=4096,

@@ -54,6 +54,19 @@ def frames(config: Mapping[str, Any]) -> Inputs:
     return {"pixel_values": torch.randn(shape, generator=torch.Generator().manual_seed(9))}
 
 
+def many(config: Mapping[str, Any]) -> Inputs:
+    """So many images that every unit behind a ReLU is seen at work."""
+    return pixels(config, 0, 12)
+
+
+def tubes(config: Mapping[str, Any]) -> Inputs:
+    """Videos of which some tubes are hidden, as many in each."""
+    made = frames(config)
+    count = config["num_frames"] // config["tubelet_size"] * (config["image_size"] // config["patch_size"]) ** 2
+    made["bool_masked_pos"] = torch.arange(count).expand(2, count) % 3 == 0
+    return made
+
+
 LABELS = {"num_labels": 7}
 AST = {"max_length": 20, "num_mel_bins": 12, "frequency_stride": 3, "time_stride": 5, "image_size": None, "num_channels": None}
 MAE = {
@@ -63,6 +76,25 @@ MAE = {
 VIVIT = {"num_frames": 6, "tubelet_size": [2, 4, 4], "patch_size": None}
 MASK = ("embeddings.mask_token",)
 RATIO = {"intermediate_size": None, "mlp_ratio": 3}
+ROTATED = {"hidden_size": 24, "num_attention_heads": 2}
+TURNED: dict[str, Any] = {
+    "ordered": (*PLAIN["ordered"], "key"),
+    "variants": dict.fromkeys(("hidden_size", "num_attention_heads"), {"hidden_size": 36, "num_attention_heads": 3}),
+}
+TEXT = {
+    "vocab_size": 53, "max_position_embeddings": 64, "type_vocab_size": 5, "pad_token_id": None, "image_size": None,
+    "patch_size": None, "num_channels": None,
+}  # fmt: skip
+BOXES = {"image_size": [12, 8], "num_detection_tokens": 11, "num_hidden_layers": 3}
+#: Units behind a ReLU that are never at work.
+DEAD = "class_labels_classifier|bbox_predictor"
+WHOLE = {"patch_size": {"patch_size": 2}}
+TUBES = {
+    "num_frames": 4, "tubelet_size": 2, "decoder_hidden_size": 24, "decoder_intermediate_size": 41,
+    "decoder_num_hidden_layers": 3, "decoder_num_attention_heads": 2,
+}  # fmt: skip
+#: Embeddings and heads are carried, and tell channels apart.
+CARRIED = ("stream", "decoder_stream", "channels")
 
 CASES = (
     vision("vit", "ViTModel"),
@@ -93,4 +125,17 @@ CASES = (
     vision("dinov2", "Dinov2ForImageClassification", config={**RATIO, **LABELS}, unused=MASK),
     vision("dinov2_with_registers", "Dinov2WithRegistersModel", config=RATIO, inputs=hidden),
     vision("dinov2_with_registers", "Dinov2WithRegistersForImageClassification", config={"use_swiglu_ffn": True, **RATIO, **LABELS}, unused=(*MASK, "embeddings.register_tokens")),
+    vision("pixio", "PixioModel", config={**RATIO, "n_cls_tokens": 3}),
+    vision("dinov3_vit", "DINOv3ViTModel", config={**ROTATED, "num_register_tokens": 2}, inputs=hidden, **TURNED),
+    vision("dinov3_vit", "DINOv3ViTModel", "gated", {**ROTATED, "use_gated_mlp": True, "num_register_tokens": 0}, inputs=hidden, **{**TURNED, "unused": ("embeddings.register_tokens",)}),
+    vision("flava_image_model", "FlavaImageModel", inputs=hidden),
+    vision("flava_text_model", "FlavaTextModel", config=TEXT, inputs="tokens", lookups=None, ordered=()),
+    vision("yolos", "YolosModel", config=BOXES, variants=WHOLE),
+    vision("yolos", "YolosForObjectDetection", config={**BOXES, **LABELS}, inputs=many, variants=WHOLE, untrained=DEAD),
+    vision("timesformer", "TimesformerModel", config={"num_frames": 4}, inputs=frames),
+    vision("timesformer", "TimesformerForVideoClassification", config={"num_frames": 4, **LABELS}, inputs=frames, untrained="temporal"),
+    vision("timesformer", "TimesformerModel", "joint", {"num_frames": 4, "attention_type": "joint_space_time"}, inputs=frames),
+    vision("videomae", "VideoMAEModel", config=TUBES, inputs=frames, ordered=CARRIED),
+    vision("videomae", "VideoMAEForVideoClassification", config={**TUBES, **LABELS}, inputs=frames, ordered=CARRIED),
+    vision("videomae", "VideoMAEForPreTraining", config=TUBES, inputs=tubes, ordered=CARRIED),
 )

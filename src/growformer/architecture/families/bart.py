@@ -50,7 +50,9 @@ def stack(
         tag: prefix of its spaces and axes.
         pre: norms stand in front of branches, not behind.
         memory: space that a second attention reads; None: there is none.
-        bias, key_bias, mlp_bias: of projections (keys: if not the same) and of the MLP.
+        bias: of projections.
+        key_bias: of keys, where it is not the same.
+        mlp_bias: of the MLP, where it is not the same.
     """
     stream, summed = f"{tag}stream", f"{tag}summed"
     writes = f"{stream if pre else summed}:stream"
@@ -103,9 +105,10 @@ def seq2seq(
     """Return arrows and additions of encoder and decoder.
 
     Args:
-        pre: norms stand in front of branches; then a last one stands behind each side, unless ``final`` says otherwise.
+        pre: norms stand in front of branches.
         embed_norm: a norm stands behind the embeddings.
         positions: there are tables of positions.
+        final: a norm stands behind each side; where norms stand in front, unless it is said.
         biases: of ``stack``.
     """
     final = pre if final is None else final

@@ -76,17 +76,22 @@ LAYOUTLM = BERT.extend(
 VISUAL_BERT = BERT.extend(
     "visual_bert",
     model_types=("visual_bert",),
-    sizes={"seen": "visual_embedding_dim"},
+    sizes={
+        "seen": "visual_embedding_dim", "seen_types": "type_vocab_size", "seen_positions": "max_position_embeddings",
+    },
     arrows={
-        "embeddings.visual_token_type_embeddings": embedding("types -> summed:stream"),
-        "embeddings.visual_position_embeddings": embedding("positions -> summed:stream"),
+        "embeddings.visual_token_type_embeddings": embedding("seen_types -> summed:stream"),
+        "embeddings.visual_position_embeddings": embedding("seen_positions -> summed:stream"),
         "embeddings.visual_projection": linear("seen -> summed:stream", bias=True),
     },
     defaults={"visual_embedding_dim": 512, "bypass_transformer": False},
     constants={"bypass_transformer": (False, "VisualBERT that bypasses its layers is not described")},
-    fixed={"seen": "what another model sees in an image is not a size of this one"},
+    fixed={
+        "seen": "what another model sees in an image is not a size of this one",
+        "seen_types": BERT.fixed["types"], "seen_positions": BERT.fixed["positions"],
+    },
     prefix="visual_bert",
-)
+)  # fmt: skip
 
 TAPAS = BERT.extend(
     "tapas",

@@ -1,4 +1,4 @@
-"""BioGPT and XGLM: OPT's layers, with embeddings that are scaled by the root of the width; XGLM computes its positions."""
+"""BioGPT and XGLM: OPT's layers, with embeddings scaled by the root of the width; XGLM computes its positions."""
 
 from growformer.architecture.declaration import Add, embedding, layer_norm, linear
 from growformer.architecture.families.bart import COMPUTED, EPS, attention, stack

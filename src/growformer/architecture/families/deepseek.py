@@ -1,5 +1,7 @@
 """DeepSeek and its like: latent attention, and experts in later layers, one of which is always asked."""
 
+from typing import Any
+
 from growformer.architecture.declaration import Rotary, rms_norm
 from growformer.architecture.families.experts import (
     ASKED,
@@ -14,8 +16,9 @@ from growformer.architecture.families.experts import (
     packed,
     some_experts,
 )
-from growformer.architecture.families.latent import HALVES, INTERLEAVED, YOUTU, latent_attention
+from growformer.architecture.families.latent import YOUTU, latent_attention
 from growformer.architecture.families.llama import LLAMA
+from growformer.architecture.families.parts import HALVES, INTERLEAVED
 
 SIZES = {
     "expert_mlp": "moe_intermediate_size",
@@ -45,7 +48,7 @@ DEEPSEEK_V2 = YOUTU.extend(
     fixed=NO_MORE_EXPERTS,
 )  # fmt: skip
 
-_ROUTED = {"shared": "shared_experts", "correction": "gate.e_score_correction_bias"}
+_ROUTED: dict[str, Any] = {"shared": "shared_experts", "correction": "gate.e_score_correction_bias"}
 
 DEEPSEEK_V3 = DEEPSEEK_V2.extend(
     "deepseek_v3",

@@ -1,6 +1,16 @@
 """DINOv2 and its like: ViT with LayerScale, whose MLP is a multiple of hidden_size, and with registers."""
 
-from growformer.architecture.declaration import Packed, embedding, layer_norm, layer_scale, linear, parameter
+from growformer.architecture.declaration import (
+    Packed,
+    Rotary,
+    convolution,
+    embedding,
+    layer_norm,
+    layer_scale,
+    linear,
+    parameter,
+)
+from growformer.architecture.families.bert import renamed
 from growformer.architecture.families.vit import VIT, layers, without
 
 _EPS = "layer_norm_eps"
@@ -73,3 +83,78 @@ DINOV2_WITH_REGISTERS = DINOV2.extend(
     fixed={"registers": "more registers change what patches attend to"},
     prefix="dinov2_with_registers",
 )
+
+PIXIO = VIT.extend(
+    "pixio",
+    model_types=("pixio",),
+    sizes={
+        "mlp": "int(hidden_size * mlp_ratio)", "summaries": "n_cls_tokens",
+        **dict.fromkeys(("pooled", "one", "pixels", "labels")),
+    },
+    arrows={
+        "embeddings.cls_token": embedding("summaries -> stream", leading=1, bare=True),
+        "embeddings.mask_token": None,
+        "pooler.dense": None,
+        "classifier": None,
+        "decoder.0": None,
+    },
+    defaults={"layer_norm_eps": 1e-6, "pooler_output_size": None, "mlp_ratio": 4, "n_cls_tokens": 8},
+    inferred=("positions", "patch_height", "patch_width"),
+    coupled=(without("Pixio"),),
+    fixed={
+        "summaries": "more class tokens have no source", **dict.fromkeys(("pooled", "one", "pixels", "labels")),
+    },
+    roles={"mlp": None},
+    prefix="pixio",
+    heads=(),
+    renames=((r"norm1\.", "layernorm_before."), (r"norm2\.", "layernorm_after."), *VIT.renames),
+)  # fmt: skip
+
+_GATED = "use_gated_mlp"
+
+DINOV3 = DINOV2.extend(
+    "dinov3_vit",
+    model_types=("dinov3_vit",),
+    sizes={
+        "mlp": "intermediate_size", "registers": "num_register_tokens", "positions": None, "labels": None,
+        "turn": "hidden_size / num_attention_heads / 4",
+    },
+    arrows={
+        **dict.fromkeys(DINOV2.arrows),
+        **renamed(
+            {n: a for n, a in DINOV2.arrows.items() if n.startswith(_LAYER) and ".mlp." not in n and "_proj" not in n},
+            {"encoder.layer": "model.layer"},
+        ),
+        "embeddings.cls_token": parameter("-> stream", leading=2),
+        "embeddings.mask_token": parameter("-> stream", leading=2),
+        "embeddings.register_tokens": embedding("registers -> stream", leading=1, bare=True),
+        "embeddings.patch_embeddings": convolution("channels -> stream", kernel=("patch_height", "patch_width")),
+        "model.layer.{layer}.attention.q_proj": linear("normed -> q:(heads key)", bias="query_bias"),
+        "model.layer.{layer}.attention.k_proj": linear("normed -> k:(heads key)", bias="key_bias"),
+        "model.layer.{layer}.attention.v_proj": linear("normed -> v:(heads value)", bias="value_bias"),
+        "model.layer.{layer}.attention.o_proj": linear(
+            "attended:(heads value) -> attention_branch:stream", bias="proj_bias"
+        ),
+        "model.layer.{layer}.mlp.gate_proj": linear("mlp_normed -> mlp", bias="mlp_bias", when=_GATED),
+        "model.layer.{layer}.mlp.up_proj": linear("mlp_normed -> mlp", bias="mlp_bias"),
+        "model.layer.{layer}.mlp.down_proj": linear("mlp -> mlp_branch:stream", bias="mlp_bias"),
+        "norm": layer_norm("stream -> final", eps=_EPS),
+    },
+    rotary=(Rotary(frequency="turn", of="hidden_size / num_attention_heads"),),
+    defaults={
+        "layer_norm_eps": 1e-5, "mlp_ratio": None, "use_swiglu_ffn": None, "use_mask_token": None, "qkv_bias": None,
+        "query_bias": True, "key_bias": False, "value_bias": True, "proj_bias": True, "mlp_bias": True,
+        "use_gated_mlp": False, "num_register_tokens": 0,
+    },
+    inferred=("patch_height", "patch_width"),
+    fixed={
+        "positions": None, "labels": None, "registers": "more registers change what patches attend to",
+        "turn": "angles go with the size of a head; let the number of heads grow",
+        "key": "rotation by rows and columns computes its frequencies from the size of a head; let the number of heads grow",
+    },
+    roles=VIT.roles,
+    prefix="",
+    heads=(),
+    renames=((r"^layer\.", "model.layer."),),
+    packed=dict.fromkeys(DINOV2.packed),
+)  # fmt: skip

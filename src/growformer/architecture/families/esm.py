@@ -20,6 +20,7 @@ ESM = ROBERTA.extend(
         "lm_head.decoder": linear("prediction -> vocab", optional=True),
         "contact_head.regression": linear("maps:(layer heads) -> contact", bias=True),
     },
+    attention=(replace(ROBERTA.attention[0], maps="maps"),),
     adds=(Add(source="summed", target="residual"),),
     ties={"lm_head.decoder.bias": None},
     defaults={

@@ -1,5 +1,7 @@
 """Experts behind attention with normed heads: in layers that the config lists (EXAONE-MoE, HY v3), or all (Kolibri)."""
 
+from typing import Any
+
 from growformer.architecture.declaration import rms_norm
 from growformer.architecture.families.experts import (
     ASKED,
@@ -16,7 +18,7 @@ from growformer.architecture.families.experts import (
 from growformer.architecture.families.llama import QWEN3
 from growformer.architecture.families.parts import attention, rotary_heads
 
-_ROUTED = {"shared": "shared_experts", "correction": "gate.e_score_correction_bias"}
+_ROUTED: dict[str, Any] = {"shared": "shared_experts", "correction": "gate.e_score_correction_bias"}
 _SIZES = {
     "expert_mlp": "moe_intermediate_size",
     "shared_mlp": "moe_intermediate_size * num_shared_experts",

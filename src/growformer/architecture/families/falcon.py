@@ -66,15 +66,17 @@ FALCON = Architecture(
     inferred=("labels",),
     coupled=no_head_dim("Falcon", "hidden_size", "num_attention_heads", keeps="value"),
     fixed={**VOCAB, **LABELS, "pair": "a rotary plane has two coordinates"},
-    aliases={"intermediate_size": "ffn_hidden_size", "n_embed": "hidden_size", "n_layer": "num_hidden_layers",
-             "n_head": "num_attention_heads"},
+    aliases={
+        "intermediate_size": "ffn_hidden_size", "n_embed": "hidden_size", "n_layer": "num_hidden_layers",
+        "n_head": "num_attention_heads",
+    },
     roles={
         "hidden": "hidden_size", "mlp": "ffn_hidden_size", "heads": "num_attention_heads",
         "layers": "num_hidden_layers",
     },
     prefix="transformer",
     heads=("lm_head", *HEADS),
-    ignored={r"(.*\.)?(rotary_emb|maybe_rotary)\.inv_freq": "a buffer of older versions, computed from the config today"},
+    ignored={r"(.*\.)?(rotary_emb|maybe_rotary)\.inv_freq": "a buffer of older versions, computed today"},
 )  # fmt: skip
 
 FALCON_SEQUENTIAL = FALCON.extend(

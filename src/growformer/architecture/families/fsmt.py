@@ -1,4 +1,4 @@
-"""FSMT: Marian with tables of its own for both sides, positions after the padding token's, and its head in the decoder."""
+"""FSMT: Marian with two tables, positions that follow the padding token's number, and its head in the decoder."""
 
 from growformer.architecture.declaration import embedding, linear
 from growformer.architecture.families.bart import SIDES
@@ -23,8 +23,8 @@ FSMT = MARIAN_APART.extend(
     ties={"lm_head.weight": None},
     tie_field=None,
     defaults={
-        "pad_token_id": 1, "scale_embedding": True, "tie_word_embeddings": False, "share_encoder_decoder_embeddings": None,
-        "decoder_vocab_size": None,
+        "pad_token_id": 1, "scale_embedding": True, "tie_word_embeddings": False, "decoder_vocab_size": None,
+        "share_encoder_decoder_embeddings": None,
     },
     constants={"tie_word_embeddings": (False, "one table for both sides and the head is not described")},
     fixed={"vocab": VOCAB["vocab"]},

@@ -1,5 +1,7 @@
 """GLM-4.5 and its like: DeepSeek's experts (a shared one, a bias on scores) behind attention with grouped heads."""
 
+from typing import Any
+
 from growformer.architecture.declaration import Packed
 from growformer.architecture.families.deepseek import SIZES
 from growformer.architecture.families.experts import (
@@ -18,7 +20,7 @@ from growformer.architecture.families.parts import HALVES, attention, rotary_hea
 from growformer.architecture.families.whole_heads import NO_PLANES, scores, whole_heads
 from growformer.architecture.families.whole_heads import SIZES as WHOLE
 
-_ROUTED = {"shared": "shared_experts", "correction": "gate.e_score_correction_bias"}
+_ROUTED: dict[str, Any] = {"shared": "shared_experts", "correction": "gate.e_score_correction_bias"}
 _HEADS = rotary_heads(partial=True)
 
 GLM4_MOE = LLAMA.extend(

@@ -3,7 +3,7 @@
 CodeGen fuses queries, values and keys in four shards, as its training machines held them.
 """
 
-from growformer.architecture.declaration import Attention, Rotary, layer_norm, linear
+from growformer.architecture.declaration import Attention, Rotary, linear
 from growformer.architecture.families.gpt2 import GPT2, no_head_dim
 
 _HEAD = "n_embd / n_head"

@@ -8,11 +8,19 @@ _SCALE = "attention_multiplier"
 
 GRANITE = LLAMA.extend(
     "granite",
-    model_types=("granite", "granite4_vision_text", "granite_docling_text"),
+    model_types=("granite", "granite4_vision_text"),
     multiples=(),
     **rotary_heads(scale=_SCALE),
     defaults={"attention_multiplier": 1.0},
 )
+
+GRANITE_DOCLING = GRANITE.extend(
+    "granite_docling",
+    model_types=("granite_docling_text",),
+    defaults={
+        "num_key_value_heads": 4, "rms_norm_eps": 1e-5, "attention_multiplier": 0.015625, "tie_word_embeddings": True,
+    },
+)  # fmt: skip
 
 GRANITE_SWA = GRANITE.extend(
     "granite_swa",

@@ -6,32 +6,32 @@ made of.
 
 from growformer.architecture.declaration import Add, Arrow, Attention, linear, rms_norm
 from growformer.architecture.families.llama import LLAMA, PLAIN_MLP
+from growformer.architecture.families.parts import HALVES, INTERLEAVED, LAYER, gated_mlp
 
 _EPS = 1e-6  # of both latent norms, whatever the config says
-INTERLEAVED, HALVES = "(freq pair)", "(pair freq)"
 
 
 def latent_attention(rotated: str, *, at: str = "self_attn", always: bool = False) -> dict[str, Arrow]:
     """Return the arrows of latent attention.
 
     Args:
-        rotated: how coordinates of the rotated part lie in memory.
+        rotated: axes of the rotated part in memory order.
         at: its module.
         always: queries have a latent vector in any case.
     """
-    query = f"(heads [q_nope:nope q_rope:{rotated}])"
+    query = f"(heads [q_nope:nope q_rope:({rotated})])"
     bias, latent = "attention_bias", None if always else "q_lora_rank"
     found = {
         "q_proj": linear(f"normed -> {query}", when="not q_lora_rank"),
         "q_a_proj": linear("normed -> q_latent_raw:q_latent", bias=bias, when=latent),
         "q_a_layernorm": rms_norm("q_latent_raw -> q_latent", eps=_EPS, when=latent),
         "q_b_proj": linear(f"q_latent -> {query}", when=latent),
-        "kv_a_proj_with_mqa": linear(f"normed -> [kv_latent_raw:kv_latent k_rope:{rotated}]", bias=bias),
+        "kv_a_proj_with_mqa": linear(f"normed -> [kv_latent_raw:kv_latent k_rope:({rotated})]", bias=bias),
         "kv_a_layernorm": rms_norm("kv_latent_raw -> kv_latent", eps=_EPS),
         "kv_b_proj": linear("kv_latent -> (heads [k_nope:nope v:value])"),
         "o_proj": linear("attended:(heads value) -> stream", bias=bias),
     }
-    return {f"layers.{{layer}}.{at}.{name}": arrow for name, arrow in found.items() if name != "q_proj" or not always}
+    return {f"{LAYER}.{at}.{name}": arrow for name, arrow in found.items() if name != "q_proj" or not always}
 
 
 YOUTU = LLAMA.extend(
@@ -83,9 +83,7 @@ MINICPM3 = YOUTU.extend(
     arrows={
         **latent_attention(HALVES),
         "layers.{layer}.self_attn.o_proj": linear("attended:(heads value) -> attn_out:stream", bias="attention_bias"),
-        "layers.{layer}.mlp.gate_proj": linear("mlp_normed -> mlp", bias="mlp_bias"),
-        "layers.{layer}.mlp.up_proj": linear("mlp_normed -> mlp", bias="mlp_bias"),
-        "layers.{layer}.mlp.down_proj": linear("mlp -> mlp_out:stream", bias="mlp_bias"),
+        **gated_mlp(bias="mlp_bias", writes="mlp_out:stream"),
         "norm": rms_norm("stream -> final", eps="rms_norm_eps"),
         "lm_head": linear("head_input:stream -> vocab", optional=True),
     },

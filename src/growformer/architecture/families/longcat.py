@@ -2,8 +2,8 @@
 
 from growformer.architecture.declaration import Add, Attention, Packed, linear, parameter, rms_norm
 from growformer.architecture.families.experts import LAYER, NO_MORE_EXPERTS, NO_NEXT_TOKENS, gated, packed
-from growformer.architecture.families.latent import INTERLEAVED, YOUTU, latent_attention
-from growformer.architecture.families.parts import rotary_heads
+from growformer.architecture.families.latent import YOUTU, latent_attention
+from growformer.architecture.families.parts import INTERLEAVED, rotary_heads
 
 _ROUTER = f"{LAYER}.mlp.router"
 _EXPERT = gated("mlp.experts.{expert}", "expert_mlp")

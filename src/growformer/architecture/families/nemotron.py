@@ -23,7 +23,7 @@ NEMOTRON = LLAMA.extend(
         **plain_mlp(bias="mlp_bias"),
     },
     **rotary_heads(partial=True),
-    defaults={"norm_eps": 1e-5, "partial_rotary_factor": 0.5},
+    defaults={"norm_eps": 1e-5, "partial_rotary_factor": 0.5, "initializer_range": 0.0134},
 )
 
 JAIS2 = LLAMA.extend(
@@ -42,8 +42,11 @@ STARCODER2 = LLAMA.extend(
         **attention(bias="use_bias", out="use_bias"),
         **plain_mlp("c_fc", "c_proj", bias="use_bias"),
     },
-    defaults={"norm_epsilon": 1e-5, "num_key_value_heads": 2, "use_bias": True, "tie_word_embeddings": True},
-)
+    defaults={
+        "norm_epsilon": 1e-5, "num_key_value_heads": 2, "use_bias": True, "tie_word_embeddings": True,
+        "initializer_range": 0.018042,
+    },
+)  # fmt: skip
 
 ARCEE = LLAMA.extend(
     "arcee",

@@ -1,9 +1,11 @@
 """Pegasus and MBART: as BART, with a LayerNorm in front of each branch and one behind each side.
 
 MBART has one behind its embeddings as well. Pegasus' positions are sinusoids that not every checkpoint stores;
-Blenderbot's are learned. M2M-100 (and NLLB) computes its own, and so does Marian, which has BART's norms in its layers and
-tables of its own for both sides where it says so.
+Blenderbot's are learned. M2M-100 (and NLLB) computes its own, and so does Marian, which has BART's norms in its layers
+and tables of its own for both sides where it says so.
 """
+
+from collections.abc import Mapping
 
 from growformer.architecture.declaration import Add, Arrow, embedding, linear, parameter
 from growformer.architecture.families.bart import BART, COMPUTED, SCALED, SIDES, seq2seq
@@ -15,7 +17,7 @@ _HEADS = dict.fromkeys(("qa_outputs", "classification_head.dense", "classificati
 _ABSENT = {r"(model\.)?(encoder|decoder)\.embed_positions\.weight": "sinusoids that the class computes by itself"}
 
 
-def _optional(layout: dict[str, Arrow]) -> dict[str, Arrow]:
+def _optional(layout: Mapping[str, Arrow]) -> dict[str, Arrow]:
     return {**layout, **{name: embedding(str(layout[name]), optional=True) for name in _TABLES}}
 
 

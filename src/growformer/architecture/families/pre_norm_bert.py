@@ -40,7 +40,7 @@ XLM_ROBERTA_XL = ROBERTA.extend(
     model_types=("xlm-roberta-xl",),
     arrows=pre_norm("attention.self_attn_layer_norm", "LayerNorm", "encoder.LayerNorm"),
     adds=_ADDS,
-    defaults={"layer_norm_eps": 1e-5},
+    defaults={"layer_norm_eps": 1e-5, "type_vocab_size": 1, "max_position_embeddings": 514},
 )
 
 ROBERTA_PRE_LAYER_NORM = ROBERTA.extend(

@@ -51,6 +51,7 @@ _BUFFERS = r"embeddings\.(position_ids|token_type_ids)"
 CLAP_TEXT = ROBERTA.extend(
     "clap_text",
     model_types=("clap_text_model",),
+    defaults={"type_vocab_size": 1, "max_position_embeddings": 514},
     prefix="",
     heads=(),
     ignored={next(iter(ROBERTA.ignored)): None},

@@ -7,7 +7,8 @@ as well.
 from growformer.architecture.declaration import layer_norm, linear
 from growformer.architecture.families.deepseek import DEEPSEEK_V3
 from growformer.architecture.families.experts import LAYER, LISTED, LISTS, some_experts
-from growformer.architecture.families.latent import INTERLEAVED, latent_attention
+from growformer.architecture.families.latent import latent_attention
+from growformer.architecture.families.parts import INTERLEAVED
 
 _PICKS = "the indexer picks tokens by it"
 _AT = f"{LAYER}.self_attn.indexer"

@@ -66,6 +66,7 @@ def stack(side: str, *, attention: str = "SelfAttention", gated: str = _GATED, a
 
 
 def attention(prefix: str, *per_head: str) -> Attention:
+    """Return one contraction, whose scores no constant scales."""
     return Attention(
         query=f"{prefix}_q", key=f"{prefix}_k", value=f"{prefix}_v", output=f"{prefix}_attended", over=("key",),
         scale="1", per_head=per_head,
