@@ -125,6 +125,7 @@ def test_rational_expressions(expression: str, expected: Fraction | int) -> None
 
 def test_an_index_has_its_own_value() -> None:
     assert evaluate("key[layer][head]", CONFIG, {"layer": 0, "head": 1}) == Root.of(5)
+    assert evaluate("mlp[1]", CONFIG) == Root.of(17)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,8 @@ def test_square_roots(expression: str, square: Fraction) -> None:
         ("mlp[head]", "no entry 2 for the index 'head' in [13, 17]"),
         ("mlp[expert]", "no value for the index 'expert'"),
         ("hidden_size[layer]", "no entry 1 for the index 'layer' in 24"),
-        ("mlp[0]", "'mlp[0]' is not allowed here"),
+        ("mlp[2]", "no entry 2 for the index '2' in [13, 17]"),
+        ("mlp[-1]", "'mlp[-1]' is not allowed here"),
         ("hidden_size / (layer - 1)", "division by zero"),
         ("1 / sqrt(layer - 1)", "division by zero"),
         ("sqrt(2) + 1", "a square root can be multiplied and divided only"),

@@ -94,8 +94,8 @@ class Architecture:
         ties: tensor -> the tensor whose storage it shares when ``tie_field`` is set.
         tie_field: the config field that says so.
         shared: names that always stand for another tensor's storage, and have none of their own.
-        defaults: config field -> its value where the config leaves it out: an expression as a string, or a literal (text
-            in quotes of its own).
+        defaults: config field -> its value where the config leaves it out: an expression as a string, or a literal
+            (text in quotes of its own).
         constants: config fields that must have this value, with the reason otherwise.
         inferred: fields that no config holds (a classifier's number of labels), read off the tensors' shapes.
         coupled: fields that the class does not let vary alone.
@@ -108,7 +108,7 @@ class Architecture:
         layer_rules: such a field -> expression for what the class puts there for a layer when the config leaves it out.
         kinds: properties that layers derive from their number.
         nested: config fields that hold configs, whose fields are named ``text_config.hidden_size`` here.
-        overriding: config field whose entries replace those of a nested config -> that one; growth merges them.
+        overriding: config field that the class believes instead of a nested config -> that one, where growth writes it.
         variant: condition under which this declaration, of several for one model type, holds.
         aliases: common config names -> this family's own.
         roles: the paper's sizes (``hidden``, ``mlp``, ``heads``, ``kv_heads``, ``key``, ``value``, ``layers``) ->
@@ -341,11 +341,13 @@ class Architecture:
     def resolve_config(self, config: Config) -> Fields:
         """Return the config with nested fields spelled out and declared defaults filled in, as the class would."""
         resolved = Fields({**dict.fromkeys(self.inferred, 1), **config})
-        for name in (*self.nested, *self.overriding):
-            inner = config.get(name)
+        stood_for = {into: config[name] for name, into in self.overriding.items() if config.get(name) is not None}
+        for name in self.nested:
+            inner = stood_for.get(name, config.get(name))
             if isinstance(inner, Mapping):
-                into = self.overriding.get(name, name)
-                resolved.update({f"{into}.{key}": value for key, value in inner.items()})
+                resolved.update({f"{name}.{key}": value for key, value in inner.items()})
+        for name in self.overriding:
+            resolved.pop(name, None)
         for name, own in self.aliases.items():
             if resolved.get(own) is None and resolved.get(name) is not None:
                 resolved[own] = resolved[name]

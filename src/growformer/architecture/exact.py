@@ -120,8 +120,9 @@ def evaluate(expression: str, names: Mapping[str, Any], index: Mapping[str, int]
     """Evaluate a size or scale expression exactly.
 
     The language: numbers, names (``text_config.hidden_size`` for a nested one), ``+ - * /``, ``sqrt(x)``, ``int(x)``
-    (rounded down, in float64 as Python does), ``name[0]``, ``name[layer]`` and ``name[layer][head]``, ``a or b`` (``b`` where ``a``
-    is None, false or 0) and ``a if condition else b``, where a condition is as in ``compute``. An index is a name too.
+    (rounded down, in float64 as Python does), ``name[0]``, ``name[layer]`` and ``name[layer][head]``, ``a or b``
+    (``b`` where ``a`` is None, false or 0) and ``a if condition else b``, where a condition is as in ``compute``. An
+    index is a name too.
 
     Args:
         expression: such as ``"num_attention_heads / num_key_value_heads"`` or ``"1 / sqrt(key)"``.

@@ -70,7 +70,7 @@ def check_with_class(plan: Plan, config: dict[str, Any]) -> None:
 
 
 def _special_floats(value: Any) -> Any:
-    """Return plain data with the numbers that JSON lacks, which transformers writes as ``{"__float__": "Infinity"}``."""
+    """Return plain data with numbers that JSON lacks, which transformers writes as ``{"__float__": "Infinity"}``."""
     if isinstance(value, dict):
         if set(value) == {"__float__"}:
             return float(value["__float__"])

@@ -55,6 +55,8 @@ def resolve(
         RequestError: an unknown field, a smaller or indivisible size, or sizes that cannot vary alone; the message
             names the nearest values that work.
     """
+    stood_for = {into: config[n] for n, into in architecture.overriding.items() if config.get(n) is not None}
+    config = {name: value for name, value in {**config, **stood_for}.items() if name not in architecture.overriding}
     source = architecture.resolve_config(config)
     fields = architecture.size_fields()
     asked = _by_field(architecture, request, fields)
@@ -71,8 +73,6 @@ def resolve(
     _check_multiples(architecture, source, target)
     _check_tensors(architecture, source, target, asked, layers)
     written = copy.deepcopy({**config, **(set_fields or {})})
-    for name, into in architecture.overriding.items():
-        written[into] = {**(written.get(into) or {}), **(written.pop(name, None) or {})}
     kept = [n for axis in architecture.fixed for n in names_in(architecture.sizes[axis])]  # whatever they default to
     for name in dict.fromkeys([*fields, *architecture.layer_lists, *architecture.layer_numbers, *settled, *kept]):
         if name not in target:
@@ -208,6 +208,7 @@ def _place_indices(
 
 def _renumber(architecture: Architecture, target: dict[str, Any], positions: tuple[int, ...]) -> None:
     """Let fields that name layers by number name the same ones: k is what layer k gives, counted from 1."""
+    # A negative number counts from the end, where the last of them is the last layer's.
     now = {0: 0, **{origin + 1: at + 1 for at, origin in enumerate(positions) if origin >= 0}}
     count = max(positions) + 1
     for name, pattern in architecture.layer_numbers.items():
@@ -215,10 +216,11 @@ def _renumber(architecture: Architecture, target: dict[str, Any], positions: tup
         if not isinstance(values, list):
             continue
         spelled = {_spelled(pattern, k): k for k in range(count + 1)}
-        if len(values) == count + 1 and set(values[1:]) <= set(spelled):  # all of them, by name
+        if pattern != "{}" and len(values) == count + 1 and set(values[1:]) <= set(spelled):  # all of them, by name
             target[name] = [values[0], *(_spelled(pattern, k + 1) for k in range(len(positions)))]
         else:
-            target[name] = [_spelled(pattern, now[spelled[v]]) if v in spelled else v for v in values]
+            numbers = [v + count + 1 if isinstance(v, int) and -count <= v < 0 else spelled.get(v) for v in values]
+            target[name] = [v if k is None else _spelled(pattern, now[k]) for v, k in zip(values, numbers, strict=True)]
 
 
 def _spelled(pattern: str, number: int) -> int | str:

@@ -287,8 +287,11 @@ def _epsilon_factors(
 
 
 def _cannot_be_scaled(sizes: Sizes, arrow: Arrow) -> bool:
-    """Tell whether a norm decides over its epsilon for all others: an activation function stands in front of it, or
-    what it writes is added to what it reads (post-norm), and is what the model gives in the end."""
+    """Tell whether a norm decides over its epsilon for all others.
+
+    An activation function stands in front of it, or what it writes is added to what it reads (post-norm), and is what
+    the model gives in the end.
+    """
     source, target = space_of(arrow.source), space_of(arrow.target)
     added = any((add.source, add.target) == (target, source) for add in sizes.architecture.adds)
     of_one_size = not any(sizes.architecture.size_index(axis) for axis in norm_axes(sizes.architecture, arrow))

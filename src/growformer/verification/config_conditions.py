@@ -27,6 +27,7 @@ def config_conditions(rec: Recorded) -> Iterator[Violation]:
     """Yield every field of the target's config that contradicts preservation."""
     yield from _layer_kinds(rec)
     yield from _layer_lists(rec)
+    yield from _layer_numbers(rec)
     yield from _repeated(rec)
     yield from _unexplained(rec)
 
@@ -76,6 +77,27 @@ def _layer_lists(rec: Recorded) -> Iterator[Violation]:
                 )  # fmt: skip
 
 
+def _layer_numbers(rec: Recorded) -> Iterator[Violation]:
+    """Fields that name layers by number, 0 standing before the first one, name those that the source's did."""
+    axis = next((a for a in rec.index_axes if not rec.size_indices[a]), None)
+    for name, pattern in rec.architecture.layer_numbers.items():
+        before, after = rec.source_config.get(name), rec.target_config.get(name)
+        if axis is None or not isinstance(before, list):
+            continue
+        numbers = [0, *(int(origin) + 1 for origin in rec.along(axis, {}).source)]
+        depth = max(numbers)
+        spelled = {pattern.format(k): k for k in range(depth + 1)} | {
+            str(k - depth - 1): k for k in range(1, depth + 1)
+        }
+        if pattern != "{}" and len(before) == depth + 1 and set(before[1:]) == set(list(spelled)[1 : depth + 1]):
+            wanted = [before[0], *(pattern.format(k) for k in range(1, len(numbers)))]
+        else:
+            found = [v if (k := spelled.get(str(v))) is None else pattern.format(numbers.index(k)) for v in before]
+            wanted = [int(v) if pattern == "{}" else v for v in found]
+        if after != wanted:
+            yield Violation(kind="layers", where=name, expected=repr(wanted), found=repr(after))
+
+
 def _numbered_by(rec: Recorded, name: str, length: int) -> str | None:
     """Return the index axis that a list of the source's config has one entry for."""
     architecture = rec.architecture
@@ -103,6 +125,7 @@ def _unexplained(rec: Recorded) -> Iterator[Violation]:
     architecture = rec.architecture
     explained = {*architecture.size_fields(), *architecture.layer_lists, *architecture.follows, *architecture.aliases}
     explained |= {name for expression in architecture.sizes.values() for name in names_in(expression)}
+    explained |= set(architecture.layer_numbers)
     explained |= {name for kind in architecture.kinds for name in kind.settle}
     explained |= {name for rotary in architecture.rotary for name in rotary_fields(rotary)}
     explained |= {str(a.eps) for a in rec.norms.values()}

@@ -21,7 +21,9 @@ STABLE = {"do_stable_layer_norm": True, "feat_extract_norm": "layer"}
 def audio(model_type: str, model: str, name: str = "", config: dict[str, Any] | None = None, **options: Any) -> Case:
     """A case of wav2vec 2.0's layout."""
     made = {**SIZES, **(config or {})}
-    return Case(name=name, model_type=model_type, model=model, config=made, **{"inputs": "audio", "ordered": ORDERED, **options})
+    return Case(
+        name=name, model_type=model_type, model=model, config=made, **{"inputs": "audio", "ordered": ORDERED, **options}
+    )
 
 
 CASES = (

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-
 from tests.families.case import Case, Inputs
 from tests.families.inputs import clip
 
@@ -42,12 +41,21 @@ def flat(config: Mapping[str, Any]) -> Inputs:
 def text(model_type: str, model: str, name: str = "", config: dict[str, Any] | None = None, **options: Any) -> Case:
     """A case of a tower for texts; which token is the last depends on its number."""
     given = {"lookups": {"positions": "position_ids"}, **options}
-    return Case(name=name, model_type=model_type, model=model, config=_without_none({**TEXT, **(config or {})}), **given)
+    return Case(
+        name=name, model_type=model_type, model=model, config=_without_none({**TEXT, **(config or {})}), **given
+    )
 
 
 def image(model_type: str, model: str, name: str = "", config: dict[str, Any] | None = None, **options: Any) -> Case:
     """A case of a tower for images."""
-    return Case(name=name, model_type=model_type, model=model, config=_without_none({**IMAGE, **(config or {})}), **{**PLAIN, **options})
+    return Case(
+        name=name,
+        model_type=model_type,
+        model=model,
+        config=_without_none({**IMAGE, **(config or {})}),
+        **{**PLAIN, **options},
+    )
+
 
 def several(config: Mapping[str, Any]) -> Inputs:
     """Six texts and images; a text ends where its last token stands."""
@@ -75,7 +83,7 @@ def pair(model_type: str, model: str, config: dict[str, Any] | None = None, **op
 ALONE = {"projection_dim": None}
 ROTATED: dict[str, Any] = {
     "ordered": (*PLAIN["ordered"], "half"),
-    "variants": dict.fromkeys(("hidden_size", "num_attention_heads"), {"hidden_size": 36, "num_attention_heads": 3}),
+    "variants": {key: {"hidden_size": 36, "num_attention_heads": 3} for key in ("hidden_size", "num_attention_heads")},
 }
 UNUSED = ("vision_model.post_layernorm.weight", "vision_model.post_layernorm.bias")
 SIGLIP = {"text_config": {**TEXT, "projection_size": 28}}
@@ -98,7 +106,6 @@ CASES = (
     image("clipseg_vision_model", "CLIPSegVisionModel"),
     image("kosmos_2_vision_model", "models.kosmos2.modeling_kosmos2.Kosmos2VisionModel"),
     image("git_vision_model", "GitVisionModel"),
-    
     image("metaclip_2_vision_model", "MetaClip2VisionModel"),
     image("owlvit_vision_model", "OwlViTVisionModel"),
     image("owlv2_vision_model", "Owlv2VisionModel"),
@@ -108,7 +115,12 @@ CASES = (
     image("siglip_vision_model", "SiglipVisionModel", config=ALONE),
     image("siglip_vision_model", "SiglipVisionModel", "without head", {**ALONE, "vision_use_head": False}),
     image("phi4_multimodal_vision", "Phi4MultimodalVisionModel", config={**ALONE, "image_token_id": 3}),
-    image("siglip2_vision_model", "Siglip2VisionModel", config={**ALONE, "image_size": None, "num_patches": 16}, inputs=flat),
+    image(
+        "siglip2_vision_model",
+        "Siglip2VisionModel",
+        config={**ALONE, "image_size": None, "num_patches": 16},
+        inputs=flat,
+    ),
     image("idefics2_vision", "models.idefics2.modeling_idefics2.Idefics2VisionTransformer", config=ALONE),
     image("idefics3_vision", "Idefics3VisionTransformer", config=ALONE),
     image("smolvlm_vision", "SmolVLMVisionTransformer", config=ALONE),
@@ -116,7 +128,12 @@ CASES = (
     image("blip_2_vision_model", "Blip2VisionModel", config={**ALONE, "num_channels": None}),
     image("instructblip_vision_model", "InstructBlipVisionModel", config={**ALONE, "num_channels": None}),
     image("instructblipvideo_vision_model", "InstructBlipVideoVisionModel", config={**ALONE, "num_channels": None}),
-    image("janus_vision_model", "JanusVisionModel", config={**ALONE, "intermediate_size": None, "mlp_ratio": 1.5}, variants={"mlp_ratio": {"mlp_ratio": 2.0}}),
+    image(
+        "janus_vision_model",
+        "JanusVisionModel",
+        config={**ALONE, "intermediate_size": None, "mlp_ratio": 1.5},
+        variants={"mlp_ratio": {"mlp_ratio": 2.0}},
+    ),
     image("mlcd_vision_model", "MLCDVisionModel", config={**ALONE, "hidden_size": 24}, **ROTATED),
     pair("clip", "CLIPModel"),
     pair("clip", "CLIPForImageClassification", {"num_labels": 7}, inputs="pixels", unused=UNUSED),

@@ -137,7 +137,8 @@ CASES = (
     words("longt5", "LongT5ForConditionalGeneration", T5, local_radius=5, **GELU, **DEEPER),
     words(
         "longt5", "LongT5ForConditionalGeneration", T5, "global", local_radius=5, global_block_size=4,
-        encoder_attention_type="transient-global", **GELU, **DEEPER),
+        encoder_attention_type="transient-global", **GELU, **DEEPER,
+    ),
     words("switch_transformers", "SwitchTransformersForConditionalGeneration", SWITCH, router_bias=True),
     words("bart", "BartForConditionalGeneration", BART),
     words("bart", "BartModel", BART, scale_embedding=True),

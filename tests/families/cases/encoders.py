@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-
 from tests.families.case import Case, Inputs
 from tests.families.inputs import tokens
 
@@ -24,7 +23,9 @@ def encoder(model_type: str, model: str, name: str = "", config: dict[str, Any] 
 
 def like_roberta(model_type: str, model: str, name: str = "", config: dict[str, Any] | None = None, **o: Any) -> Case:
     """A case whose class counts positions from the padding token's."""
-    return encoder(model_type, model, name, {"pad_token_id": 1, "eos_token_id": 2, "bos_token_id": 0, **(config or {})}, **o)
+    return encoder(
+        model_type, model, name, {"pad_token_id": 1, "eos_token_id": 2, "bos_token_id": 0, **(config or {})}, **o
+    )
 
 
 def modern(model: str, name: str = "", config: dict[str, Any] | None = None, **options: Any) -> Case:
@@ -95,8 +96,9 @@ DISTIL = {
 }  # fmt: skip
 SHARED = {"embedding_size": 14, "num_hidden_layers": 5, "num_hidden_groups": 2, "inner_group_num": 2}
 SMALL = {"embedding_size": 14}
-ONE_SIZE = dict.fromkeys(("hidden_size", "embedding_size"), {"hidden_size": 33, "embedding_size": 33})
-WHOLE_HEADS = dict.fromkeys(("hidden_size", "num_attention_heads"), {"hidden_size": 48, "num_attention_heads": 4})
+ONE_SIZE = {key: {"hidden_size": 33, "embedding_size": 33} for key in ("hidden_size", "embedding_size")}
+WHOLE_HEADS = {key: {"hidden_size": 48, "num_attention_heads": 4} for key in ("hidden_size", "num_attention_heads")}
+POSITIONS = {"lookups": {"positions": "position_ids"}}
 CONTACTS = ("contact_head.regression.weight", "contact_head.regression.bias")
 EVEN = {"hidden_size": 36}
 EURO = {"num_key_value_heads": 3, "type_vocab_size": None}
@@ -133,9 +135,15 @@ CASES = (
     like_roberta("clap_text_model", "ClapTextModel"),
     like_roberta("bridgetower_text_model", "models.bridgetower.modeling_bridgetower.BridgeTowerTextModel"),
     encoder("bert-generation", "BertGenerationEncoder"),
-    encoder("bert-generation", "BertGenerationDecoder", config={"tie_word_embeddings": False, "is_decoder": True}, unused=("lm_head.bias",)),
+    encoder(
+        "bert-generation", "BertGenerationDecoder", config={"tie_word_embeddings": False, "is_decoder": True},
+        unused=("lm_head.bias",),
+    ),
     encoder("bert-generation", "BertGenerationDecoder", "tied", {"is_decoder": True}),
-    like_roberta("longformer", "LongformerForMaskedLM", config={"attention_window": [4, 8]}, inputs=some_global, variants={"num_hidden_layers": {"num_hidden_layers": 3, "attention_window": [4, 8, 4]}}),
+    like_roberta(
+        "longformer", "LongformerForMaskedLM", config={"attention_window": [4, 8]}, inputs=some_global,
+        variants={"num_hidden_layers": {"num_hidden_layers": 3, "attention_window": [4, 8, 4]}},
+    ),
     *(
         encoder("distilbert", f"DistilBert{head}", config=DISTIL)
         for head in ("ForMaskedLM", "Model", "ForSequenceClassification")
@@ -161,7 +169,7 @@ CASES = (
             ("rotary", {"position_embedding_type": "rotary", "hidden_size": 36}, {"variants": WHOLE_HEADS}),
             ("absolute", {}, {}),
             # Which token stands for those that are masked depends on its id.
-            ("norm", {"emb_layer_norm_before": True, "token_dropout": True}, {"lookups": {"positions": "position_ids"}}),
+            ("norm", {"emb_layer_norm_before": True, "token_dropout": True}, POSITIONS),
         )
     ),
     like_roberta("jina_embeddings_v3", "JinaEmbeddingsV3ForMaskedLM", config=EVEN),

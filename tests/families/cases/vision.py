@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-
 from tests.families.case import Case, Inputs
 from tests.families.inputs import pixels
 
@@ -68,7 +67,14 @@ def tubes(config: Mapping[str, Any]) -> Inputs:
 
 
 LABELS = {"num_labels": 7}
-AST = {"max_length": 20, "num_mel_bins": 12, "frequency_stride": 3, "time_stride": 5, "image_size": None, "num_channels": None}
+AST = {
+    "max_length": 20,
+    "num_mel_bins": 12,
+    "frequency_stride": 3,
+    "time_stride": 5,
+    "image_size": None,
+    "num_channels": None,
+}
 MAE = {
     "decoder_hidden_size": 24, "decoder_intermediate_size": 41, "decoder_num_hidden_layers": 3,
     "decoder_num_attention_heads": 2, "mask_ratio": 0.5,
@@ -79,7 +85,7 @@ RATIO = {"intermediate_size": None, "mlp_ratio": 3}
 ROTATED = {"hidden_size": 24, "num_attention_heads": 2}
 TURNED: dict[str, Any] = {
     "ordered": (*PLAIN["ordered"], "key"),
-    "variants": dict.fromkeys(("hidden_size", "num_attention_heads"), {"hidden_size": 36, "num_attention_heads": 3}),
+    "variants": {key: {"hidden_size": 36, "num_attention_heads": 3} for key in ("hidden_size", "num_attention_heads")},
 }
 TEXT = {
     "vocab_size": 53, "max_position_embeddings": 64, "type_vocab_size": 5, "pad_token_id": None, "image_size": None,
@@ -119,22 +125,50 @@ CASES = (
     vision("beit", "BeitForImageClassification", config={"use_shared_relative_position_bias": True, **LABELS}),
     vision("beit", "BeitForImageClassification", "not mean", {"use_mean_pooling": False, **LABELS}),
     vision("data2vec-vision", "Data2VecVisionModel", config={"use_relative_position_bias": True}),
-    vision("data2vec-vision", "Data2VecVisionForImageClassification", config={"use_shared_relative_position_bias": True, **LABELS}),
+    vision(
+        "data2vec-vision",
+        "Data2VecVisionForImageClassification",
+        config={"use_shared_relative_position_bias": True, **LABELS},
+    ),
     vision("dinov2", "Dinov2Model", config=RATIO, inputs=hidden),
     vision("dinov2", "Dinov2Model", "gated", {"use_swiglu_ffn": True, **RATIO}, inputs=hidden),
     vision("dinov2", "Dinov2ForImageClassification", config={**RATIO, **LABELS}, unused=MASK),
     vision("dinov2_with_registers", "Dinov2WithRegistersModel", config=RATIO, inputs=hidden),
-    vision("dinov2_with_registers", "Dinov2WithRegistersForImageClassification", config={"use_swiglu_ffn": True, **RATIO, **LABELS}, unused=(*MASK, "embeddings.register_tokens")),
+    vision(
+        "dinov2_with_registers",
+        "Dinov2WithRegistersForImageClassification",
+        config={"use_swiglu_ffn": True, **RATIO, **LABELS},
+        unused=(*MASK, "embeddings.register_tokens"),
+    ),
     vision("pixio", "PixioModel", config={**RATIO, "n_cls_tokens": 3}),
     vision("dinov3_vit", "DINOv3ViTModel", config={**ROTATED, "num_register_tokens": 2}, inputs=hidden, **TURNED),
-    vision("dinov3_vit", "DINOv3ViTModel", "gated", {**ROTATED, "use_gated_mlp": True, "num_register_tokens": 0}, inputs=hidden, **{**TURNED, "unused": ("embeddings.register_tokens",)}),
+    vision(
+        "dinov3_vit",
+        "DINOv3ViTModel",
+        "gated",
+        {**ROTATED, "use_gated_mlp": True, "num_register_tokens": 0},
+        inputs=hidden,
+        **{**TURNED, "unused": ("embeddings.register_tokens",)},
+    ),
     vision("flava_image_model", "FlavaImageModel", inputs=hidden),
     vision("flava_text_model", "FlavaTextModel", config=TEXT, inputs="tokens", lookups=None, ordered=()),
     vision("yolos", "YolosModel", config=BOXES, variants=WHOLE),
     vision("yolos", "YolosForObjectDetection", config={**BOXES, **LABELS}, inputs=many, variants=WHOLE, untrained=DEAD),
     vision("timesformer", "TimesformerModel", config={"num_frames": 4}, inputs=frames),
-    vision("timesformer", "TimesformerForVideoClassification", config={"num_frames": 4, **LABELS}, inputs=frames, untrained="temporal"),
-    vision("timesformer", "TimesformerModel", "joint", {"num_frames": 4, "attention_type": "joint_space_time"}, inputs=frames),
+    vision(
+        "timesformer",
+        "TimesformerForVideoClassification",
+        config={"num_frames": 4, **LABELS},
+        inputs=frames,
+        untrained="temporal",
+    ),
+    vision(
+        "timesformer",
+        "TimesformerModel",
+        "joint",
+        {"num_frames": 4, "attention_type": "joint_space_time"},
+        inputs=frames,
+    ),
     vision("videomae", "VideoMAEModel", config=TUBES, inputs=frames, ordered=CARRIED),
     vision("videomae", "VideoMAEForVideoClassification", config={**TUBES, **LABELS}, inputs=frames, ordered=CARRIED),
     vision("videomae", "VideoMAEForPreTraining", config=TUBES, inputs=tubes, ordered=CARRIED),

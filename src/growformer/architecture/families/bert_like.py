@@ -104,7 +104,11 @@ TAPAS = BERT.extend(
     },
     defaults={"type_vocab_size": None, "max_position_embeddings": 1024},
     inferred=("labels", *(f"types_{i}" for i in range(7))),
-    fixed={**{f"types_{i}": "columns and rows of a table are not sizes of the model" for i in range(7)}, "types": None, "relations": None},
+    fixed={
+        **{f"types_{i}": "columns and rows of a table are not sizes of the model" for i in range(7)},
+        "types": None,
+        "relations": None,
+    },
     prefix="tapas",
 )
 

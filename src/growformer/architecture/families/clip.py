@@ -21,7 +21,7 @@ FIXED = {
     "patch_height": "larger patches see other pixels",
     "patch_width": "larger patches see other pixels",
     "labels": "a classifier's labels are not a size of the model",
-    "projection": "in the space where texts and images meet new coordinates would be zero on both sides, and never learn",
+    "projection": "where texts and images meet, new coordinates would be zero on both sides, and never learn",
 }
 INFERRED = ("labels", "positions", "patch_height", "patch_width")
 
@@ -56,7 +56,9 @@ def image_tower(side: str, eps: str, pre: str = "pre_layrnorm") -> dict[str, Arr
     return {
         "embeddings.class_embedding": parameter(f"-> {side}embedded:{side}stream"),
         "embeddings.patch_embedding": convolution(
-            f"{side}channels -> {side}embedded:{side}stream", kernel=(f"{side}patch_height", f"{side}patch_width"), bias=False
+            f"{side}channels -> {side}embedded:{side}stream",
+            kernel=(f"{side}patch_height", f"{side}patch_width"),
+            bias=False,
         ),
         "embeddings.position_embedding": embedding(f"{side}positions -> {side}embedded:{side}stream"),
         pre: layer_norm(f"{side}embedded -> {side}stream", eps=eps),
@@ -162,4 +164,6 @@ OWLVIT_VISION = CLIP_VISION.extend(
     arrows={"pre_layrnorm": None, **image_tower("", "layer_norm_eps", pre="pre_layernorm")},
 )
 
-KOSMOS_2_VISION = CLIP_VISION.extend("kosmos_2_vision", model_types=("kosmos_2_vision_model",), prefix="model", heads=())
+KOSMOS_2_VISION = CLIP_VISION.extend(
+    "kosmos_2_vision", model_types=("kosmos_2_vision_model",), prefix="model", heads=()
+)

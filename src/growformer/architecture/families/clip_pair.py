@@ -12,7 +12,6 @@ _SIDES = {
     "text_": ("text_config", {"vocab": "vocab_size", "positions": "max_position_embeddings"}),
     "vision_": ("vision_config", {"channels": "num_channels"}),
 }
-TWICE = "the config spells it twice, and this is what its class believes; load it with transformers 5 and save it again"
 
 
 def at(module: str, arrows: Mapping[str, Arrow], optional: bool = False) -> dict[str, Arrow]:
@@ -42,9 +41,7 @@ CLIP = Architecture(
     defaults={
         **{f"{nest}.layer_norm_eps": 1e-5 for nest in ("text_config", "vision_config")},
         "text_config.max_position_embeddings": 77, "vision_config.num_channels": 3, "projection_dim": 512,
-        "text_config_dict": None, "vision_config_dict": None,
     },
-    constants={name: (None, TWICE) for name in ("text_config_dict", "vision_config_dict")},
     inferred=("vision_positions", "vision_patch_height", "vision_patch_width", "labels"),
     coupled=(*_TEXT["coupled"], *_IMAGE["coupled"]),
     fixed={
@@ -53,6 +50,7 @@ CLIP = Architecture(
         **{name: FIXED[name] for name in ("projection", "labels")},
     },
     nested=("text_config", "vision_config"),
+    overriding={f"{nest}_dict": nest for nest in ("text_config", "vision_config")},
     ignored={r".*\.embeddings\.position_ids": "a buffer of older versions: 0, 1, 2, …"},
     carried={r"logit_scale": "one number"},
     std="",
@@ -63,7 +61,11 @@ _VISION_EPS, _WITH_HEAD = "vision_config.layer_norm_eps", "vision_config.vision_
 SIGLIP = CLIP.extend(
     "siglip",
     model_types=("siglip",),
-    sizes={"projection": "text_config.projection_size or text_config.hidden_size", "vision_one": "1", "seen": "vision_config.hidden_size"},
+    sizes={
+        "projection": "text_config.projection_size or text_config.hidden_size",
+        "vision_one": "1",
+        "seen": "vision_config.hidden_size",
+    },
     arrows={
         **{name: None for name in CLIP.arrows if name.startswith("vision_model.") or "projection" in name},
         "text_model.head": linear("text_final -> projection", bias=True, optional=True),
@@ -76,15 +78,14 @@ SIGLIP = CLIP.extend(
     defaults={
         **{f"{nest}.layer_norm_eps": 1e-6 for nest in CLIP.nested},
         "text_config.max_position_embeddings": 64, "text_config.projection_size": "text_config.hidden_size",
-        "vision_config.vision_use_head": True, "projection_dim": None, "text_config_dict": None,
-        "vision_config_dict": None,
+        "vision_config.vision_use_head": True, "projection_dim": None,
     },
-    constants=dict.fromkeys(CLIP.constants),
     fixed={
-        "seen": "what an image gives is compared with texts by its direction, which new coordinates would turn; the tower "
+        "seen": "an image is compared with texts by its direction, which new coordinates would turn; the tower "
         "alone (SiglipVisionModel) grows",
         "vision_one": "an image is pooled by one probe",
     },
+    overriding=dict.fromkeys(CLIP.overriding),
     carried={r"logit_(scale|bias)": "one number"},
     packed=packed_pooling("vision_model."),
 )  # fmt: skip

@@ -70,7 +70,7 @@ MLCD_VISION = CLIP_VISION.extend(
     fixed={
         "positions": None,
         "projection": None,
-        "key": "rotation by rows and columns computes its frequencies from the size of a head; let the number of heads grow",
+        "key": "angles by rows and columns go with the size of a head; let the number of heads grow",
         "half": "angles go with the size of a head; let the number of heads grow",
     },
     prefix="vision_model",

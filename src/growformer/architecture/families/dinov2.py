@@ -150,7 +150,7 @@ DINOV3 = DINOV2.extend(
     fixed={
         "positions": None, "labels": None, "registers": "more registers change what patches attend to",
         "turn": "angles go with the size of a head; let the number of heads grow",
-        "key": "rotation by rows and columns computes its frequencies from the size of a head; let the number of heads grow",
+        "key": "angles by rows and columns go with the size of a head; let the number of heads grow",
     },
     roles=VIT.roles,
     prefix="",

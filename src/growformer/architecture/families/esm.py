@@ -1,4 +1,4 @@
-"""ESM: a pre-norm encoder of proteins, rotary or with learned positions; a head for contacts reads all attention maps."""
+"""ESM: a pre-norm encoder of proteins, rotary or with learned positions; a contact head reads all attention maps."""
 
 from dataclasses import replace
 
@@ -55,8 +55,7 @@ ESM_2 = ESM.extend(
     fixed={
         "positions": None,
         "pair": "a rotary plane has two coordinates",
-        "freq": "frequencies are stored in the checkpoint, and go with hidden_size / num_attention_heads; let the number "
-        "of heads grow",
+        "freq": "frequencies are stored, and go with the size of a head; let the number of heads grow",
     },
     renames=(
         *ESM.renames,

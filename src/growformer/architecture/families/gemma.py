@@ -5,7 +5,6 @@ from growformer.architecture.families.llama import LLAMA, PLAIN_MLP
 from growformer.architecture.families.parts import MULTIPLE_OF_HEADS, attention, gated_mlp, rotary_heads
 
 _EPS = "rms_norm_eps"
-_BIAS = {"bias": "attention_bias", "out": "attention_bias"}
 _EMBEDDED = Add(source="embedded", target="stream", factor="sqrt(hidden_size)", rounded="embed_tokens.weight")
 _SCALE = "1 / sqrt(query_pre_attn_scalar)"
 
@@ -41,7 +40,7 @@ GEMMA2 = VAULTGEMMA.extend(
     "gemma2",
     model_types=("gemma2",),
     arrows={
-        **attention(**_BIAS, writes="attn_raw:stream"),
+        **attention(bias="attention_bias", out="attention_bias", writes="attn_raw:stream"),
         "layers.{layer}.post_attention_layernorm": rms_norm("attn_raw -> stream", eps=_EPS, offset=1),
         **gated_mlp(writes="mlp_raw:stream"),
         "layers.{layer}.post_feedforward_layernorm": rms_norm("mlp_raw -> stream", eps=_EPS, offset=1),
@@ -52,7 +51,7 @@ GEMMA3 = GEMMA2.extend(
     "gemma3",
     model_types=("gemma3_text",),
     arrows={
-        **attention(**_BIAS, raw=True, writes="attn_raw:stream"),
+        **attention(bias="attention_bias", out="attention_bias", raw=True, writes="attn_raw:stream"),
         "layers.{layer}.self_attn.q_norm": rms_norm("q_raw -> q", over="(pair freq)", eps=_EPS, offset=1),
         "layers.{layer}.self_attn.k_norm": rms_norm("k_raw -> k", over="(pair freq)", eps=_EPS, offset=1),
     },

@@ -1,5 +1,7 @@
 """GLM: rotation of the first part of a head plane by plane, gate and up in one matrix; norms on branches in GLM-4."""
 
+from typing import Any
+
 from growformer.architecture.declaration import rms_norm
 from growformer.architecture.families.llama import LLAMA
 from growformer.architecture.families.parts import HALVES, HEAD, INTERLEAVED, attention, fused_mlp, rotary_heads
@@ -33,7 +35,7 @@ GLM4 = GLM.extend(
 )
 
 # The text towers of GLM-V have no bias to choose and no head_dim of their own.
-_GLMV_HEADS = {
+_GLMV_HEADS: dict[str, Any] = {
     "partial": True,
     "because": "it has no head_dim of its own, it is hidden_size / num_attention_heads",
     "sections": (8, 12, 12),

@@ -1,4 +1,4 @@
-"""Llama 4's text model: weightless norms after rotation, some layers without; experts asked by a gate on their input."""
+"""Llama 4's text model: weightless norms after rotation, some layers without; a gate on the input of experts."""
 
 from growformer.architecture.declaration import Add, LayerKind, rms_norm
 from growformer.architecture.families.experts import ASKED, LAYER, NO_MORE_EXPERTS, experts, gated, packed

@@ -18,7 +18,7 @@ _HEAD = "vision_use_head"
 
 
 def pooling(side: str, eps: str, when: str | None, axis: str = "") -> dict[str, Arrow]:
-    """Return the arrows of a head that attends with a probe; what it gives has an axis of this name, or the stream's."""
+    """Return the arrows of a head that attends with a probe; its output has an axis of this name, or the stream's."""
     axis = axis or f"{side}stream"
     return {
         "head.probe": embedding(f"{side}one -> {side}probe:{side}stream", leading=1, bare=True, when=when),
@@ -109,7 +109,12 @@ SIGLIP_VISION = IDEFICS_VISION.extend(
 SIGLIP2_VISION = SIGLIP_VISION.extend(
     "siglip2_vision",
     model_types=("siglip2_vision_model",),
-    sizes={"channels": None, "patch_height": None, "patch_width": None, "pixels": "num_channels * patch_size * patch_size"},
+    sizes={
+        "channels": None,
+        "patch_height": None,
+        "patch_width": None,
+        "pixels": "num_channels * patch_size * patch_size",
+    },
     arrows={"embeddings.patch_embedding": linear("pixels -> stream", bias=True)},
     defaults={"patch_size": 16},
     inferred=("positions",),

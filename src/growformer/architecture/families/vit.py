@@ -90,6 +90,7 @@ VIT = Architecture(
         "one": "a convolution of one place",
         "pixels": "what is painted is an image",
     },
+    layer_numbers={"out_indices": "{}", "out_features": "stage{}", "stage_names": "stage{}"},
     roles={
         "hidden": "hidden_size", "mlp": "intermediate_size", "heads": "num_attention_heads",
         "layers": "num_hidden_layers",
@@ -120,7 +121,9 @@ DEIT = VIT.extend(
 )
 
 # Saved by transformers 5, the layers of these have no prefix, though the rest has one.
-VIT_MSN = VIT.extend("vit_msn", model_types=("vit_msn",), defaults={"layer_norm_eps": 1e-6}, heads=("classifier", "layers"))
+VIT_MSN = VIT.extend(
+    "vit_msn", model_types=("vit_msn",), defaults={"layer_norm_eps": 1e-6}, heads=("classifier", "layers")
+)
 
 IJEPA = VIT.extend(
     "ijepa", model_types=("ijepa",), arrows={"embeddings.cls_token": None}, prefix="ijepa", heads=("classifier",)

@@ -136,9 +136,11 @@ TIMESFORMER = replace(
     renames=(),
 )  # fmt: skip
 
-_SINUSOIDS = "positions are sines and cosines that the class computes from hidden_size; intermediate_size grows, and depth"
+_SINUSOIDS = (
+    "positions are sines and cosines that the class computes from hidden_size; intermediate_size grows, and depth"
+)
 _DECODER = "decoder_hidden_size / decoder_num_attention_heads"
-_VIDEO = {
+_VIDEO: dict[str, bool | str] = {
     "attention.attention.query": "qv_bias",
     "attention.attention.key": False,
     "attention.attention.value": "qv_bias",
@@ -147,7 +149,9 @@ _VIDEO = {
 
 def _video(arrows: dict[str, Arrow]) -> dict[str, Arrow]:
     """Return layers in which keys have no bias."""
-    biases = {name: next((b for part, b in _VIDEO.items() if part in name), arrow.bias) for name, arrow in arrows.items()}
+    biases = {
+        name: next((b for part, b in _VIDEO.items() if part in name), arrow.bias) for name, arrow in arrows.items()
+    }
     return {name: replace(arrow, bias=biases[name]) for name, arrow in arrows.items()}
 
 
@@ -188,7 +192,8 @@ VIDEOMAE = replace(
     ),
     outputs=("stream",),
     defaults={
-        "layer_norm_eps": 1e-12, "qv_bias": True, "initializer_range": 0.02, "num_channels": 3, "decoder_num_attention_heads": 6,
+        "layer_norm_eps": 1e-12, "qv_bias": True, "initializer_range": 0.02, "num_channels": 3,
+        "decoder_num_attention_heads": 6,
         "decoder_hidden_size": 384, "decoder_num_hidden_layers": 4, "decoder_intermediate_size": 1536,
     },
     inferred=("frames", "patch_height", "patch_width"),

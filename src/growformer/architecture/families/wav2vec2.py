@@ -56,7 +56,10 @@ _ADAPTER = {
     f"{_LAYER}.adapter_layer.linear_1": linear("adapted -> adapter", bias=True),
     f"{_LAYER}.adapter_layer.linear_2": linear("adapter -> stream", bias=True),
 }
-_WHY = "the convolution over positions reads hidden_size in groups of channels; intermediate_size and num_hidden_layers grow"
+_WHY = (
+    "the convolution over positions reads hidden_size in groups of channels; intermediate_size and num_hidden_layers "
+    "grow"
+)
 
 WAV2VEC2 = Architecture(
     name="wav2vec2",
@@ -151,8 +154,8 @@ _FIXED = {
 }  # fmt: skip
 _BIASED = (replace(WAV2VEC2.attention[0], per_head=("bias",)),)
 WAVLM = WAV2VEC2.extend(
-    "wavlm", model_types=("wavlm",), attention=_BIASED, sizes=_WAVLM, arrows=_gated("stream"), defaults={"num_buckets": 320}, fixed=_FIXED,
-    prefix="wavlm",
+    "wavlm", model_types=("wavlm",), attention=_BIASED, sizes=_WAVLM, arrows=_gated("stream"),
+    defaults={"num_buckets": 320}, fixed=_FIXED, prefix="wavlm",
 )  # fmt: skip
 WAVLM_STABLE = WAV2VEC2_STABLE.extend(
     "wavlm_stable", model_types=("wavlm",), attention=_BIASED, sizes=_WAVLM, arrows=_gated("normed"),
