@@ -116,8 +116,8 @@ def test_a_post_norm_hidden_size_that_is_no_multiple(refused, models: dict[str, 
 @pytest.mark.parametrize("command", ["grow", "plan"])
 def test_a_hidden_size_that_the_class_is_known_to_refuse(refused, llama: Path, command: str) -> None:
     assert refused(llama, "--hidden-size", 25, command=command) == (
-        "cannot grow hidden_size 24 -> 25 with num_attention_heads = 6: LlamaConfig wants hidden_size to be a multiple "
-        "of num_attention_heads, even with a head_dim of its own; nearest hidden_size: 24, 30"
+        "cannot grow hidden_size 24 -> 25 with num_attention_heads = 6: its config class wants hidden_size to be a "
+        "multiple of num_attention_heads, even with a head_dim of its own; nearest hidden_size: 24, 30"
     )
 
 
@@ -264,13 +264,11 @@ def test_a_source_that_is_no_model(refused, tmp_path: Path, llama: Path) -> None
 def test_an_unknown_family(refused, llama: Path) -> None:
     set_config(llama, model_type="lama")
     message = refused(llama, "--hidden-size", 36)
-    assert message.startswith("no architecture describes model_type 'lama'; did you mean 'llama'? known: bert, ")
-    assert message.endswith(
-        "To bring your own, declare its tensors as in docs/architectures.md and pass architecture=... to "
-        "growformer.grow_checkpoint"
-    )
+    assert message.startswith("no architecture describes model_type 'lama'; did you mean 'llama'? ")
+    assert message.endswith("test and register it, or pass it as architecture=... to growformer.grow_checkpoint")
+    assert "growformer inspect MODEL --draft-architecture drafts a declaration" in message
     set_config(llama, model_type="xyzzy")
-    assert refused(llama, "--hidden-size", 36).startswith("no architecture describes model_type 'xyzzy'; known: bert, ")
+    assert refused(llama, "--hidden-size", 36).startswith("no architecture describes model_type 'xyzzy'; ")
     set_config(llama, model_type=None)
     assert "the config names no model_type" in refused(llama, "--hidden-size", 36)
 

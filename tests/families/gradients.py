@@ -19,12 +19,12 @@ from growformer.execute.stored import stored_tensors, take
 from growformer.planning.blocks import TensorPlan
 from growformer.planning.plan import Plan
 from growformer.planning.rules import tensor_plan
+from growformer.verification.gradients import steps_to_learn
 
 FACTOR = 30.0
 """How far the root mean square of a new region's gradient may lie above that of its neighbours: the source's values of
 the same tensor, or of the same tensor in other layers where this one is new. Measured: below 5; a zeroed
 writer in front of an RMSNorm gives 10,000 (MATHEMATICS 9)."""
-STEPS = 2
 LEARNING_RATE = 1e-3
 EQUAL = 1e-6
 """Up to this, relative to the largest, two units' values and gradients count as identical."""
@@ -58,7 +58,7 @@ class Learned:
 
 
 def learn(model: nn.Module, plan: Plan, inputs: Mapping[str, torch.Tensor]) -> list[Learned]:
-    """Take two AdamW steps on a copy, and return every declared tensor with its values before and its gradients."""
+    """Take two or three AdamW steps on a copy, and return every declared tensor with its values before and its gradients."""
     trained = copy.deepcopy(model).float().eval()
     parameters = {n: p for n, p in trained.named_parameters(remove_duplicate=False) if p.requires_grad}
     for p in parameters.values():
@@ -66,7 +66,7 @@ def learn(model: nn.Module, plan: Plan, inputs: Mapping[str, torch.Tensor]) -> l
     before = {name: p.detach().clone() for name, p in parameters.items()}
     optimizer = torch.optim.AdamW(trained.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
     gradients: list[dict[str, torch.Tensor]] = []
-    for _ in range(STEPS):
+    for _ in range(steps_to_learn(plan)):
         optimizer.zero_grad()
         loss(trained(**inputs)).backward()  # type: ignore[no-untyped-call]
         gradients.append({n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in parameters.items()})

@@ -17,7 +17,7 @@ import torch
 
 from growformer.architecture import Architecture
 from growformer.architecture.declaration import spaces_in
-from growformer.architecture.exact import names_in
+from growformer.architecture.exact import compute, names_in
 from growformer.architecture.language import leaves
 from growformer.architecture.registry import architectures
 from growformer.architecture.source import describe, specialised, stored_name
@@ -86,6 +86,8 @@ def config_of(architecture: Architecture, tied: bool) -> dict[str, Any]:
     config.update({n: value for n, value in SPECIAL.items() if n in {*named, *architecture.defaults}})
     if architecture.tie_field:
         config[architecture.tie_field] = tied
+    named_sizes = {name for name in architecture.follows if name in architecture.defaults}
+    config.update({name: compute(architecture.follows[name], config) for name in named_sizes})
     return config
 
 

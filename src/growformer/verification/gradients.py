@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from growformer.architecture.declaration import space_of
+from growformer.planning.plan import Plan
 from growformer.verification.outputs import OUTPUTS
 
 Ranges = list[list[int]]
@@ -66,6 +68,21 @@ class GradientsReport:
             },
             "dead": [{"tensor": r.tensor, "region": r.region, "units": r.dead_units} for r in self.dead],
         }
+
+
+def steps_to_learn(plan: Plan) -> int:
+    """Return within how many steps everything new learns: two, or three with a tied head behind norms on branches.
+
+    There the first step moves the table's new columns, the second the rows of the writer in front of the norm, which
+    has no gradient before, and the third the norm's gain.
+    """
+    spaces = plan.architecture.spaces
+    on_branches = any(
+        spaces[space_of(arrow.source)].index and not spaces[space_of(arrow.target)].index
+        for arrow in plan.architecture.arrows.values()
+        if arrow.kind == "norm" and arrow.gain
+    )
+    return 3 if plan.source.tied and on_branches else 2
 
 
 def gradient_reach(

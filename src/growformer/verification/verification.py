@@ -161,9 +161,10 @@ def verify(
             count = generate if generate is not None else (16 if _generates(models) else 0)
             outputs = compare_outputs(models[0], models[1], run_on, dtypes, generate=count, frequencies=frequencies)
         if "gradients" in checks and made is not None:
-            from growformer.verification.gradients import gradient_reach
+            from growformer.verification.gradients import gradient_reach, steps_to_learn
 
-            gradients = gradient_reach(models[1], _live_regions(made, models[1]), run_on, seed=seed)
+            regions, steps = _live_regions(made, models[1]), steps_to_learn(made)
+            gradients = gradient_reach(models[1], regions, run_on, steps=steps, seed=seed)
     return Verification(constraints, outputs, gradients, tuple(notes))
 
 
