@@ -118,14 +118,12 @@ def check_disturbed(case: Case, growth: Growth) -> Problems:
     tensors = dict(broken.named_parameters())
     from growformer.planning.blocks import Constant
 
-    chosen = None
-    for tensor in plan.tensors():
-        zero = [b for b in tensor.blocks if isinstance(b.value, Constant) and b.value.value == 0]
-        if zero and not plan.is_new(dict(tensor.index)) and len(tensor.shape) >= 2:
-            chosen = next((n for n in tensors if n.endswith(tensor.name)), None)
-            if chosen:
-                break
-    chosen = chosen or next(n for n, p in tensors.items() if p.ndim >= 2 and "embed" not in n)
+    # A new layer writes nothing: what it reads may be disturbed without a trace.
+    old = [t for t in plan.tensors() if not plan.is_new(dict(t.index)) and len(t.shape) >= 2]
+    zeroed = [t for t in old if any(isinstance(b.value, Constant) and b.value.value == 0 for b in t.blocks)]
+    others = [t for t in old if "embed" not in t.name]
+    names = (n for t in (*zeroed, *others) for n in tensors if n.endswith(t.name))
+    chosen = next(names, None) or next(n for n, p in tensors.items() if p.ndim >= 2 and "embed" not in n)
     with torch.no_grad():
         p = tensors[chosen]
         p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(3)))

@@ -55,7 +55,7 @@ LED = {
     "max_decoder_position_embeddings": 96, "attention_window": [4, 8],
 }  # fmt: skip
 #: Few enough for blocks that see only some others.
-BLOCKS = {"block_size": 4, "num_random_blocks": 1}
+BLOCKS = {"block_size": 4, "num_random_blocks": 1, "generate": False}  # a short prompt turns blocks off for good
 #: Of all experts the class asks two.
 NLLB_MOE = {
     **OTHER_IDS, "encoder_layers": 4, "decoder_layers": 4, "num_experts": 2, "encoder_sparse_step": 2,
