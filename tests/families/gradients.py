@@ -58,7 +58,7 @@ class Learned:
 
 
 def learn(model: nn.Module, plan: Plan, inputs: Mapping[str, torch.Tensor]) -> list[Learned]:
-    """Take two or three AdamW steps on a copy, and return every declared tensor with its values before and its gradients."""
+    """Take two or three AdamW steps on a copy; return declared tensors with their values before and their gradients."""
     trained = copy.deepcopy(model).float().eval()
     parameters = {n: p for n, p in trained.named_parameters(remove_duplicate=False) if p.requires_grad}
     for p in parameters.values():

@@ -120,6 +120,14 @@ def _repeated(rec: Recorded) -> Iterator[Violation]:
             yield Violation(kind="config", where=name, expected=f"{wanted} = {expression}", found=repr(after))
 
 
+def _is_default(rec: Recorded, name: str) -> bool:
+    """Tell whether a field is on both sides what its declared default gives from other fields."""
+    default = rec.architecture.defaults.get(name)
+    if not isinstance(default, str):
+        return False
+    return all(config.get(name) == compute(default, config) for config in (rec.source_config, rec.target_config))
+
+
 def _unexplained(rec: Recorded) -> Iterator[Violation]:
     """Everything that growth does not explain must be as it was; of nested configs, every field by itself."""
     architecture = rec.architecture
@@ -136,7 +144,7 @@ def _unexplained(rec: Recorded) -> Iterator[Violation]:
         is_nested = name in architecture.nested and isinstance(one, Mapping) and isinstance(other, Mapping)
         if is_nested or last in NOT_COMPUTED or "drop" in last or _is_longer(rec, name):
             continue
-        if one != other:
+        if one != other and not _is_default(rec, name):
             yield Violation(kind="config", where=name, expected=repr(one), found=repr(other))
     for count, reason in architecture.beyond.values():
         if after.get(count) and before.get(count):

@@ -45,7 +45,11 @@ GLM4V = GLM4.extend(
     model_types=("glm4v_text",),
     arrows=attention(INTERLEAVED, bias=True, rest=True, writes="attn_raw:stream"),
     **rotary_heads(HEAD, **_GLMV_HEADS),
-    defaults={"rms_norm_eps": 1e-5, "partial_rotary_factor": 1.0},
+    defaults={
+        "rms_norm_eps": 1e-5,
+        "partial_rotary_factor": 1.0,
+        "head_dim": "hidden_size / num_attention_heads",
+    },
 )
 
 GLM_OCR = GLM4V.extend(
