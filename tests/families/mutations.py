@@ -238,6 +238,9 @@ ALIKE = {
     r"nanochat: space: .*: stream -> ": "its norms have no gains, and its stream does not grow: what they read and "
     "what they write is treated alike",
     r"ctrl: adds: not embedded to stream": "its stream does not grow, as the class computes its positions",
+    r"nllb_moe: adds: not embedded to decoder_stream": "its streams do not grow, as the class computes its positions",
+    r"data2vec_audio: attention: over heads too": "its heads do not grow, as its positions are convolved in groups",
+    r"flaubert: space: .*: head_input -> ": "the head reads the residual stream itself, so that both names are one",
 }
 """Pattern of ``declaration: mistake`` -> why it is seen by nothing, and does no harm: both versions grow alike."""
 

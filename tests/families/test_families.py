@@ -7,7 +7,9 @@ python3 scripts/test.py tests/families -m families    # everything
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from tests.families.growths import growths_of, make_plan
 from tests.families.mutations import INVISIBLE, a_few, mutations_of, unseen
 
 import growformer
+from growformer.architecture.arrows import Arrow
 from growformer.architecture.registry import architectures
 
 MODEL_TYPES = sorted({model_type for a in architectures().values() for model_type in a.model_types})
@@ -27,6 +30,25 @@ MAIN = {case.model_type: case for case in reversed(all_cases())}
 DECLARATIONS = declarations()
 MISTAKES = 4
 """How many wrong versions of a declaration the quick run tries, each of another kind."""
+
+
+UNDECLARED = {
+    "wavlm_stable": "a gate reads the input of attention cut into heads, which no arrow says; nothing that it reads grows",
+}
+"""Declaration -> why the class disagrees with it in something that no growth touches."""
+UNSEEN = {
+    "longcat_flash": "what one of its two latent attentions writes may stand for what the other does",
+    "minimax_m3_sparse": "its index attention picks blocks, so that a wrong axis of scores shows in no output",
+}
+"""Declaration -> a mistake that the checks cannot tell from the right one yet."""
+
+
+def known_gaps(declarations: Iterable[str], gaps: Mapping[str, str]) -> list[Any]:
+    """Return parameters of which those with a known gap must fail, so that a closed gap is noticed."""
+    return [
+        pytest.param(name, marks=pytest.mark.xfail(reason=gaps[name], strict=True)) if name in gaps else name
+        for name in declarations
+    ]
 
 
 # Every model type and declaration is tried
@@ -73,10 +95,20 @@ def test_every_declaration_has_a_case() -> None:
 
 
 def test_every_arrow_is_in_a_case() -> None:
-    """A declaration that takes over an arrow from another one, unchanged, need not show it again."""
+    """A declaration that takes over an arrow from another one, unchanged, need not show it again.
+
+    An optional head (of classification, say) need not be shown by every declaration that has one of its name.
+    """
     seen = {(name, case.architecture.arrows[name]) for case in all_cases() for name in case.arrows}
+    names_seen = {name for name, _ in seen}
+
+    def is_shown(name: str, arrow: Arrow) -> bool:
+        if arrow.kind == "carried" or not arrow.gain:  # tensors of the source alone; norms without any tensor
+            return True
+        return name in names_seen if arrow.optional else (name, arrow) in seen
+
     left = {
-        declared: [n for n, arrow in a.arrows.items() if arrow.kind != "carried" and (n, arrow) not in seen]
+        declared: [n for n, arrow in a.arrows.items() if not is_shown(n, arrow)]
         for declared, a in architectures().items()
     }
     assert {declared: names for declared, names in left.items() if names} == {}
@@ -85,7 +117,7 @@ def test_every_arrow_is_in_a_case() -> None:
 # Every distinct declaration
 
 
-@pytest.mark.parametrize("declaration", DECLARATIONS)
+@pytest.mark.parametrize("declaration", known_gaps(DECLARATIONS, UNDECLARED))
 def test_declaration_holds(declaration: str) -> None:
     assert checks.check_oracles(DECLARATIONS[declaration][0]) == []
 
@@ -96,7 +128,7 @@ def test_a_disturbed_block_is_noticed(declaration: str) -> None:
     assert checks.check_disturbed(case, growths_of(case).accepted["all"]) == []
 
 
-@pytest.mark.parametrize("declaration", DECLARATIONS)
+@pytest.mark.parametrize("declaration", known_gaps(DECLARATIONS, UNSEEN))
 def test_mistakes_are_seen(declaration: str) -> None:
     cases = DECLARATIONS[declaration]
     assert unseen(cases, a_few(cases, MISTAKES)) == []
