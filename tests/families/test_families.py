@@ -33,9 +33,15 @@ MISTAKES = 4
 
 
 UNDECLARED = {
-    "wavlm_stable": "a gate reads the input of attention cut into heads, which no arrow says; nothing that it reads grows",
+    "wavlm_stable": "a gate reads the input of attention head by head, which no arrow says; nothing it reads grows",
 }
 """Declaration -> why the class disagrees with it in something that no growth touches."""
+UNSHOWN = {
+    "classification_head.dense": "BART's classifiers want one end of a sentence in each row",
+    "classification_head.out_proj": "as its dense",
+    "decoder.0": "the heads of masked image modelling want a mask of patches",
+}
+"""Optional head -> why no case has it: it is declared from its class, and no model here shows it."""
 UNSEEN = {
     "longcat_flash": "what one of its two latent attentions writes may stand for what the other does",
     "minimax_m3_sparse": "its index attention picks blocks, so that a wrong axis of scores shows in no output",
@@ -104,6 +110,8 @@ def test_every_arrow_is_in_a_case() -> None:
 
     def is_shown(name: str, arrow: Arrow) -> bool:
         if arrow.kind == "carried" or not arrow.gain:  # tensors of the source alone; norms without any tensor
+            return True
+        if arrow.optional and name in UNSHOWN:
             return True
         return name in names_seen if arrow.optional else (name, arrow) in seen
 
