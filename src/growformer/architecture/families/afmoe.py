@@ -60,6 +60,9 @@ BEAM = AFMOE.extend(
         "layers.{layer}.post_feedforward_layernorm": rms_norm("mlp_raw -> stream", eps="rms_norm_eps"),
     },
     attention=rotary_heads(per_head=("gate",))["attention"],
+    rotary=rotary_heads(
+        implied={"sliding_attention": {"rope_type": "default", "rope_theta": 1e4}, "full_attention": None}
+    )["rotary"],
     adds=(),
     kinds=(),
     layer_lists=LISTS,

@@ -1,5 +1,7 @@
 """Qwen's mixtures of experts: some layers have experts, and Qwen2-MoE a gated expert that is always asked as well."""
 
+from typing import Any
+
 from growformer.architecture.declaration import linear, parameter
 from growformer.architecture.families.experts import (
     ASKED,
@@ -60,10 +62,16 @@ QWEN3_MOE = QWEN3.extend(
     aliases={"num_experts": "num_local_experts"},
 )  # fmt: skip
 
+
+def _base(theta: float) -> dict[str, Any]:
+    return {"rope_type": "default", "rope_theta": theta}
+
+
 MELLUM = QWEN3_MOE.extend(
     "mellum",
     model_types=("mellum",),
     arrows=some_experts(LISTED),
+    rotary=rotary_heads(implied={"full_attention": _base(5e5), "sliding_attention": _base(1e4)})["rotary"],
     kinds=(),
     layer_lists=LISTS,
     layer_rules={"layer_types": "'full_attention'", "mlp_layer_types": "'sparse'"},
