@@ -12,9 +12,9 @@ from growformer.architecture.registry import for_config
 from growformer.architecture.source import SourceInfo, from_config, specialised, without_absent_heads
 from growformer.errors import PlanError, RequestError, SourceError
 from growformer.planning.initialisation import Custom
+from growformer.planning.layers import NewLayersAt
 from growformer.planning.plan import Plan
 from growformer.planning.planner import make_plan
-from growformer.planning.resolve import NewLayersAt
 from growformer.planning.transformations import Transformation, merge
 from growformer.storage.folder import ModelFolder, open_folder, open_headers, read_json
 

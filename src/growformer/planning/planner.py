@@ -18,8 +18,9 @@ from growformer.errors import PlanError, RequestError
 from growformer.planning.alibi import place_heads
 from growformer.planning.axis_map import NEW, AxisMap, origin_of
 from growformer.planning.initialisation import CUSTOM, Custom, Initialisation
+from growformer.planning.layers import NewLayersAt, with_templates
 from growformer.planning.plan import Plan
-from growformer.planning.resolve import NewLayersAt, Resolved, resolve, with_templates, write_field, write_share
+from growformer.planning.resolve import Resolved, resolve, write_field, write_share
 from growformer.planning.rotary import finish_rotary, holder, rotary_notes
 from growformer.planning.rules import arrow_is_on_the_residual_path
 from growformer.planning.scales import rounding_notes, solve_scales

@@ -17,7 +17,7 @@ from typing import Any
 
 from growformer.architecture.declaration import Architecture
 from growformer.errors import RequestError
-from growformer.planning.resolve import place_layers, with_templates
+from growformer.planning.layers import place_layers, with_templates
 
 _ROLES = {
     "hidden": "hidden size",
