@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch
 
+from growformer.errors import PlanError
+from growformer.execute.numbers import SPAN
 from growformer.planning.blocks import Affine, Constant, Fill, Index1D, Mean, Noise, Region, Sum, TensorPlan, Value
 from growformer.planning.initialisation import Initialisation
 
@@ -45,7 +47,7 @@ def evaluate(
     if isinstance(value, Affine):
         return _affine(value, read, dtype)
     if isinstance(value, Mean):
-        mean = _select(read(value.tensor), value.region).double().mean(dim=value.dim, keepdim=True)
+        mean = _ordered_mean(_select(read(value.tensor), value.region).double(), value.dim)
         return (mean * float(value.scale)).to(dtype)
     if isinstance(value, Fill):
         if value.template is not None and init.copies():
@@ -63,6 +65,21 @@ def evaluate(
         total = term if total is None else total + term
     assert total is not None
     return total.to(dtype)
+
+
+def _ordered_mean(values: torch.Tensor, dim: int) -> torch.Tensor:
+    """Return the mean along a dimension, added up in the fixed order of ``numbers.OrderedSum`` on every device."""
+    rows = values.movedim(dim, 0)
+    total: torch.Tensor | None = None
+    for part in rows.split(SPAN):
+        while part.shape[0] > 1:
+            even = part.shape[0] // 2 * 2
+            pairs = part[:even:2] + part[1:even:2]
+            part = pairs if even == part.shape[0] else torch.cat([pairs, part[-1:]])
+        total = part[0] if total is None else total + part[0]
+    if total is None:
+        raise PlanError("a mean of nothing")
+    return (total / rows.shape[0]).unsqueeze(dim)
 
 
 def _affine(value: Affine, read: Read, dtype: torch.dtype) -> torch.Tensor:

@@ -12,21 +12,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from growformer.errors import PlanError, RequestError, did_you_mean
-from growformer.planning.blocks import Fill, Noise, positions
+from growformer.planning.blocks import Fill, Index1D, Noise, Region, length, positions
 
 Floats = npt.NDArray[np.float32]
 NAMES = ("normal", "copy", "orthogonal", "noise", "zero")
 Custom = Callable[[Fill, Floats], Floats]
+Drawn = TypeVar("Drawn", bound=np.generic)
 
 CUSTOM = "custom"
 COPY_NOISE = 0.1
 """Standard deviation of the noise on copies, as a share of a fresh weight's."""
+_GROUPS = 8192
+"""Hashes at a time: their arrays fit in the second-level cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,23 +59,38 @@ class Initialisation:
                 f"{did_you_mean(self.name, NAMES)}"
             )
 
-    def values(self, fill: Fill) -> Floats:
-        """Return fresh values for a block without a template (float32, shape of the block)."""
-        normal = standard_normal(self.seed, fill.tensor, fill.coordinates)
+    def pointwise(self, fill: Fill) -> float | Floats | None:
+        """Return what a block without a template is filled with, coordinate by coordinate.
+
+        A constant, or the table that gives a coordinate's value for its 16 random bits (see ``draw``). None: the values
+        depend on the whole block.
+        """
         if self.custom is not None:
-            values: Floats = np.ascontiguousarray(self.custom(fill, normal), dtype=np.float32)
-            return values
+            return None
         if self.name == "noise":
             centre = 1 - fill.offset if fill.kind == "gain" else 0
-            noisy: Floats = _times(normal, self.std if fill.kind == "weight" else 0.25) + np.float32(centre)
+            noisy: Floats = _times(_quantiles(), self.std if fill.kind == "weight" else 0.25) + np.float32(centre)
             return noisy
         if fill.kind == "gain":
-            return np.full(normal.shape, 1 - fill.offset, dtype=np.float32)
+            return float(1 - fill.offset)
         if fill.kind == "bias" or self.name == "zero":
-            return np.zeros(normal.shape, dtype=np.float32)
-        if self.name == "orthogonal" and normal.ndim == 2:
+            return 0.0
+        if self.name == "orthogonal" and len(fill.coordinates) == 2:
+            return None
+        return _times(_quantiles(), self.std)
+
+    def values(self, fill: Fill) -> Floats:
+        """Return fresh values for a block without a template (float32, shape of the block)."""
+        made = self.pointwise(fill)
+        if isinstance(made, float):
+            return np.full(tuple(length(index) for index in fill.coordinates), made, dtype=np.float32)
+        if made is not None:
+            return draw(self.seed, fill.tensor, fill.coordinates, made)
+        normal = standard_normal(self.seed, fill.tensor, fill.coordinates)
+        if self.custom is None:
             return self._orthogonal(normal)
-        return _times(normal, self.std)
+        values: Floats = np.ascontiguousarray(self.custom(fill, normal), dtype=np.float32)
+        return values
 
     def copies(self) -> bool:
         """Whether a block with a template starts from it."""
@@ -122,34 +140,94 @@ def _lost(fill: Fill, normal: Floats) -> Floats:
     )
 
 
-def standard_normal(seed: int, name: str, coordinates: tuple[slice | npt.NDArray[np.int64], ...]) -> Floats:
-    """Return standard normal numbers for coordinates of a named tensor (float32, the block's shape).
+def standard_normal(seed: int, name: str, coordinates: Region) -> Floats:
+    """Return standard normal numbers for coordinates of a named tensor (float32, the block's shape)."""
+    return draw(seed, name, coordinates, _quantiles())
 
-    One hash gives four neighbours along the last dimension, 16 bits each.
+
+def draw(
+    seed: int, name: str, coordinates: Region, table: npt.NDArray[Drawn], out: npt.NDArray[Drawn] | None = None
+) -> npt.NDArray[Drawn]:
+    """Return the entry of a table of 65,536 that each coordinate of a named tensor draws (the block's shape).
+
+    One hash gives four neighbours along the last dimension, 16 bits each. The work is cut so that it stays in a
+    core's cache.
+
+    Args:
+        seed: any integer.
+        name: canonical name of the tensor.
+        coordinates: logical coordinates of the block.
+        table: its entries may be of any dtype.
+        out: is written into and returned, if given; it may be a view.
     """
+    shape = tuple(length(index) for index in coordinates)
+    if out is None:
+        out = np.empty(shape, dtype=table.dtype)
+    if 0 in shape:
+        return out
     digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
-    state = np.full((1,) * len(coordinates), np.frombuffer(digest, dtype="<u8")[0], dtype=np.uint64)
-    last = positions(coordinates[-1])
-    first_group = int(last.min(initial=0)) // 4
-    groups = np.arange(first_group, int(last.max(initial=0)) // 4 + 1, dtype=np.uint64)
-    for dim, index in enumerate(coordinates):
-        shape = tuple(-1 if d == dim else 1 for d in range(len(coordinates)))
-        along = groups if dim == len(coordinates) - 1 else positions(index).astype(np.uint64)
-        state = _mix(state + (along.reshape(shape) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
-    lanes = np.ascontiguousarray(state, dtype="<u8").view("<u2")
-    offset = last - 4 * first_group
-    picked = (
-        lanes[..., int(offset[0]) : int(offset[-1]) + 1] if isinstance(coordinates[-1], slice) else lanes[..., offset]
-    )
-    values: Floats = _quantiles()[picked]
-    return values
+    leading = coordinates[:-1]
+    state = np.full((1,) * len(leading), np.frombuffer(digest, dtype="<u8")[0], dtype=np.uint64)
+    for dim, index in enumerate(leading):
+        along = _steps(positions(index)).reshape(tuple(-1 if d == dim else 1 for d in range(len(leading))))
+        state = state + along
+        _mix(state, np.empty_like(state))
+    if len(shape) < 3:
+        _draw_rows(state.reshape(-1), coordinates[-1], table, out.reshape(-1, shape[-1]) if len(shape) == 1 else out)
+        return out
+    for outer in np.ndindex(shape[:-2]):
+        _draw_rows(state[outer], coordinates[-1], table, out[outer])
+    return out
 
 
-def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: npt.NDArray[np.uint64] = z ^ (z >> np.uint64(31))
-    return mixed
+def _draw_rows(
+    rows: npt.NDArray[np.uint64], last: Index1D, table: npt.NDArray[Drawn], out: npt.NDArray[Drawn]
+) -> None:
+    """Fill ``out`` (rows, columns), given the state of every row."""
+    if isinstance(last, slice):
+        for first in range(last.start - last.start % 4, last.stop, 4 * _GROUPS):
+            start, stop = max(first, last.start), min(first + 4 * _GROUPS, last.stop)
+            groups = _steps(np.arange(first // 4, (stop + 3) // 4))
+            picked = slice(start - first, stop - first)
+            _draw_groups(rows, groups, picked, table, out[:, start - last.start : stop - last.start])
+        return
+    groups, which = np.unique(last // 4, return_inverse=True)
+    _draw_groups(rows, _steps(groups), which * 4 + last % 4, table, out)
+
+
+def _draw_groups(
+    rows: npt.NDArray[np.uint64],
+    groups: npt.NDArray[np.uint64],
+    picked: Index1D,
+    table: npt.NDArray[Drawn],
+    out: npt.NDArray[Drawn],
+) -> None:
+    together = min(max(1, _GROUPS // groups.size), rows.size)
+    state = np.empty((together, groups.size), dtype="<u8")
+    spare = np.empty_like(state)
+    index = np.empty((together, length(picked)), dtype=np.intp)
+    values = np.empty(index.shape, dtype=table.dtype)
+    for start in range(0, rows.size, together):
+        count = min(together, rows.size - start)
+        np.add(rows[start : start + count, None], groups, out=state[:count])
+        _mix(state[:count], spare[:count])
+        index[:count] = state[:count].view("<u2")[:, picked]
+        np.take(table, index[:count], out=values[:count], mode="wrap")  # "raise" would copy through a buffer
+        out[start : start + count] = values[:count]
+
+
+def _steps(along: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    steps: npt.NDArray[np.uint64] = (along.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    return steps
+
+
+def _mix(z: npt.NDArray[np.uint64], spare: npt.NDArray[np.uint64]) -> None:
+    """Apply the finaliser of SplitMix64 in place."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, None)):
+        np.right_shift(z, np.uint64(shift), out=spare)
+        np.bitwise_xor(z, spare, out=z)
+        if factor is not None:
+            np.multiply(z, np.uint64(factor), out=z)
 
 
 def _times(values: Floats, factor: float) -> Floats:
@@ -166,4 +244,4 @@ def _quantiles() -> Floats:
     return scaled
 
 
-__all__ = ["COPY_NOISE", "NAMES", "Initialisation", "standard_normal"]
+__all__ = ["COPY_NOISE", "NAMES", "Initialisation", "draw", "standard_normal"]
