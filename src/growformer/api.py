@@ -186,17 +186,22 @@ def grow(
 
 
 def grow_checkpoint(
-    source: str | Path,
+    source: str | Path | ModelFolder,
     out: str | Path,
     *transformations: Transformation,
     plan: Plan | None = None,
     dtype: str | None = None,
     max_shard_bytes: int = 5_000_000_000,
+    threads: int | None = None,
+    keep_code: bool = False,
     progress: Progress | None = None,
     revision: str | None = None,
     **options: Any,
 ) -> GrownCheckpoint:
-    """Write a grown checkpoint that stock classes load, tensor by tensor; it appears whole or not at all.
+    """Write a grown checkpoint that stock classes load; it appears whole or not at all.
+
+    Memory does not depend on the size of the model. A run that was stopped is continued by the same call. Under
+    ``torchrun`` every rank makes this call, and they share the work.
 
     Args:
         source: a model folder or hub id.
@@ -205,6 +210,8 @@ def grow_checkpoint(
         plan: a plan made for this source, instead of a request.
         dtype: of the result; by default each tensor keeps its own.
         max_shard_bytes: the largest shard.
+        threads: how many make and write; by default one per core, at most 8. The bytes do not depend on it.
+        keep_code: carry the source's code files, unread, and their names in the config.
         progress: called with bytes written, bytes in all, tensor name.
         revision: of a hub model.
         options: as for ``growformer.plan``.
@@ -214,9 +221,18 @@ def grow_checkpoint(
     """
     from growformer.execute.checkpoint import grow_folder
 
-    folder = open_folder(source, revision)
+    folder = source if isinstance(source, ModelFolder) else open_folder(source, revision)
     made = _given(plan) or _plan(folder, *transformations, **options)
-    return grow_folder(made, folder, out, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=progress)
+    return grow_folder(
+        made,
+        folder,
+        out,
+        dtype=dtype,
+        max_shard_bytes=max_shard_bytes,
+        threads=threads,
+        keep_code=keep_code,
+        progress=progress,
+    )
 
 
 def verify(source: Source, grown: Source, *, checks: Sequence[str] | None = None, **options: Any) -> Verification:

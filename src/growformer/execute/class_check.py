@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+import threading
+from types import TracebackType
 from typing import Any
 
 from growformer.architecture.source import describe
 from growformer.errors import ArchitectureError, RequestError, SourceError
+from growformer.execute.class_shapes import Built, build
 from growformer.planning.plan import Plan
+
+# Not -m, which would import from the working folder, and that may be a checkpoint's.
+_RUN = "import sys; sys.path = [p for p in sys.path if p]; from growformer.execute.class_shapes import main; main()"
 
 
 def check_with_class(plan: Plan, config: dict[str, Any]) -> None:
@@ -17,67 +27,121 @@ def check_with_class(plan: Plan, config: dict[str, Any]) -> None:
     Raises:
         RequestError: the class refuses, or builds other tensors.
     """
-    import torch
-    import transformers
-    from transformers import AutoConfig
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    judge(plan, config, build(config))
 
+
+def judge(plan: Plan, config: dict[str, Any], built: Built) -> None:
+    """Compare what a class built with what is planned; see ``check_with_class``."""
     model_type = config.get("model_type")
-    if model_type not in CONFIG_MAPPING_NAMES:
+    if built.refusal is not None:
+        raise RequestError(f"the class of {model_type} refuses the target config: {built.refusal}; ask for other sizes")
+    if built.shapes is None:
         return
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    try:
-        heads = config.get("architectures") or []
-        values = {k: v for k, v in config.items() if k not in ("model_type", "transformers_version")}
-        made = AutoConfig.for_model(model_type, **_special_floats(values))
-        model_class = getattr(transformers, heads[0], None) if heads else None
-        if model_class is None and type(made) not in transformers.MODEL_MAPPING:
-            return  # a part of other models, which has no class of its own outside of them
-        with torch.device("meta"):
-            model = model_class(made) if model_class else transformers.AutoModel.from_config(made)
-    except Exception as error:
-        cause = error.__cause__ or error
-        raise RequestError(
-            f"the class of {model_type} refuses the target config: {_last_line(cause)}; ask for other sizes"
-        ) from None
-    finally:
-        transformers.logging.set_verbosity(level)
-    tensors = model.state_dict(keep_vars=True)
-    shapes = {name: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()}
-    owners: dict[int, str] = {}
-    aliases = {name: owner for name, t in tensors.items() if (owner := owners.setdefault(id(t), name)) != name}
+    # The class may name the head as the owner; a checkpoint has the table.
     turned = {
         (owner if any(owner.endswith(head) for head in plan.architecture.ties) else name): (
             name if any(owner.endswith(head) for head in plan.architecture.ties) else owner
         )
-        for name, owner in aliases.items()
+        for name, owner in built.aliases.items()
     }
     try:
-        built = describe(plan.architecture, {**config, **plan.source.inferred}, shapes, aliases=turned)
+        found = describe(plan.architecture, {**config, **plan.source.inferred}, built.shapes, aliases=turned)
     except (SourceError, ArchitectureError) as error:
         raise RequestError(
             f"the class of {model_type} builds other tensors from the target config than planned; this config cannot "
             f"express the requested sizes: {error}"
         ) from None
     for name, shape in plan.target_shapes():
-        if name in built.tensors and built.tensors[name].shape != shape:
+        if name in found.tensors and found.tensors[name].shape != shape:
             raise RequestError(
-                f"the class of {model_type} builds {built.tensors[name].stored} with shape "
-                f"{list(built.tensors[name].shape)} from the target config, the plan has {list(shape)}; this config "
+                f"the class of {model_type} builds {found.tensors[name].stored} with shape "
+                f"{list(found.tensors[name].shape)} from the target config, the plan has {list(shape)}; this config "
                 "cannot express the requested sizes"
             )
 
 
-def _special_floats(value: Any) -> Any:
-    """Return plain data with numbers that JSON lacks, which transformers writes as ``{"__float__": "Infinity"}``."""
-    if isinstance(value, dict):
-        if set(value) == {"__float__"}:
-            return float(value["__float__"])
-        return {name: _special_floats(inner) for name, inner in value.items()}
-    return [_special_floats(inner) for inner in value] if isinstance(value, list) else value
+class ClassCheck:
+    """The check of a target config beside other work; leave the context to end it.
+
+    Where transformers is imported already, or there is no interpreter to start, it runs at ``submit``; else in a
+    process that imports transformers from now on.
+
+    Args:
+        model_type: of the config to come.
+    """
+
+    def __init__(self, model_type: str) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread: threading.Thread | None = None
+        self._outcome: list[Exception | None] = []
+        if "transformers" not in sys.modules and sys.executable:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _RUN, model_type],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is for this process, which ends the other
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"},
+            )
+
+    def submit(self, plan: Plan, config: dict[str, Any]) -> None:
+        """Begin to check a config against a plan.
+
+        Raises:
+            RequestError: as ``check_with_class``, where the check runs here.
+        """
+        if self._process is None:
+            check_with_class(plan, config)
+            self._outcome.append(None)
+            return
+        self._thread = threading.Thread(target=self._ask, args=(plan, config), daemon=True)
+        self._thread.start()
+
+    def refusal(self) -> Exception | None:
+        """Return the error of a check that has ended with one; None while it runs, or if all is well."""
+        return self._outcome[0] if self._outcome else None
+
+    def wait(self) -> None:
+        """Wait for the outcome.
+
+        Raises:
+            RequestError: as ``check_with_class``.
+        """
+        if self._thread is not None:
+            self._thread.join()
+        refusal = self.refusal()
+        if refusal is not None:
+            raise refusal
+
+    def _ask(self, plan: Plan, config: dict[str, Any]) -> None:
+        assert self._process is not None
+        try:
+            answer, trouble = self._process.communicate(json.dumps(config).encode())
+            if self._process.returncode:
+                lines = trouble.decode(errors="replace").strip().splitlines() or ["no message"]
+                raise RequestError(f"the model's class could not be asked about the target config: {lines[-1]}")
+            found = json.loads(answer)
+            shapes = found["shapes"]
+            if shapes is not None:
+                shapes = {name: (tuple(shape), dtype) for name, (shape, dtype) in shapes.items()}
+            judge(plan, config, Built(shapes, found["aliases"], found["refusal"]))
+        except Exception as error:
+            self._outcome.append(error)
+        else:
+            self._outcome.append(None)
+
+    def __enter__(self) -> ClassCheck:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self._process.kill()
+            if self._thread is not None:
+                self._thread.join()
+            else:
+                self._process.communicate()
 
 
-def _last_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1].strip().rstrip(".")
+__all__ = ["ClassCheck", "check_with_class", "judge"]

@@ -28,7 +28,8 @@ def bits_dtype(itemsize: int) -> np.dtype[Any]:
 def decode(bits: Bits, dtype: str) -> Numbers:
     """Return the numbers that bits of a floating-point dtype stand for: float64 of float64, else float32. Exact."""
     if dtype == "bfloat16":
-        return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        single: Numbers = (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        return single
     if dtype in _NATIVE:
         native = bits.view(_NATIVE[dtype])
         return native.astype(np.float32) if dtype == "float16" else native

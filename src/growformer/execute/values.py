@@ -71,7 +71,7 @@ def _ordered_mean(values: torch.Tensor, dim: int) -> torch.Tensor:
     """Return the mean along a dimension, added up in the fixed order of ``numbers.OrderedSum`` on every device."""
     rows = values.movedim(dim, 0)
     total: torch.Tensor | None = None
-    for part in rows.split(SPAN):
+    for part in torch.split(rows, SPAN):
         while part.shape[0] > 1:
             even = part.shape[0] // 2 * 2
             pairs = part[:even:2] + part[1:even:2]

@@ -180,9 +180,7 @@ def draw(
     return out
 
 
-def _draw_rows(
-    rows: npt.NDArray[np.uint64], last: Index1D, table: npt.NDArray[Drawn], out: npt.NDArray[Drawn]
-) -> None:
+def _draw_rows(rows: npt.NDArray[np.uint64], last: Index1D, table: npt.NDArray[Drawn], out: npt.NDArray[Drawn]) -> None:
     """Fill ``out`` (rows, columns), given the state of every row."""
     if isinstance(last, slice):
         for first in range(last.start - last.start % 4, last.stop, 4 * _GROUPS):
@@ -216,7 +214,7 @@ def _draw_groups(
         out[start : start + count] = values[:count]
 
 
-def _steps(along: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+def _steps(along: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
     steps: npt.NDArray[np.uint64] = (along.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     return steps
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from growformer.errors import SourceError
 from growformer.storage.header import DTYPES, Entry, read_header
 from growformer.storage.safetensors_file import read_tensor
+from growformer.storage.weights import Weights
 
 if TYPE_CHECKING:
     import torch
@@ -74,16 +75,9 @@ class ModelFolder:
 
     def equal(self, pairs: Mapping[str, str]) -> dict[str, str]:
         """Return those of some pairs of stored names whose tensors are both there and the same, byte for byte."""
-        import torch
-
-        found: dict[str, str] = {}
-        with self.reader() as read:
-            for one, other in pairs.items():
-                if one in self.entries and other in self.entries:
-                    first, second = read(one), read(other)
-                    if first.dtype == second.dtype and torch.equal(first, second):
-                        found[one] = other
-        return found
+        with Weights(self.entries) as weights:
+            known = {one: other for one, other in pairs.items() if one in self.entries and other in self.entries}
+            return {one: other for one, other in known.items() if weights.equal(one, other)}
 
     def other_files(self) -> list[Path]:
         """Return relative paths of the files beside config and weights (and of linked folders), in order."""

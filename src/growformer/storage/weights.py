@@ -15,10 +15,13 @@ import numpy.typing as npt
 
 from growformer.errors import SourceError
 from growformer.storage import disk
-from growformer.storage.safetensors_file import Entry
+from growformer.storage.header import DTYPES, Entry
 
 Bits = npt.NDArray[Any]
 Index = slice | npt.NDArray[np.int64]
+
+WIDTH = dict(DTYPES.values())
+"""Name of a dtype -> bytes of a value."""
 
 
 class Scratch:
@@ -95,7 +98,7 @@ class Weights:
         """
         entry = self.entries[name]
         shape, picks, start = list(entry.shape), list(region), 0
-        dtype = np.dtype(f"u{entry.itemsize}")
+        dtype = np.dtype(f"u{WIDTH[entry.dtype]}")
         lead = 0
         while len(shape) > 1 and _count(picks[0]) == 1:
             start += _first(picks[0]) * prod(shape[1:]) * dtype.itemsize
@@ -103,14 +106,11 @@ class Weights:
             lead += 1
         if not shape:
             rows = scratch.array((1,), dtype)
-            self.read_bytes(entry, start, memoryview(rows.view(np.uint8)))
+            self.read_bytes(entry, start, _memory(rows))
             return rows.reshape(())
         rows = self._rows(entry, start, picks[0], tuple(shape[1:]), dtype, scratch)
         for dim, pick in enumerate(picks[1:], start=1):
-            if isinstance(pick, slice):
-                rows = rows[(slice(None),) * dim + (pick,)]
-            else:
-                rows = np.take(rows, pick, axis=dim)
+            rows = _picked(rows, pick, dim)
         return rows.reshape((1,) * lead + rows.shape) if lead else rows
 
     def _rows(
@@ -134,7 +134,7 @@ class Weights:
     def contiguous(self, name: str, region: tuple[Index, ...]) -> int | None:
         """Return the byte in a tensor at which a region starts, if it is one run of bytes; None if it is not."""
         entry = self.entries[name]
-        start, size = 0, entry.itemsize
+        start, size = 0, WIDTH[entry.dtype]
         whole = True  # all dimensions so far are taken as a whole
         for length, pick in zip(reversed(entry.shape), reversed(region), strict=True):
             if not isinstance(pick, slice) or (pick.step or 1) != 1:
@@ -168,7 +168,14 @@ _PIECE = 8 << 20
 
 
 def _memory(array: Bits) -> memoryview:
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
+
+
+def _picked(rows: Bits, index: Index, dim: int) -> Bits:
+    if not isinstance(index, slice):
+        return np.take(rows, index, axis=dim)
+    picked: tuple[slice, ...] = (*[slice(None)] * dim, index)
+    return rows[picked]
 
 
 def _count(index: Index) -> int:
@@ -179,4 +186,4 @@ def _first(index: Index) -> int:
     return index.start if isinstance(index, slice) else int(index[0])
 
 
-__all__ = ["Scratch", "Weights"]
+__all__ = ["WIDTH", "Scratch", "Weights"]
