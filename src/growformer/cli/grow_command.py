@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from growformer.cli.options import Growth, Json, Model, takes
+from growformer.cli.writing import KeepCode, Threads
 
 if TYPE_CHECKING:
     from growformer.cli.request import Wanted
@@ -28,38 +29,37 @@ def grow(
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Skip the check of the constraints afterwards.")
     ] = False,
+    threads: Threads = None,
+    keep_code: KeepCode = False,
     json: Json = False,
 ) -> None:
     """Write a larger checkpoint that computes the same, and check its weights against the source's, block by block.
 
     OUT is a stock checkpoint: from_pretrained loads it. It appears whole or not at all, and keeps the tokenizer and all
-    other files of the source. growformer.json in it says what every parameter was made from.
+    other files of the source. growformer.json in it says what every parameter was made from. A run that was stopped is
+    continued by the same command. Under torchrun, all ranks share the work.
 
         $ growformer grow SmolLM2-135M SmolLM2-168M --hidden-size 720
         $ growformer grow SmolLM2-135M deeper --num-hidden-layers 36 --new-layers-at end
         $ growformer grow SmolLM2-135M SmolLM2-168M --plan plan.json
+        $ torchrun --nproc-per-node 4 -m growformer grow SmolLM2-135M SmolLM2-168M --hidden-size 720
     """
-    from growformer.api import grow_checkpoint, verify
     from growformer.cli import render
     from growformer.cli.request import read, read_plan
+    from growformer.cli.writing import early_check, write
+    from growformer.execute.ranks import from_environment
 
-    wanted = read_plan(model, plan, growth) if plan is not None else read(model, growth, with_weights=True)
-    folder = _folder(model, wanted)
-    _refuse_standstill(wanted)
-    with render.progress(not json) as advance:
-        grown = grow_checkpoint(
-            model,
-            out,
-            plan=wanted.plan,
-            dtype=wanted.dtype,
-            max_shard_bytes=wanted.max_shard_bytes,
-            progress=advance,
-            revision=folder.revision,
-        )
-    checked = None
-    if not no_verify:
-        with render.status("Comparing every block with the source", not json):
-            checked = verify(folder.path, grown.path, checks=["constraints"])
+    ranks = from_environment()
+    with early_check(model, ranks) as checking:
+        wanted = read_plan(model, plan, growth) if plan is not None else read(model, growth, with_weights=True)
+        _refuse_without_weights(model, wanted)
+        _refuse_standstill(wanted)
+        grown, checked = write(
+            wanted, out, ranks=ranks, checking=checking, threads=threads, keep_code=keep_code,
+            check=not no_verify, shown=not json,
+        )  # fmt: skip
+    if not ranks.first:
+        return
     if json:
         render.print_json(_as_json(model, grown, wanted, checked))
     else:
@@ -68,12 +68,11 @@ def grow(
         raise typer.Exit(1)
 
 
-def _folder(model: str, wanted: Wanted) -> Any:
+def _refuse_without_weights(model: str, wanted: Wanted) -> None:
     from growformer.errors import SourceError
 
     if wanted.folder is None:
         raise SourceError(f"{model}: a config alone has no weights to grow; pass the model's folder")
-    return wanted.folder
 
 
 def _refuse_standstill(wanted: Wanted) -> None:
@@ -94,6 +93,7 @@ def _hidden(wanted: Wanted) -> int:
 
 def _show(model: str, grown: GrownCheckpoint, wanted: Wanted, checked: Verification | None) -> None:
     from growformer.cli import render
+    from growformer.cli.writing import resumed_notes
 
     before, after = grown.plan.num_parameters()
     parts = Counter(grown.tensors.values())
@@ -112,9 +112,10 @@ def _show(model: str, grown: GrownCheckpoint, wanted: Wanted, checked: Verificat
     if grown.dropped:
         render.heading("Left behind")
         render.lines([f"{name}: {why}" for name, why in grown.dropped.items()])
-    if wanted.notes or grown.plan.notes:
+    notes = [*resumed_notes(grown), *grown.plan.notes, *wanted.notes]
+    if notes:
         render.heading("Notes")
-        render.lines([*grown.plan.notes, *wanted.notes])
+        render.lines(notes)
     if checked is not None and not checked.ok:
         print()
         render.lines([str(checked), f"Do not train on {grown.path}; it stays for inspection."], indent=0)
@@ -140,12 +141,10 @@ def _loading(grown: GrownCheckpoint) -> str:
 
 def _as_json(model: str, grown: GrownCheckpoint, wanted: Wanted, checked: Verification | None) -> dict[str, Any]:
     from growformer.cli.plan_command import as_json
+    from growformer.cli.writing import left_as_json
 
     return {
-        "path": str(grown.path),
-        "bytes": grown.num_bytes,
+        **left_as_json(grown),
         "plan": as_json(model, wanted),
-        "files": grown.files,
-        "dropped": grown.dropped,
         "verification": None if checked is None else checked.to_json(),
     }

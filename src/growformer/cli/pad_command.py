@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from growformer.cli.options import DTYPES, NEW, RESULT, Json, Model, Revision, one_of, whole_number
+from growformer.cli.writing import KeepCode, Threads
 
 if TYPE_CHECKING:
     from growformer.cli.request import Wanted
@@ -93,6 +94,8 @@ def pad(
         bool, typer.Option("--no-verify", help="Skip the check of the constraints afterwards.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and write nothing.")] = False,
+    threads: Threads = None,
+    keep_code: KeepCode = False,
     revision: Revision = None,
     json: Json = False,
 ) -> None:
@@ -104,12 +107,14 @@ def pad(
         $ growformer pad Qwen2-7B Qwen2-7B-tp8 --tensor-parallel 8 --for vllm
         $ growformer pad Qwen2-72B --tensor-parallel 8 --multiple-of 128 --for vllm --dry-run
     """
-    from growformer.api import grow_checkpoint, verify
     from growformer.api_sizing import plan_padding
     from growformer.cli import render
     from growformer.cli.request import Wanted, check_with_class, open_source, parse_bytes
+    from growformer.cli.writing import write
     from growformer.errors import RequestError
+    from growformer.execute.ranks import from_environment
 
+    ranks = from_environment()
     if out is None and not dry_run:
         raise RequestError("name the folder to write, as in growformer pad MODEL OUT, or add --dry-run")
     folder = open_source(model, revision, with_weights=not dry_run)
@@ -137,15 +142,12 @@ def pad(
             render.paragraph("Nothing was written.")
         return
     _refuse_standstill(model, wanted, fit)
-    with render.progress(not json) as advance:
-        grown = grow_checkpoint(
-            model, out, plan=made, dtype=dtype, max_shard_bytes=wanted.max_shard_bytes, progress=advance,
-            revision=folder.revision,
-        )  # fmt: skip
-    checked = None
-    if not no_verify:
-        with render.status("Comparing every block with the source", not json):
-            checked = verify(folder.path, grown.path, checks=["constraints"])
+    grown, checked = write(
+        wanted, out, ranks=ranks, checking=None, threads=threads, keep_code=keep_code, check=not no_verify,
+        shown=not json,
+    )  # fmt: skip
+    if not ranks.first:
+        return
     if json:
         render.print_json(_as_json(model, wanted, fit, grown, checked))
     else:
@@ -199,6 +201,7 @@ def _show_plan(model: str, wanted: Wanted, fit: dict[str, Any]) -> None:
 
 def _show_written(model: str, grown: GrownCheckpoint, checked: Verification | None) -> None:
     from growformer.cli import render
+    from growformer.cli.writing import resumed_notes
 
     parts = Counter(grown.tensors.values())
     text = (
@@ -211,6 +214,8 @@ def _show_written(model: str, grown: GrownCheckpoint, checked: Verification | No
         text += " Every block was compared with the source: all constraints hold, so it computes the same."
     print()
     render.paragraph(text)
+    for note in resumed_notes(grown):
+        render.paragraph(note)
     if grown.dropped:
         render.heading("Left behind")
         render.lines([f"{name}: {why}" for name, why in grown.dropped.items()])
@@ -230,6 +235,7 @@ def _as_json(
     checked: Verification | None = None,
 ) -> dict[str, Any]:
     from growformer.cli.plan_command import as_json
+    from growformer.cli.writing import left_as_json
     from growformer.sizing.consumers import consumer_of
 
     source = wanted.plan.source
@@ -243,9 +249,6 @@ def _as_json(
         },
         "ranks": [share.to_json() for share in _ranks(wanted, fit)],
         "plan": as_json(model, wanted),
-        "path": None if grown is None else str(grown.path),
-        "bytes": None if grown is None else grown.num_bytes,
-        "files": {} if grown is None else grown.files,
-        "dropped": {} if grown is None else grown.dropped,
+        **({"path": None, "bytes": None, "files": {}, "dropped": {}} if grown is None else left_as_json(grown)),
         "verification": None if checked is None else checked.to_json(),
     }

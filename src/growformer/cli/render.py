@@ -114,6 +114,14 @@ def num_bytes(number: int | float) -> str:
     return f"{number:g} bytes"
 
 
+def duration(seconds: float) -> str:
+    """Return a time in words: ``40 s``, ``12 min``, ``3 h 20 min``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def value(found: Any) -> str:
     """Return a config value for a table cell: short lists whole, others by what they hold."""
     if isinstance(found, list):

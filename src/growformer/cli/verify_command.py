@@ -11,6 +11,7 @@ from growformer.cli.options import Json, Model, whole_number
 from growformer.errors import RequestError, did_you_mean
 
 if TYPE_CHECKING:
+    from growformer.verification.file_digests import DigestsReport
     from growformer.verification.verification import Verification
 
 CHECKS = ("constraints", "outputs", "gradients")
@@ -19,7 +20,15 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def verify(
     model: Model,
-    out: Annotated[str, typer.Argument(metavar="OUT", help="The grown checkpoint.")],
+    out: Annotated[
+        str | None, typer.Argument(metavar="OUT", help="The grown checkpoint. With --digests, it may be the only one.")
+    ] = None,
+    digests: Annotated[
+        bool,
+        typer.Option(
+            "--digests", help="Read all shards and compare them with the digests in growformer.json, before all else."
+        ),
+    ] = False,
     checks: Annotated[
         str,
         typer.Option(
@@ -47,7 +56,14 @@ def verify(
     Outputs are judged against the rounding that the source has itself, compared with float64.
 
         $ growformer verify SmolLM2-135M SmolLM2-168M --dtype float32,bfloat16
+        $ growformer verify SmolLM2-168M --digests
     """
+    if out is None and not digests:
+        raise RequestError("name the grown checkpoint too, as in growformer verify MODEL OUT; --digests needs OUT only")
+    read = _check_digests(out or model, shown=not json) if digests else None
+    if out is None or (read is not None and not read.ok):
+        _end_with(read, json)
+        return
     from growformer.api import verify as run
     from growformer.cli import render
 
@@ -60,10 +76,32 @@ def verify(
     with render.status(f"Checking {' and '.join(wanted)}", not json):
         found = run(model, out, checks=wanted, dtypes=dtypes, prompt=prompt, seed=seed)
     if json:
-        render.print_json(found.to_json())
+        render.print_json(found.to_json() if read is None else {**found.to_json(), "digests": read.to_json()})
     else:
+        if read is not None:
+            print(f"Digests: {read}\n")
         _show(found)
     if not found.ok:
+        raise typer.Exit(1)
+
+
+def _check_digests(out: str, *, shown: bool) -> DigestsReport:
+    from growformer.cli import render
+    from growformer.verification.file_digests import check_digests
+
+    with render.status("Reading all shards", shown):
+        return check_digests(out)
+
+
+def _end_with(read: DigestsReport | None, json: bool) -> None:
+    from growformer.cli import render
+
+    assert read is not None
+    if json:
+        render.print_json({"digests": read.to_json()})
+    else:
+        render.table(("shard", "digest"), list(read.files.items()))
+    if not read.ok:
         raise typer.Exit(1)
 
 

@@ -36,13 +36,15 @@ from growformer.planning.rules import tensor_plan
 from growformer.storage import digests, disk
 from growformer.storage.folder import INDEX, ModelFolder, read_json
 from growformer.storage.identity import Identity
-from growformer.storage.output_folder import OutputFolder, check_free, check_room
+from growformer.storage.output_folder import OutputFolder, check_free, check_room, estimated_seconds
 from growformer.storage.weights import Weights
 
 Progress = Callable[[int, int, str], None]
 """Called with bytes written, bytes in all, and the tensor at hand."""
 
 MAX_THREADS = 8
+LONG = 20_000_000_000
+"""Bytes from which on it is worth a second to estimate how long they take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ def grow_folder(
     keep_code: bool = False,
     progress: Progress | None = None,
     checking: ClassCheck | None = None,
+    estimated: Callable[[int, float], None] | None = None,
 ) -> GrownCheckpoint:
     """Write the grown checkpoint of a source folder.
 
@@ -100,6 +103,7 @@ def grow_folder(
         keep_code: carry the source's code files and their names in the config; they are not read.
         progress: called after every piece of a tensor.
         checking: a check of the target config that was started early; by default it starts now.
+        estimated: called before a long run writes anything, with its bytes and about how many seconds they take.
 
     Raises:
         PlanError: the source is not the one that the plan was made for.
@@ -129,6 +133,8 @@ def grow_folder(
         def begin() -> dict[str, str]:
             check_free(out)
             check_room(out, layout.num_bytes)
+            if estimated is not None and layout.num_bytes >= LONG:
+                estimated(layout.num_bytes, estimated_seconds(out.parent, layout.num_bytes))
             if checking is not None:
                 checking.submit(plan, config)
             return stack.enter_context(partial).finished

@@ -51,10 +51,8 @@ def load_provenance(path: str | Path) -> Provenance:
     """
     path = Path(path)
     file = path / FILE if path.is_dir() else path
-    if not file.is_file():
-        raise SourceError(f"{file}: missing; only a checkpoint written by growformer has one")
+    data = read_record(file)
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
         regions = {name: group["regions"] for group in data["new_regions"] for name in group["tensors"]}
         return Provenance(
             source=data["source"],
@@ -66,6 +64,23 @@ def load_provenance(path: str | Path) -> Provenance:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise SourceError(f"{file}: not a record of growformer: {type(error).__name__}: {error}") from None
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """Read a growformer.json as plain data.
+
+    Raises:
+        SourceError: there is none, or it is not JSON.
+    """
+    if not file.is_file():
+        raise SourceError(f"{file}: missing; only a checkpoint written by growformer has one")
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{file}: not a record of growformer: {type(error).__name__}: {error}") from None
+    if not isinstance(data, dict):
+        raise SourceError(f"{file}: not a record of growformer: {type(data).__name__}")
+    return data
 
 
 def new_regions(tensor: TensorPlan) -> Regions:
