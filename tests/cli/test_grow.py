@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
 from tests.cli.support import MODELS, contents, set_config
 
-from growformer.storage.safetensors_file import ShardWriter
+from growformer.execute.fill import BandFiller
+from growformer.execute.layout import Band
 
 REQUESTS = {
     "llama": ["--hidden-size", 36, "--num-attention-heads", 9, "--num-key-value-heads", 3, "--num-hidden-layers", 4],
@@ -111,12 +113,14 @@ def test_a_plan_of_another_model_is_refused(run, models: dict[str, Path], tmp_pa
 def test_a_failed_check_is_exit_code_1(
     run, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add = ShardWriter.add
+    fill = BandFiller.fill
 
-    def disturb(self: ShardWriter, name: str, tensor: torch.Tensor) -> None:
-        add(self, name, tensor + 1 if name.endswith("1.self_attn.o_proj.weight") else tensor)
+    def disturb(self: BandFiller, band: Band, out: Any, scratch: Any) -> None:
+        fill(self, band, out, scratch)
+        if band.stored.name.endswith("1.self_attn.o_proj.weight"):
+            out ^= 1 << 30
 
-    monkeypatch.setattr(ShardWriter, "add", disturb)
+    monkeypatch.setattr(BandFiller, "fill", disturb)
     ran = run("grow", models["llama"], tmp_path / "out", "--hidden-size", 36)
     assert ran.code == 1
     assert "NOT preserved: constraints failed" in ran.out
@@ -139,16 +143,16 @@ def test_a_failure_halfway_leaves_nothing_behind(
     run, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     failure: BaseException, code: int, message: str,
 ) -> None:  # fmt: skip
-    add, seen = ShardWriter.add, []
+    fill, seen = BandFiller.fill, []
 
-    def fail(self: ShardWriter, name: str, tensor: torch.Tensor) -> None:
-        seen.append(name)
+    def fail(self: BandFiller, band: Band, out: Any, scratch: Any) -> None:
+        seen.append(band)
         if len(seen) == 5:
-            assert len(list(tmp_path.iterdir())) == 1
+            assert [p.name for p in tmp_path.iterdir()] == [".out.partial"]
             raise failure
-        add(self, name, tensor)
+        fill(self, band, out, scratch)
 
-    monkeypatch.setattr(ShardWriter, "add", fail)
+    monkeypatch.setattr(BandFiller, "fill", fail)
     ran = run("grow", models["llama"], tmp_path / "out", "--hidden-size", 36)
     assert ran.code == code
     assert ran.out == ""

@@ -117,15 +117,15 @@ def test_errors_are_one_line_in_a_pipe(run, tmp_path: Path) -> None:
 
 
 def test_sigterm_cleans_up(run, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from growformer.storage.safetensors_file import ShardWriter
+    from growformer.execute.fill import BandFiller
 
     before = signal.getsignal(signal.SIGTERM)
 
-    def terminate(self: ShardWriter, name: str, tensor: object) -> None:
+    def terminate(self: BandFiller, *arguments: object) -> None:
         assert len(list(tmp_path.iterdir())) == 1  # the unfinished output is there
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(ShardWriter, "add", terminate)
+    monkeypatch.setattr(BandFiller, "fill", terminate)
     with pytest.raises(SystemExit) as stopped:
         run("grow", models["llama"], tmp_path / "out", "--hidden-size", 30)
     assert stopped.value.code == 143

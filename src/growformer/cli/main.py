@@ -28,8 +28,10 @@ from growformer.cli.options import help_text
 from growformer.cli.pad_command import pad
 from growformer.cli.plan_command import plan
 from growformer.cli.verify_command import verify
+from growformer.cli.writing import Stopped
 from growformer.errors import GrowformerError, VerificationError
 
+NOTHING_LEFT = "nothing unfinished was left behind"
 OK, CHECK_FAILED, WRONG_REQUEST, BUG, INTERRUPTED, TERMINATED = 0, 1, 2, 70, 130, 143
 
 app = typer.Typer(
@@ -90,8 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         _complain(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
         return WRONG_REQUEST
-    except KeyboardInterrupt:
-        result = INTERRUPTED
+    except (KeyboardInterrupt, Stopped) as stopped:
+        _complain(f"interrupted; {str(stopped) or NOTHING_LEFT}")
+        return INTERRUPTED
     except Exception as error:
         usage = _usage_error(error)
         if usage is None:
@@ -100,8 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return BUG
         _complain(usage)
         return WRONG_REQUEST
-    if result == INTERRUPTED:
-        _complain("interrupted; nothing unfinished was left behind")
+    if result == INTERRUPTED:  # typer has caught the exception
+        _complain(f"interrupted; {NOTHING_LEFT}")
     return result if isinstance(result, int) else OK
 
 

@@ -38,6 +38,10 @@ KeepCode = Annotated[
 ]
 
 
+class Stopped(Exception):
+    """Ctrl-C while a checkpoint was written, with what is left of it, if anything."""
+
+
 @contextmanager
 def early_check(model: str, ranks: Ranks) -> Iterator[ClassCheck | None]:
     """Begin to import what the check of the target config needs, which takes longer than all that comes before it."""
@@ -77,19 +81,22 @@ def write(
 
     assert wanted.folder is not None
     shown = shown and ranks.first
-    with render.progress(shown) as advance:
-        grown = grow_folder(
-            wanted.plan,
-            wanted.folder,
-            out,
-            dtype=wanted.dtype,
-            max_shard_bytes=wanted.max_shard_bytes,
-            threads=threads,
-            keep_code=keep_code,
-            progress=advance,
-            checking=checking,
-            estimated=_say if shown else None,
-        )
+    try:
+        with render.progress(shown) as advance:
+            grown = grow_folder(
+                wanted.plan,
+                wanted.folder,
+                out,
+                dtype=wanted.dtype,
+                max_shard_bytes=wanted.max_shard_bytes,
+                threads=threads,
+                keep_code=keep_code,
+                progress=advance,
+                checking=checking,
+                estimated=_say if shown else None,
+            )
+    except KeyboardInterrupt as stopped:
+        raise Stopped(*stopped.args) from None
     if not check or not ranks.first:
         return grown, None
     from growformer.api import verify
@@ -121,4 +128,4 @@ def left_as_json(grown: GrownCheckpoint) -> dict[str, Any]:
     }
 
 
-__all__ = ["KeepCode", "Threads", "early_check", "left_as_json", "resumed_notes", "write"]
+__all__ = ["KeepCode", "Stopped", "Threads", "early_check", "left_as_json", "resumed_notes", "write"]

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from growformer.execute import layout
 from growformer.execute.fill import BandFiller
-from growformer.execute.layout import BAND_BYTES, Band, Shard
+from growformer.execute.layout import Band, Shard
 from growformer.storage import digests, disk
 from growformer.storage.weights import WIDTH, Scratch
 
@@ -121,7 +122,7 @@ class Pipeline:
                 yield opened, place + 1, every[place]
 
     def _make(self, work: Iterator[tuple[_Open, int, Band]]) -> None:
-        buffer, scratch = np.empty(BAND_BYTES, dtype=np.uint8), Scratch()
+        buffer, scratch = np.empty(layout.BAND_BYTES, dtype=np.uint8), Scratch()
         try:
             while not self._stop.is_set():
                 with self._lock:

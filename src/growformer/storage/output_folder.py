@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from growformer.errors import OutputError
+from growformer.errors import GrowformerError, OutputError
 from growformer.storage import disk
 
 LOCK, JOURNAL = ".growformer.lock", "journal.json"
@@ -171,9 +171,22 @@ class OutputFolder:
                 for entry in self.path.iterdir():
                     if entry.is_file() and entry.name not in (*self.finished, JOURNAL, LOCK):
                         entry.unlink(missing_ok=True)
+                self._say_what_is_kept(error)
             else:
                 self.discard()
         self._release()
+
+    def _say_what_is_kept(self, error: BaseException) -> None:
+        said = (
+            f"the {len(self.finished)} shards that are finished stay in {self.path}: the same command goes on from "
+            "there; remove that folder if you do not want to"
+        )
+        if isinstance(error, KeyboardInterrupt):
+            error.args = (said,)
+        elif isinstance(error, GrowformerError):
+            error.args = (f"{error}; {said}",)
+        elif isinstance(error, OSError) and error.strerror:
+            error.strerror = f"{error.strerror}; {said}"
 
     def _release(self) -> None:
         if self._lock is not None:
