@@ -151,7 +151,8 @@ class OutputFolder:
             disk.rename(self.path, self.out)
         except OSError as error:
             raise OutputError(f"{self.out}: cannot be given its name: {_reason(error)}") from error
-        disk.remove_file(self.out / LOCK)  # not before: without it another run could take the folder over
+        with suppress(OSError):  # not before: without it another run could take the folder over
+            disk.remove_file(self.out / LOCK)
         disk.sync_path(self.out.parent)
 
     def forget(self) -> None:

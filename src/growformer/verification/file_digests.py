@@ -36,7 +36,8 @@ class DigestsReport:
     def __str__(self) -> str:
         wrong = {file: found for file, found in self.files.items() if found != "ok"}
         if not wrong:
-            return f"{len(self.files)} shards are as they were written ({self.num_bytes:,} bytes)"
+            shards = "1 shard is as it was" if len(self.files) == 1 else f"{len(self.files)} shards are as they were"
+            return f"{shards} written ({self.num_bytes:,} bytes)"
         return "; ".join(f"{file}: {found}" for file, found in wrong.items())
 
     def to_json(self) -> dict[str, Any]:

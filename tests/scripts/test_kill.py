@@ -1,0 +1,17 @@
+"""Twenty kills at random moments; ``python scripts/kill.py --runs 200`` does more of them."""
+
+from __future__ import annotations
+
+import pytest
+
+import kill
+
+
+def test_a_killed_run_leaves_no_model(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["kill.py", "--runs", "20", "--seed", "1"])
+    code = kill.main()
+    said = capsys.readouterr().out
+    assert code == 0, said
+    assert "20 kills" in said
+    assert "0 broken promises" in said
+    assert "shards" in said
