@@ -13,11 +13,14 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_grow_benchmark_runs(tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     ran = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "grow.py"), "--size", "tiny", "--runs", "1", "--out", str(out)],
+        [sys.executable, str(ROOT / "benchmarks" / "grow.py"), "--tiny", "--runs", "1", "--out", str(out)],
         cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     rows = json.loads(out.read_text())["rows"]
-    assert [row["job"] for row in rows] == ["two layers", "hidden size × 2", "all at once × 1.25"]
-    assert all(row["peak_bytes"] > 0 and row["ratio"] > 0 for row in rows)
+    assert [row["job"] for row in rows] == [
+        "tiny, 2 layers", "tiny, hidden size × 2", "tiny, all six", "671B, plan from the config", "growformer --help",
+    ]  # fmt: skip
+    assert all(row["tree_bytes"] >= row["peak_bytes"] > 0 and row["seconds"] > 0 for row in rows)
+    assert [row["ratio"] > 0 for row in rows[:3]] == [True] * 3
     assert list(tmp_path.iterdir()) == [out]

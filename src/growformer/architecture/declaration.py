@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from growformer.architecture.arrows import (
@@ -460,9 +460,14 @@ class Architecture:
         return replace(self, name=name, **changes)
 
 
+@lru_cache(maxsize=1024)
+def _is_field(condition: str) -> bool:
+    return re.fullmatch(r"[A-Za-z_][\w.]*", condition) is not None
+
+
 def _holds(condition: str, config: Config, index: Mapping[str, int] | None) -> bool:
     """Evaluate a condition; one that is the name of a field that the config lacks does not hold."""
-    if re.fullmatch(r"[A-Za-z_][\w.]*", condition):
+    if _is_field(condition):
         return bool(config.get(condition))
     if isinstance(config, Fields):
         return bool(config.remember(f"bool({condition})", index, lambda: bool(compute(condition, config, index))))

@@ -101,7 +101,7 @@ class Fields(dict[str, Any]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.known: dict[tuple[Any, ...], Any] = {}
+        self.known: dict[Any, Any] = {}
 
     def __setitem__(self, name: str, value: Any) -> None:
         self.known.clear()
@@ -109,8 +109,10 @@ class Fields(dict[str, Any]):
 
     def remember(self, expression: str, index: Mapping[str, int] | None, make: Callable[[], Any]) -> Any:
         """Return a value made from these fields and the indices that an expression names; only once each."""
-        named = _all_names(expression)
-        key = (expression, *((axis, at) for axis, at in (index or {}).items() if axis in named))
+        key: Any = expression
+        if index and not _all_names(expression).isdisjoint(index):
+            named = _all_names(expression)
+            key = (expression, *((axis, at) for axis, at in index.items() if axis in named))
         if key not in self.known:
             self.known[key] = make()
         return self.known[key]

@@ -107,13 +107,16 @@ def _share(plan: Plan, spec: TensorSpec, sizes: Mapping[str, Any]) -> Fraction:
 
 def _flops(plan: Plan, tensors: list[tuple[TensorSpec, tuple[int, ...]]], sizes: Mapping[str, Any]) -> int | None:
     architecture = plan.architecture
-    if not _countable(plan, (spec for spec, _ in tensors)):
+    specs = {spec.template: spec for spec, _ in tensors}
+    if not _countable(plan, specs.values()):
         return None
-    total, shapes = Fraction(0), {}
+    entries: dict[str, int] = {}
+    shapes = {}
     for spec, shape in tensors:
         shapes[spec.template] = shape
         if spec.part == "weight" and architecture.arrows[spec.owner].kind in _MATRICES:
-            total += 2 * prod(shape) * _share(plan, spec, sizes)
+            entries[spec.template] = entries.get(spec.template, 0) + prod(shape)
+    total = sum((2 * count * _share(plan, specs[name], sizes) for name, count in entries.items()), Fraction(0))
     head = str((plan.source.config.get("architectures") or [""])[0])
     if plan.source.tied and head.endswith(_HEADS):
         total += sum(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from growformer.cli.options import Growth, Json, Model, takes
 
 if TYPE_CHECKING:
     from growformer.cli.request import Wanted
+    from growformer.execute.class_check import ClassCheck
 
 
 @takes(Growth)
@@ -37,7 +39,9 @@ def plan(
         $ growformer plan SmolLM2-135M --hidden-size 720 -o plan.json
     """
     from growformer.cli import render
-    from growformer.cli.request import check_with_class, read
+    from growformer.cli.request import read
+    from growformer.cli.writing import early_check
+    from growformer.execute.ranks import Ranks
 
     if out is None and not set(growth.given()) - {"revision"}:
         from growformer.cli.suggestions import show_suggestions
@@ -46,10 +50,11 @@ def plan(
         return
     if out is not None:
         _refuse_existing(Path(out))
-    wanted = read(model, growth, with_weights=False)
-    check_with_class(wanted.plan)
+    with early_check(model, Ranks()) as early:
+        wanted = read(model, growth, with_weights=False)
+        _check(wanted, early)
     if out is not None:
-        _write(Path(out), wanted.plan.to_json() + "\n")
+        _write(Path(out), wanted.plan.to_json(indent=1) + "\n")
     if json:
         render.print_json({**as_json(model, wanted), "written": out})
         return
@@ -65,10 +70,19 @@ def plan(
         print(f"\n  growformer grow {model} OUT --plan {out}{dtype}")
 
 
+def _check(wanted: Wanted, early: ClassCheck | None) -> None:
+    """Ask the model's class about the target config, and count costs meanwhile."""
+    from growformer.execute.class_check import ClassCheck
+
+    with nullcontext(early) if early else ClassCheck(str(wanted.plan.target_config.get("model_type"))) as checking:
+        checking.submit(wanted.plan, dict(wanted.plan.target_config))
+        _ = wanted.costs
+        checking.wait()
+
+
 def show(model: str, wanted: Wanted) -> None:
     """Print a plan: a table of sizes and costs, then what becomes of the weights."""
     from growformer.cli import render
-    from growformer.cli.costs import costs
     from growformer.planning.explain import changes, steps
 
     plan = wanted.plan
@@ -79,7 +93,7 @@ def show(model: str, wanted: Wanted) -> None:
     rows = [(c.field, render.value(c.before), render.value(c.after), c.why) for c in changes(plan)]
     if not rows:
         print("Nothing grows: the target is a copy of the source.")
-    before, after = costs(plan, wanted.dtype)
+    before, after = wanted.costs
     ratio = f"× {after.parameters / before.parameters:.2f}"
     rows.append(("parameters", render.count(before.parameters), render.count(after.parameters), ratio))
     dtype = f"in {wanted.dtype}" if wanted.dtype else ""
@@ -129,11 +143,10 @@ def show(model: str, wanted: Wanted) -> None:
 
 def as_json(model: str, wanted: Wanted) -> dict[str, Any]:
     """Return a plan's summary as plain data."""
-    from growformer.cli.costs import costs
     from growformer.planning.explain import changes, steps
 
     plan = wanted.plan
-    before, after = costs(plan, wanted.dtype)
+    before, after = wanted.costs
     figures = ("parameters", "weight_bytes", "flops", "context_flops", "training_bytes")
     return {
         "source": {"model": model, "digest": plan.source.digest},

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from growformer.errors import PlanError, RequestError, did_you_mean
 
 if TYPE_CHECKING:
     from growformer import Inspection, Plan
+    from growformer.cli.costs import Cost
     from growformer.storage.folder import ModelFolder
 
 SIZES = (
@@ -49,6 +51,13 @@ class Wanted:
     dtype: str | None
     max_shard_bytes: int
     notes: tuple[str, ...]
+
+    @cached_property
+    def costs(self) -> tuple[Cost, Cost]:
+        """Costs of source and target."""
+        from growformer.cli.costs import costs
+
+        return costs(self.plan, self.dtype)
 
 
 def read(model: str, growth: Growth, *, with_weights: bool) -> Wanted:

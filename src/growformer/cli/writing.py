@@ -47,7 +47,9 @@ def early_check(model: str, ranks: Ranks) -> Iterator[ClassCheck | None]:
     """Begin to import what the check of the target config needs, which takes longer than all that comes before it."""
     from growformer.execute.class_check import ClassCheck
 
-    model_type = _model_type(Path(model) / "config.json") if ranks.first else None
+    model_type = (
+        _model_type(Path(model) if model.endswith(".json") else Path(model) / "config.json") if ranks.first else None
+    )
     if model_type is None:
         yield None
         return

@@ -257,8 +257,12 @@ class Plan:
 
     # Serialisation.
 
-    def to_json(self) -> str:
-        """Return the plan as JSON text that ``Plan.from_json`` reads back to an equal plan."""
+    def to_json(self, *, indent: int | None = None) -> str:
+        """Return the plan as JSON text that ``Plan.from_json`` reads back to an equal plan.
+
+        Args:
+            indent: blanks per level, for readers and diffs; by default all is on one line.
+        """
         return json.dumps(
             {
                 "format": FORMAT,
@@ -288,7 +292,7 @@ class Plan:
                 "notes": list(self.notes),
                 "requested": list(self.requested),
             },
-            indent=1,
+            indent=indent,
         )
 
     @staticmethod
