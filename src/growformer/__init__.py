@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         LayerAddition,
         MLPExpansion,
     )
+    from growformer.verification.file_digests import DigestsReport, check_digests
 
 _WHERE = {
     "growformer.api": ("Inspection", "draft_architecture", "grow", "grow_checkpoint", "inspect", "plan", "verify"),
@@ -63,6 +64,7 @@ _WHERE = {
         "LayerAddition",
         "MLPExpansion",
     ),
+    "growformer.verification.file_digests": ("DigestsReport", "check_digests"),
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 
@@ -70,6 +72,7 @@ __all__ = [
     "Architecture",
     "ArchitectureError",
     "AttentionExpansion",
+    "DigestsReport",
     "GrowformerError",
     "HeadAddition",
     "HeadsExpansion",
@@ -87,6 +90,7 @@ __all__ = [
     "UnknownArchitectureError",
     "VerificationError",
     "__version__",
+    "check_digests",
     "draft_architecture",
     "grow",
     "grow_checkpoint",

@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+
+def _pread_into(descriptor: int, buffers: Sequence[memoryview], offset: int) -> int:
+    """Do what ``os.preadv`` does for one buffer, where the system lacks it."""
+    data = os.pread(descriptor, len(buffers[0]), offset)
+    buffers[0][: len(data)] = data
+    return len(data)
+
+
 _open = os.open
-_preadv = os.preadv
+_preadv = getattr(os, "preadv", None) or _pread_into
 _pwrite = os.pwrite
 _fsync = os.fsync
 _rename = os.rename
