@@ -10,6 +10,9 @@ from growformer.errors import SourceError
 from growformer.storage import digests, disk
 from growformer.storage.folder import INDEX, ModelFolder
 
+_MOST = 100_000_008
+"""Bytes of the longest header that the format allows, with its length."""
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -61,7 +64,7 @@ def _look(path: Path) -> tuple[int, int, str]:
             if path.suffix == ".safetensors":
                 first = bytearray(8)
                 disk.read_at(descriptor, memoryview(first), 0)
-                length = min(status.st_size, 8 + int.from_bytes(first, "little"))
+                length = min(status.st_size, 8 + int.from_bytes(first, "little"), _MOST)
             header = bytearray(length)
             disk.read_at(descriptor, memoryview(header), 0)
         finally:
