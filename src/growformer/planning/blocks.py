@@ -35,12 +35,22 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """``scale * tensor[region] + shift``."""
+    """``scale * tensor[region] + shift``.
+
+    Attributes:
+        tensor: canonical name in the source.
+        region: what of it.
+        scale: exact factor.
+        shift: added to it.
+        slope: exact factor on the gradient: with the same loss, the target's entry has ``slope`` times the gradient of
+            the source's (where norms do not subtract a mean).
+    """
 
     tensor: str
     region: Region
     scale: Root = ONE
     shift: float = 0.0
+    slope: Root = ONE
 
     @property
     def is_copy(self) -> bool:
@@ -114,6 +124,7 @@ class Segment:
         source: positions in the source's dimension (for new coordinates: of the coordinate a copy would start from).
         status: what the space carries there.
         factor: exact factor of this dimension.
+        slope: exact factor of this dimension on the gradient.
         copy, copies: which of several copies of the same source coordinates this is.
         averaged: the source positions whose mean it carries.
     """
@@ -125,6 +136,7 @@ class Segment:
     copy: int = 0
     copies: int = 1
     averaged: Index1D | None = None
+    slope: Root = ONE
 
 
 def compact(positions: npt.NDArray[np.int64]) -> Index1D:

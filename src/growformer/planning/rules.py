@@ -59,6 +59,7 @@ class _Table:
     source: npt.NDArray[np.int64]
     status: npt.NDArray[np.int64]
     factor: npt.NDArray[np.int64]
+    slope: npt.NDArray[np.int64]
     copy: npt.NDArray[np.int64]
     factors: list[Root]
     group: npt.NDArray[np.int64]
@@ -71,7 +72,9 @@ def _empty_table(size: int, source_size: int) -> _Table:
     def column(value: int) -> npt.NDArray[np.int64]:
         return np.full(size, value, dtype=np.int64)
 
-    return _Table(column(NEW), column(0), column(0), column(0), [ONE], column(NEW), [], column(1), source_size)
+    return _Table(
+        column(NEW), column(0), column(0), column(0), column(0), [ONE], column(NEW), [], column(1), source_size
+    )
 
 
 def tensor_plan(plan: Plan, spec: TensorSpec, index: Mapping[str, int]) -> TensorPlan:
@@ -164,6 +167,7 @@ def _fill_leaf(
     source = np.zeros(shape, dtype=np.int64)
     status = np.zeros(shape, dtype=np.int64)
     factor = np.zeros(shape, dtype=np.int64)
+    slope = np.zeros(shape, dtype=np.int64)
     copy = np.zeros(shape, dtype=np.int64)
     known = source_leaf.positions.size > 0 and origin is not None
     coordinates, copies = [], 1
@@ -196,12 +200,14 @@ def _fill_leaf(
     if known:
         # A space without axes has one coordinate, and indexing by nothing selects it.
         source = np.asarray(source_leaf.positions[tuple(coordinates)], dtype=np.int64)
+    # What is written carries scale, each of its copies passes on its share of the gradient; readers undo both.
+    shared = ONE / (scale * Fraction(copies))
     if role in ("write", "offset"):
-        base = scale
+        base, along_gradient = scale, shared
     elif role == "read":
-        base = ONE / (scale * Fraction(copies))
+        base, along_gradient = shared, scale
     else:
-        base = ONE
+        base, along_gradient = ONE, ONE
     if axis_factors:
         combined = np.empty(shape, dtype=np.int64)
         flat = [codes.reshape(-1) for codes in axis_factors]
@@ -211,8 +217,13 @@ def _fill_leaf(
                 product = product * table.factors[int(code)]
             combined.reshape(-1)[position] = _intern(table.factors, product)
         factor = combined
+        # The two sides of a product both carry a split coordinate's factor: what one side passes back has the other's.
+        for code in np.unique(combined).tolist():
+            share = table.factors[code] / base
+            slope[combined == code] = _intern(table.factors, share * along_gradient)
     else:
         factor[...] = _intern(table.factors, base)
+        slope[...] = _intern(table.factors, along_gradient)
     if origin is None:
         status = np.full(shape, _STATUSES.index("fresh"), dtype=np.int64)
     at = leaf.positions
@@ -221,6 +232,7 @@ def _fill_leaf(
     table.source[at] = source if known else NEW
     table.status[at] = status
     table.factor[at] = factor
+    table.slope[at] = slope
     table.copy[at] = copy
     table.copies[at] = copies
 
@@ -278,7 +290,8 @@ def _intern(factors: list[Root], factor: Root) -> int:
 def _segments(table: _Table) -> list[Segment]:
     """Group a dimension's coordinates that are treated alike."""
     is_mean = table.status == _STATUSES.index("mean")
-    codes = (table.status * len(table.factors) + table.factor) * (int(table.copy.max(initial=0)) + 1) + table.copy
+    codes = (table.status * len(table.factors) + table.factor) * len(table.factors) + table.slope
+    codes = codes * (int(table.copy.max(initial=0)) + 1) + table.copy
     codes = codes * (int(table.copies.max(initial=0)) + 1) + table.copies
     codes = codes * (len(table.groups) + 1) + np.where(is_mean, table.group + 1, 0)
     found = []
@@ -295,6 +308,7 @@ def _segments(table: _Table) -> list[Segment]:
                 int(table.copy[first]),
                 int(table.copies[first]),
                 compact(table.groups[table.group[first]]) if is_mean[first] and table.group[first] >= 0 else None,
+                table.factors[table.slope[first]],
             )
         )
     return sorted(found, key=lambda s: int(s.target.start if isinstance(s.target, slice) else s.target[0]))
@@ -322,13 +336,13 @@ def _value(
     write, read = segments[written], [segments[d] for d in reads]
     known = tuple(s.source for s in segments if s.source is not None)
     complete = len(known) == len(segments)
-    scale = write.factor
+    scale, slope = write.factor, write.slope
     for segment in read:
-        scale = scale * segment.factor
+        scale, slope = scale * segment.factor, slope * segment.slope
     if all(s.status == "source" for s in (write, *read)):
         if not complete:
             raise PlanError(f"{name}: a block that should come from the source has none")
-        affine = Affine(source, known, scale)
+        affine = Affine(source, known, scale, slope=slope)
         repeated = next((s for s in read if s.copies > 1), None)
         if repeated is not None and noisy:
             return Sum((affine, Noise(name, known, repeated.copy, repeated.copies)))
@@ -362,7 +376,7 @@ def _norm_blocks(
                 template = (source, (s.source,)) if s.source is not None else None
                 yield Block((s.target,), Fill(name, (s.target,), "bias", template))
             elif s.status == "source" and s.source is not None:
-                yield Block((s.target,), Affine(source, (s.source,), s.factor))
+                yield Block((s.target,), Affine(source, (s.source,), s.factor, slope=s.slope))
             else:
                 yield Block((s.target,), Constant(0.0))
         return
@@ -370,25 +384,26 @@ def _norm_blocks(
     after = _for_space(plan, arrow, writes, index, origin, "write")
     rho = plan.norm_rho(spec.owner, index)
     # Gain factor per coordinate: sqrt(rho) * (scale written) / (scale read); free where the output is new.
-    codes = after.status * len(before.factors) * len(after.factors) + before.factor * len(after.factors) + after.factor
+    count = len(after.factors)
+    codes = ((after.status * len(before.factors) + before.factor) * count + after.factor) * count + after.slope
     for code in np.unique(codes):
         where = np.flatnonzero(codes == code)
         first = where[0]
         status = _STATUSES[after.status[first]]
         if status == "source":
-            factor = Root.sqrt(rho) * after.factors[after.factor[first]] / before.factors[before.factor[first]]
-            yield Block((compact(where),), gain(source, compact(after.source[where]), factor, arrow.offset))
+            read, written = before.factors[before.factor[first]], after.factors[after.factor[first]]
+            factor, slope = Root.sqrt(rho) * written / read, after.factors[after.slope[first]] * read / Root.sqrt(rho)
+            yield Block((compact(where),), gain(source, compact(after.source[where]), factor, arrow.offset, slope))
         else:
             known = after.source_size > 0 and after.source[first] != NEW
             template = (source, (compact(after.source[where]),)) if known else None
             yield Block((compact(where),), Fill(name, (compact(where),), "gain", template, arrow.offset))
 
 
-def gain(source: str, region: slice | npt.NDArray[np.int64], factor: Root, offset: int) -> Affine:
+def gain(source: str, region: slice | npt.NDArray[np.int64], factor: Root, offset: int, slope: Root = ONE) -> Affine:
     """Return ``factor * (offset + g) - offset`` for stored gains g."""
-    if not offset or factor.is_one():
-        return Affine(source, (region,), factor)
-    return Affine(source, (region,), factor, (float(factor) - 1.0) * offset)
+    shift = 0.0 if not offset or factor.is_one() else (float(factor) - 1.0) * offset
+    return Affine(source, (region,), factor, shift, slope)
 
 
 def _for_space(
@@ -451,9 +466,9 @@ def _post_norm(
         for s in _segments(table):
             if s.source is None:
                 raise PlanError(f"{owner}: a post-norm residual stream has no coordinate without a source")
-            value = Affine(moved.name(front_origin), (s.source,), s.factor * factor)
+            value = Affine(moved.name(front_origin), (s.source,), s.factor * factor, slope=s.slope / factor)
             if spec.part == "weight":
-                value = gain(value.tensor, s.source, value.scale, arrow.offset)
+                value = gain(value.tensor, s.source, value.scale, arrow.offset, value.slope)
             blocks.append(Block((s.target,), value))
         return tuple(blocks)
     if spec.part == "bias":
