@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         LayerAddition,
         MLPExpansion,
     )
+    from growformer.training.updates import RegionUpdates, UpdateRules, updates_of
     from growformer.verification.file_digests import DigestsReport, check_digests
 
 _WHERE = {
@@ -64,6 +65,7 @@ _WHERE = {
         "LayerAddition",
         "MLPExpansion",
     ),
+    "growformer.training.updates": ("RegionUpdates", "UpdateRules", "updates_of"),
     "growformer.verification.file_digests": ("DigestsReport", "check_digests"),
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
@@ -85,9 +87,11 @@ __all__ = [
     "Plan",
     "PlanError",
     "Provenance",
+    "RegionUpdates",
     "RequestError",
     "SourceError",
     "UnknownArchitectureError",
+    "UpdateRules",
     "VerificationError",
     "__version__",
     "check_digests",
@@ -100,6 +104,7 @@ __all__ = [
     "plan",
     "plan_padding",
     "suggest",
+    "updates_of",
     "verify",
 ]
 

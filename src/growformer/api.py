@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from growformer.architecture.declaration import Architecture
 from growformer.architecture.registry import for_config
@@ -20,10 +20,12 @@ from growformer.storage.folder import ModelFolder, open_folder, open_headers, re
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.optim import Optimizer
 
     from growformer.drafting.draft import Draft
     from growformer.execute.checkpoint import GrownCheckpoint, Progress
     from growformer.execute.module import Build
+    from growformer.training.updates import UpdateRules
     from growformer.verification.verification import Verification
 
 Source = Any
@@ -152,20 +154,61 @@ def _given(made: Plan | None) -> Plan | None:
 _plan = plan  # the functions below have a parameter of that name
 
 
+@overload
 def grow(
     model: nn.Module,
     *transformations: Transformation,
+    optimizer: None = None,
     plan: Plan | None = None,
     build: Build | None = None,
     architecture: Architecture | None = None,
     config: Mapping[str, Any] | None = None,
     **options: Any,
-) -> nn.Module:
+) -> nn.Module: ...
+
+
+@overload
+def grow(
+    model: nn.Module,
+    *transformations: Transformation,
+    optimizer: Optimizer,
+    state: str = "carry",
+    slots: Mapping[str, int] | None = None,
+    updates: UpdateRules | None = None,
+    plan: Plan | None = None,
+    build: Build | None = None,
+    architecture: Architecture | None = None,
+    config: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> tuple[nn.Module, Optimizer]: ...
+
+
+def grow(
+    model: nn.Module,
+    *transformations: Transformation,
+    optimizer: Optimizer | None = None,
+    state: str = "carry",
+    slots: Mapping[str, int] | None = None,
+    updates: UpdateRules | None = None,
+    plan: Plan | None = None,
+    build: Build | None = None,
+    architecture: Architecture | None = None,
+    config: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> nn.Module | tuple[nn.Module, Optimizer]:
     """Return a larger model of the same class that computes the same outputs. The source is not changed.
+
+    With its optimizer, training goes on: the same optimizer object then holds the grown model's parameters, with state
+    that follows the plan, and is returned as well.
 
     Args:
         model: a ``transformers`` model, or any module with an ``architecture`` declaration.
         transformations: any of the six, in any order.
+        optimizer: of torch, or any whose state has the parameter's shape.
+        state: what becomes of its state: ``carry``, ``zero-new`` or ``drop``; see ``execute.optimizer``.
+        slots: name of a slot that torch does not have -> the power of the gradient that it averages.
+        updates: how what is new and what is old is updated from then on; by default, new regions get the bias
+            correction of their own age in Adam and AdamW. See ``growformer.UpdateRules``.
         plan: a plan made for this model, instead of a request.
         build: makes a model from a config dictionary; by default the model's own class.
         architecture: the declaration of an own model.
@@ -182,7 +225,12 @@ def grow(
             f"expected a live model, got {type(model).__name__}; grow_checkpoint grows a model folder into another"
         )
     made = _given(plan) or _plan(model, *transformations, architecture=architecture, config=config, **options)
-    return grow_module(made, model, build)
+    grown = grow_module(made, model, build)
+    if optimizer is None:
+        return grown
+    from growformer.training.continuation import continue_training
+
+    return grown, continue_training(made, optimizer, model, grown, state=state, slots=slots, updates=updates)
 
 
 def grow_checkpoint(

@@ -27,8 +27,19 @@ ABOVE = {
     "sizing": {"architecture", "planning", "errors"},
     "execute": {"architecture", "planning", "storage", "errors"},
     "verification": {"architecture", "planning", "execute", "storage", "errors"},
+    "training": {"architecture", "planning", "execute", "errors"},
     "drafting": {"architecture", "verification", "errors"},
-    "api": {"drafting", "architecture", "planning", "sizing", "execute", "verification", "storage", "errors"},
+    "api": {
+        "training",
+        "drafting",
+        "architecture",
+        "planning",
+        "sizing",
+        "execute",
+        "verification",
+        "storage",
+        "errors",
+    },
     "api_sizing": {"api", "architecture", "planning", "sizing", "execute", "storage", "errors"},
     "cli": {
         "",
@@ -43,7 +54,7 @@ ABOVE = {
         "errors",
     },
     "__main__": {"cli"},
-    "": {"api", "api_sizing", "architecture", "planning", "execute", "errors"},
+    "": {"api", "api_sizing", "architecture", "planning", "execute", "training", "verification", "errors"},
 }
 #: (module, what it imports) that goes against the flow → the reason.
 EXCEPTIONS = {

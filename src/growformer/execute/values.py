@@ -34,7 +34,7 @@ def materialise(
         values = evaluate(block.value, init, read, dtype, device)
         if isinstance(values, float):
             values = torch.tensor(values, dtype=dtype, device=device)
-        _assign(out, block.region, values)
+        assign(out, block.region, values)
     return out
 
 
@@ -98,7 +98,7 @@ def _select(tensor: torch.Tensor, region: Region) -> torch.Tensor:
     return tensor
 
 
-def _assign(out: torch.Tensor, region: Region, values: torch.Tensor) -> None:
+def assign(out: torch.Tensor, region: Region, values: torch.Tensor) -> None:
     """Write values (broadcast over the region) into a region that may be scattered along several dimensions."""
     view, scattered = out, []
     for dim, index in enumerate(region):

@@ -1,0 +1,380 @@
+"""Per-region updates: scales what the optimizer does to parts of parameters, around its step.
+
+Before the step the region is kept. Afterwards it becomes ``base + factor * (region - base)``, where ``base`` is the
+kept region after decoupled weight decay alone: the factor acts on the update, never on the decay. That works with any
+optimizer, fused and foreach too, and serves four ends:
+
+    bias correction   a region born at step t0 shares the parameter's step count t, although its moments have seen only
+                      n = t - t0 gradients. For Adam the factor is sqrt(1 - b2^n) / (1 - b1^n) over the same with t.
+    rate, ramp        a learning rate of its own for what is new, reached over some steps
+    freezing          what is old stays as it is, bit for bit
+    function space    of a rescaled weight W' = s W: the function moves as it would have without the rescaling
+
+A region whose factor is 1 costs nothing; one of bias correction ends by itself when its factor has come to 1. Where
+regions overlap, their factors multiply.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from growformer.errors import RequestError, did_you_mean
+from growformer.execute.fill import held
+from growformer.execute.optimizer import GrownSlots
+from growformer.planning.blocks import Affine, Index1D, Region, Sum, compact, positions
+from growformer.planning.plan import Plan
+from growformer.planning.rules import tensor_plan
+
+POLICIES = ("raw", "function_space")
+NEGLIGIBLE = 1e-6
+"""A bias correction this near to 1 is over."""
+_DECOUPLED = ("AdamW", "Muon")
+_ADAM = ("Adam", "AdamW")
+_NORMALISED = (*_ADAM, "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "Muon")
+"""Optimizers whose update does not depend on the size of gradients."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateRules:
+    """How what growth made is updated from then on.
+
+    Attributes:
+        bias_correction: whether new regions get the bias correction of their own age, in Adam and AdamW.
+        new_rate: factor on the learning rate of new regions.
+        ramp: steps over which new regions reach that rate, from 0 on, linearly.
+        new_decay: factor on the decoupled weight decay of new regions.
+        freeze_old: whether what comes from the source stays as it is.
+        policy: ``raw``: rescaled weights get the optimizer's own update. ``function_space``: the update that moves the
+            function as it would have moved without the rescaling: times s for Adam and its kind, s over the slope for
+            SGD.
+    """
+
+    bias_correction: bool = True
+    new_rate: float = 1.0
+    ramp: int = 0
+    new_decay: float = 1.0
+    freeze_old: bool = False
+    policy: str = "raw"
+
+    def __post_init__(self) -> None:
+        """Refuse rules that say nothing sensible."""
+        if self.policy not in POLICIES:
+            raise RequestError(
+                f"unknown update policy {self.policy!r}: expected {', '.join(POLICIES)}"
+                f"{did_you_mean(self.policy, POLICIES)}"
+            )
+        if self.ramp < 0 or not 0 <= self.new_rate < math.inf or not 0 <= self.new_decay < math.inf:
+            raise RequestError(
+                f"ramp = {self.ramp}, new_rate = {self.new_rate}, new_decay = {self.new_decay}: expected 0 or more"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRegion:
+    """A part of one parameter, and what happens to its updates.
+
+    Attributes:
+        region: one index per dimension.
+        born: steps of the controller when it came to be.
+        inherited: the parameter's own step count then, for bias correction; None: none is needed.
+        rate: factor that it reaches.
+        ramp: over how many steps.
+        decay: factor on decoupled weight decay.
+        frozen: whether it stays as it is.
+    """
+
+    region: Region
+    born: int
+    inherited: int | None = None
+    rate: float = 1.0
+    ramp: int = 0
+    decay: float = 1.0
+    frozen: bool = False
+
+    def factor(self, now: int, step: int | None, betas: tuple[float, float] | None) -> float:
+        """Return the factor on an update.
+
+        Args:
+            now: the controller's step; the first one after birth is born + 1.
+            step: the parameter's own step count, this update included.
+            betas: Adam's, where it is one.
+        """
+        factor = self.rate * (min(1.0, (now - self.born) / self.ramp) if self.ramp else 1.0)
+        if self.inherited is not None and step is not None and betas is not None:
+            factor *= correction(step - self.inherited, step, betas)
+        return factor
+
+    def is_over(self, now: int, step: int | None, betas: tuple[float, float] | None) -> bool:
+        """Tell whether the factor is 1 from now on."""
+        if self.frozen or self.decay != 1 or self.rate != 1 or now - self.born < self.ramp:
+            return False
+        return abs(self.factor(now, step, betas) - 1) < NEGLIGIBLE
+
+
+def correction(age: int, step: int, betas: tuple[float, float]) -> float:
+    """Return Adam's bias correction for moments that saw ``age`` gradients, over that for ``step`` of them."""
+
+    def of(count: int) -> float:
+        return math.sqrt(1 - betas[1] ** count) / (1 - betas[0] ** count)
+
+    return of(age) / of(step)
+
+
+class RegionUpdates:
+    """Scales updates of regions around every step of an optimizer, which it is attached to.
+
+    Args:
+        optimizer: its steps are counted from now on.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        if optimizer in _ATTACHED:
+            raise RequestError(f"this {type(optimizer).__name__} has region updates already; take those of updates_of")
+        self.steps = 0
+        self._optimizer = weakref.ref(optimizer)
+        self._regions: dict[torch.nn.Parameter, list[UpdateRegion]] = {}
+        self._kept: list[tuple[torch.nn.Parameter, UpdateRegion, torch.Tensor]] = []
+        self._rates: dict[torch.nn.Parameter, tuple[float, float]] = {}
+        self._steps: dict[torch.nn.Parameter, int | None] = {}
+        self._hooks = [
+            optimizer.register_step_pre_hook(lambda *_: self._before()),
+            optimizer.register_step_post_hook(lambda *_: self._after()),
+        ]
+        _ATTACHED[optimizer] = self
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer."""
+        found = self._optimizer()
+        if found is None:
+            raise RequestError("the optimizer of these region updates is gone")
+        return found
+
+    def regions(self, parameter: torch.nn.Parameter) -> Sequence[UpdateRegion]:
+        """Return the regions of a parameter whose updates are still scaled."""
+        return tuple(self._regions.get(parameter, ()))
+
+    def detach(self) -> None:
+        """Leave the optimizer to itself."""
+        for hook in self._hooks:
+            hook.remove()
+        _ATTACHED.pop(self.optimizer, None)
+
+    # Growth.
+
+    def grow(
+        self, plan: Plan, grown: Iterable[GrownSlots], rules: UpdateRules, steps: Mapping[Any, int], *, state: str
+    ) -> None:
+        """Follow a growth: regions move with what they are in, and what is new gets regions by the rules.
+
+        Args:
+            plan: what was grown by it.
+            grown: what the optimizer executor made.
+            rules: for what is new, and for what is old.
+            steps: the source's parameters -> their step counts before the growth.
+            state: the policy by which the state was grown.
+        """
+        following: dict[torch.nn.Parameter, list[UpdateRegion]] = {}
+        grown = list(grown)
+        by_parameter = {slots.before: self._regions.get(slots.before, []) for slots in grown}
+        normalised = type(self.optimizer).__name__ in _NORMALISED
+        for slots in grown:
+            found: list[UpdateRegion] = []
+            for spec, index, piece in slots.stored.parts:
+                is_new = plan.is_new(index)
+                for block in tensor_plan(plan, spec, index).blocks:
+                    value, target = block.value, held(piece, block.region)
+                    if isinstance(value, Sum):
+                        value = next(part for part in value.parts if isinstance(part, Affine))
+                    copied = isinstance(value, Affine)
+                    if isinstance(value, Affine) and not is_new:
+                        info = plan.source.tensors[value.tensor]
+                        found += _moved(by_parameter[slots.before], held(info.piece, value.region), target)
+                        factor = _function_space(value, normalised) if rules.policy == "function_space" else 1.0
+                        found.append(UpdateRegion(target, self.steps, rate=factor, frozen=rules.freeze_old))
+                        continue
+                    has_state = copied and state == "carry"
+                    inherited = steps.get(slots.before) if slots.carried and not has_state else None
+                    found.append(
+                        UpdateRegion(
+                            target,
+                            self.steps,
+                            inherited if rules.bias_correction else None,
+                            rules.new_rate,
+                            rules.ramp,
+                            rules.new_decay,
+                        )
+                    )
+            following[slots.parameter] = [r for r in found if not self._says_nothing(r)]
+        self._regions = {parameter: regions for parameter, regions in following.items() if regions}
+
+    @staticmethod
+    def _says_nothing(region: UpdateRegion) -> bool:
+        neutral = region.rate == 1 and region.decay == 1 and not region.ramp and not region.frozen
+        return neutral and region.inherited is None
+
+    # Around the step.
+
+    @torch.no_grad()
+    def _before(self) -> None:
+        self._kept.clear()
+        decoupled = type(self.optimizer).__name__ in _DECOUPLED
+        for parameter, group in _with_groups(self.optimizer):
+            if parameter not in self._regions or parameter.grad is None:
+                continue
+            decay = float(group.get("weight_decay", 0.0)) if decoupled else 0.0
+            self._rates[parameter] = (float(group["lr"]), decay)
+            self._steps[parameter] = _step_of(self.optimizer, parameter)
+            for region in self._regions[parameter]:
+                self._kept.append((parameter, region, _part(parameter.detach(), region.region).clone()))
+
+    @torch.no_grad()
+    def _after(self) -> None:
+        self.steps += 1
+        groups = dict(_with_groups(self.optimizer))
+        # What is frozen comes last, whatever else is said of it.
+        for parameter, region, kept in sorted(self._kept, key=lambda entry: entry[1].frozen):
+            step = _step_of(self.optimizer, parameter)
+            if step is not None and step == self._steps[parameter]:
+                continue  # the step was skipped: an infinite gradient under a scaler
+            if region.frozen:
+                _put(parameter.detach(), region.region, kept)
+                continue
+            factor = region.factor(self.steps, step, _betas(self.optimizer, groups[parameter]))
+            rate, decay = self._rates[parameter]
+            plain, base = (kept * (1 - rate * decay * share) for share in (1.0, region.decay))
+            updated = _part(parameter.detach(), region.region)
+            _put(parameter.detach(), region.region, base + factor * (updated - plain))
+        self._kept.clear()
+        for parameter, regions in list(self._regions.items()):
+            step, betas = _step_of(self.optimizer, parameter), _betas(self.optimizer, groups.get(parameter, {}))
+            left = [region for region in regions if not region.is_over(self.steps, step, betas)]
+            if left:
+                self._regions[parameter] = left
+            else:
+                del self._regions[parameter]
+
+    # Saving.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain data: the steps, and the regions by the number that the optimizer's own state dict gives."""
+        numbers = {p: n for n, p in enumerate(p for g in self.optimizer.param_groups for p in g["params"])}
+        return {
+            "steps": self.steps,
+            "regions": {
+                numbers[parameter]: [{**asdict(r), "region": [_index_to_json(i) for i in r.region]} for r in regions]
+                for parameter, regions in self._regions.items()
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what ``state_dict`` gave, for an optimizer of the same parameters.
+
+        Raises:
+            RequestError: a region lies outside of its parameter.
+        """
+        parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
+        found: dict[torch.nn.Parameter, list[UpdateRegion]] = {}
+        for number, regions in state["regions"].items():
+            if not 0 <= int(number) < len(parameters):
+                raise RequestError(f"region updates of parameter {number}; the optimizer has {len(parameters)}")
+            parameter = parameters[int(number)]
+            for data in regions:
+                region = tuple(_index_from_json(index) for index in data["region"])
+                fits = len(region) == parameter.ndim and all(
+                    int(positions(index).max(initial=-1)) < size
+                    for index, size in zip(region, parameter.shape, strict=True)
+                )
+                if not fits:
+                    raise RequestError(
+                        f"a region of parameter {number} lies outside of its shape {list(parameter.shape)}: the region "
+                        "updates belong to another model"
+                    )
+                found.setdefault(parameter, []).append(UpdateRegion(**{**data, "region": region}))
+        self.steps, self._regions = int(state["steps"]), found
+
+
+_ATTACHED: weakref.WeakKeyDictionary[torch.optim.Optimizer, RegionUpdates] = weakref.WeakKeyDictionary()
+
+
+def updates_of(optimizer: torch.optim.Optimizer) -> RegionUpdates:
+    """Return the region updates that are attached to an optimizer; they are attached now if there are none."""
+    return _ATTACHED.get(optimizer) or RegionUpdates(optimizer)
+
+
+def steps_of(optimizer: torch.optim.Optimizer) -> dict[torch.nn.Parameter, int]:
+    """Return how many steps every parameter has seen, as the optimizer counts them."""
+    found = {parameter: _step_of(optimizer, parameter) for parameter, _ in _with_groups(optimizer)}
+    return {parameter: step for parameter, step in found.items() if step is not None}
+
+
+def _with_groups(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.nn.Parameter, dict[str, Any]]]:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            yield parameter, group
+
+
+def _step_of(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> int | None:
+    if parameter not in optimizer.state:
+        return None
+    step = optimizer.state[parameter].get("step")
+    return None if step is None else int(step)
+
+
+def _betas(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> tuple[float, float] | None:
+    if type(optimizer).__name__ not in _ADAM or "betas" not in group:
+        return None
+    return float(group["betas"][0]), float(group["betas"][1])
+
+
+def _function_space(value: Affine, normalised: bool) -> float:
+    """Return the factor on a rescaled weight's update under which the function moves as without the rescaling."""
+    return float(value.scale if normalised else value.scale / value.slope)
+
+
+def _moved(regions: Sequence[UpdateRegion], origin: Region, target: Region) -> list[UpdateRegion]:
+    """Return regions of a source parameter as regions of a block of the target that comes from there."""
+    found = []
+    for region in regions:
+        picked = []
+        for inside, source, along in zip(region.region, origin, target, strict=True):
+            where = np.flatnonzero(np.isin(positions(source), positions(inside)))
+            picked.append(compact(positions(along)[where]))
+        if all(not isinstance(p, np.ndarray) or p.size for p in picked):
+            found.append(replace(region, region=tuple(picked)))
+    return found
+
+
+def _part(tensor: torch.Tensor, region: Region) -> torch.Tensor:
+    for dim, index in enumerate(region):
+        if isinstance(index, slice):
+            tensor = tensor.narrow(dim, index.start, index.stop - index.start)
+        else:
+            tensor = tensor.index_select(dim, torch.from_numpy(index).to(tensor.device))
+    return tensor
+
+
+def _put(tensor: torch.Tensor, region: Region, values: torch.Tensor) -> None:
+    from growformer.execute.values import assign
+
+    assign(tensor, region, values)
+
+
+def _index_to_json(index: Index1D) -> list[int] | dict[str, list[int]]:
+    return [index.start, index.stop] if isinstance(index, slice) else {"at": index.tolist()}
+
+
+def _index_from_json(data: Any) -> Index1D:
+    if isinstance(data, Mapping):
+        return np.array(data["at"], dtype=np.int64)
+    return slice(int(data[0]), int(data[1]))
+
+
+__all__ = ["RegionUpdates", "UpdateRegion", "UpdateRules", "correction", "steps_of", "updates_of"]

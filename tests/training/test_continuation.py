@@ -1,0 +1,337 @@
+"""Training goes on through growth: gradients, optimizer state and updates of the reference model follow the plan."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from tests.theorems.support import CONFIGS, THEOREMS, execute, inputs_for, plan_for, random_model, select
+
+from growformer import RequestError, UpdateRules
+from growformer.execute.optimizer import grow_optimizer, slot_plan
+from growformer.planning.blocks import Affine
+from growformer.planning.plan import Plan
+from growformer.reference import ReferenceTransformer
+from growformer.training.continuation import continue_training
+from growformer.training.updates import updates_of
+
+torch.set_num_threads(1)
+RULES = UpdateRules(new_rate=0.0, policy="function_space", bias_correction=False)
+
+
+def loss_of(model: ReferenceTransformer) -> torch.Tensor:
+    tokens, _ = inputs_for(model.config)
+    target = torch.randn(*tokens.shape, model.config.output_size, generator=torch.Generator().manual_seed(5)).double()
+    return (model(tokens) - target).square().mean()
+
+
+def step(model: ReferenceTransformer, optimizer: torch.optim.Optimizer) -> float:
+    optimizer.zero_grad()
+    loss = loss_of(model)
+    loss.backward()
+    optimizer.step()
+    return float(loss.detach())
+
+
+def source_blocks(plan: Plan) -> list[tuple[str, Any, Affine]]:
+    """Blocks that come from the source, with the name of what they lie in."""
+    return [
+        (tensor.name, block.region, block.value)
+        for tensor in plan.tensors()
+        for block in tensor.blocks
+        if isinstance(block.value, Affine) and not plan.is_new(dict(tensor.index))
+    ]
+
+
+def worst_gradient(plan: Plan, source: ReferenceTransformer, grown: ReferenceTransformer, *, sloped: bool) -> float:
+    for model in (source, grown):
+        model.zero_grad()
+        loss_of(model).backward()
+    worst = 0.0
+    for name, region, value in source_blocks(plan):
+        before, after = source.get_parameter(value.tensor).grad, grown.get_parameter(name).grad
+        assert before is not None
+        assert after is not None
+        expected = before[select(before, value.region)] * (float(value.slope) if sloped else 1.0)
+        found = after[select(after, region)]
+        if found.numel():
+            worst = max(worst, float((found - expected).abs().max() / before.abs().max().clamp_min(1e-12)))
+    return worst
+
+
+@pytest.mark.parametrize("theorem", THEOREMS)
+@pytest.mark.parametrize("variant", CONFIGS)
+def test_gradients_of_the_source_are_kept_up_to_their_slope(variant: str, theorem: str) -> None:
+    source = random_model(CONFIGS[variant])
+    plan = plan_for(source, *THEOREMS[theorem])
+    assert worst_gradient(plan, source, execute(plan, source), sloped=True) < 1e-9
+
+
+@pytest.mark.parametrize("theorem", ["3.4", "3.5"])
+def test_without_slopes_gradients_differ(theorem: str) -> None:
+    source = random_model(CONFIGS["paper"])
+    plan = plan_for(source, *THEOREMS[theorem])
+    assert worst_gradient(plan, source, execute(plan, source), sloped=False) > 1e-2
+
+
+OPTIMIZERS: dict[str, Any] = {
+    "AdamW": lambda p: torch.optim.AdamW(p, lr=1e-2, weight_decay=0.0, eps=1e-30),
+    "AdamW amsgrad": lambda p: torch.optim.AdamW(p, lr=1e-2, weight_decay=0.0, eps=1e-30, amsgrad=True),
+    "Adam, one by one": lambda p: torch.optim.Adam(p, lr=1e-2, eps=1e-30, foreach=False),
+    "SGD": lambda p: torch.optim.SGD(p, lr=1e-2, momentum=0.9),
+    "RMSprop": lambda p: torch.optim.RMSprop(p, lr=1e-4, eps=1e-30, momentum=0.5),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("theorem", ["3.1", "3.2", "3.3", "3.4", "3.5", "3.6", "all"])
+def test_with_what_is_new_frozen_the_run_goes_on_as_if_it_had_not_grown(theorem: str, name: str) -> None:
+    source = random_model(CONFIGS["final norm"])
+    optimizer = OPTIMIZERS[name](source.parameters())
+    for _ in range(5):
+        step(source, optimizer)
+    twin = copy.deepcopy(source)
+    alone = OPTIMIZERS[name](twin.parameters())
+    alone.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    plan = plan_for(source, *THEOREMS[theorem])
+    grown = execute(plan, source)
+    assert continue_training(plan, optimizer, source, grown, updates=RULES) is optimizer
+    losses = [(step(grown, optimizer), step(twin, alone)) for _ in range(100)]
+    assert max(abs(a - b) / abs(b) for a, b in losses) < 1e-10
+
+
+def test_the_raw_policy_moves_the_function_at_another_speed() -> None:
+    source = random_model(CONFIGS["final norm"])
+    optimizer = OPTIMIZERS["AdamW"](source.parameters())
+    for _ in range(5):
+        step(source, optimizer)
+    twin = copy.deepcopy(source)
+    alone = OPTIMIZERS["AdamW"](twin.parameters())
+    alone.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    plan = plan_for(source, *THEOREMS["3.5"])
+    grown = execute(plan, source)
+    raw = UpdateRules(new_rate=0.0, bias_correction=False)
+    continue_training(plan, optimizer, source, grown, updates=raw)
+    losses = [(step(grown, optimizer), step(twin, alone)) for _ in range(20)]
+    assert max(abs(a - b) / abs(b) for a, b in losses) > 1e-6
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("how", ["foreach", "fused", "one by one"])
+def test_what_is_born_late_is_updated_as_by_a_fresh_adam(how: str, decay: float) -> None:
+    """A new row, born at step 10,000, follows a fresh AdamW on the same gradients for 100 steps."""
+    options = {"lr": 1e-2, "betas": (0.9, 0.999), "eps": 1e-12, "weight_decay": decay}
+    options[{"foreach": "foreach", "fused": "fused", "one by one": "capturable"}[how]] = how != "one by one"
+    source = random_model(CONFIGS["paper"])
+    optimizer = torch.optim.AdamW(source.parameters(), **options)
+    step(source, optimizer)
+    for state in optimizer.state.values():
+        state["step"].fill_(10_000)
+    plan = plan_for(source, *THEOREMS["3.1"])
+    grown = execute(plan, source)
+    continue_training(plan, optimizer, source, grown)
+    name = "layers.0.mlp.up.weight"
+    parameter, born = grown.get_parameter(name), grown.config.mlp[0] - source.config.mlp[0]
+    fresh = torch.nn.Parameter(parameter.detach()[:, -born:].clone())
+    alone = torch.optim.AdamW([fresh], **options)
+    numbers = torch.Generator().manual_seed(3)
+    for _ in range(100):
+        for p in grown.parameters():
+            p.grad = torch.randn(p.shape, generator=numbers, dtype=p.dtype)
+        assert parameter.grad is not None
+        fresh.grad = parameter.grad[:, -born:].clone()
+        optimizer.step()
+        alone.step()
+        torch.testing.assert_close(parameter.detach()[:, -born:], fresh.detach(), rtol=1e-9, atol=1e-12)
+    assert len(updates_of(optimizer).regions(parameter)) == 1
+    without = torch.optim.AdamW([torch.nn.Parameter(fresh.detach().clone())], **options)
+    assert without.state_dict()["state"] == {}
+
+
+def test_bias_correction_ends_by_itself() -> None:
+    source = random_model(CONFIGS["paper"])
+    optimizer = torch.optim.AdamW(source.parameters(), lr=1e-3, betas=(0.5, 0.6))
+    for _ in range(50):
+        step(source, optimizer)
+    plan = plan_for(source, *THEOREMS["3.1"])
+    grown = execute(plan, source)
+    continue_training(plan, optimizer, source, grown)
+    parameters = list(grown.parameters())
+    assert any(updates_of(optimizer).regions(p) for p in parameters)
+    for _ in range(60):
+        step(grown, optimizer)
+    assert not any(updates_of(optimizer).regions(p) for p in parameters)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_what_is_old_can_be_frozen_bit_for_bit(decay: float) -> None:
+    source = random_model(CONFIGS["paper"])
+    optimizer = torch.optim.AdamW(source.parameters(), lr=1e-2, weight_decay=decay)
+    step(source, optimizer)
+    plan = plan_for(source, *THEOREMS["all"])
+    grown = execute(plan, source)
+    before = copy.deepcopy(grown.state_dict())
+    continue_training(plan, optimizer, source, grown, updates=UpdateRules(freeze_old=True))
+    first = step(grown, optimizer)
+    for _ in range(10):
+        last = step(grown, optimizer)
+    assert last < first
+    for name, region, _ in source_blocks(plan):
+        at = select(before[name], region)
+        assert torch.equal(grown.get_parameter(name).detach()[at], before[name][at]), name
+    assert any(not torch.equal(p.detach(), before[name]) for name, p in grown.named_parameters())
+
+
+def test_rates_and_ramps_of_what_is_new() -> None:
+    source = random_model(CONFIGS["paper"])
+    optimizer = torch.optim.SGD(source.parameters(), lr=1.0)
+    plan = plan_for(source, *THEOREMS["3.1"])
+    grown = execute(plan, source)
+    continue_training(plan, optimizer, source, grown, updates=UpdateRules(new_rate=2.0, ramp=4))
+    parameter = grown.get_parameter("layers.0.mlp.up.weight")
+    old = source.config.mlp[0]
+    moved = []
+    for _ in range(6):
+        before = parameter.detach().clone()
+        for p in grown.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        moved.append([float((before - parameter.detach())[0, at]) for at in (0, old)])
+    assert [old for old, _ in moved] == pytest.approx([1.0] * 6)
+    assert [new for _, new in moved] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0, 2.0])
+
+
+def test_state_policies() -> None:
+    source = random_model(CONFIGS["paper"])
+    for policy, expected in {"carry": (True, True), "zero-new": (True, False), "drop": (False, False)}.items():
+        model = copy.deepcopy(source)
+        optimizer = torch.optim.AdamW(model.parameters())
+        step(model, optimizer)
+        plan = plan_for(model, *THEOREMS["3.6"])
+        new = next(dict(t.index)["layer"] for t in plan.tensors() if plan.is_new(dict(t.index)))
+        old = next(dict(t.index)["layer"] for t in plan.tensors() if t.index and not plan.is_new(dict(t.index)))
+        grown = execute(plan, model)
+        continue_training(plan, optimizer, model, grown, state=policy)
+        found = tuple(
+            bool(optimizer.state.get(grown.get_parameter(f"layers.{layer}.mlp.up.weight"), {})) for layer in (old, new)
+        )
+        assert found == expected, policy
+        step(grown, optimizer)
+
+
+def test_groups_names_and_schedulers_stay() -> None:
+    source = random_model(CONFIGS["paper"])
+    named = list(source.named_parameters())
+    groups = [
+        {"params": [(n, p) for n, p in named if p.ndim == 1], "weight_decay": 0.0},
+        {"params": [(n, p) for n, p in named if p.ndim != 1 and "embedding" not in n], "lr": 3e-4},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, total_iters=10)
+    step(source, optimizer)
+    schedule.step()
+    plan = plan_for(source, *THEOREMS["all"])
+    grown = execute(plan, source)
+    continue_training(plan, optimizer, source, grown)
+    names = [group["param_names"] for group in optimizer.param_groups]
+    assert all(grown.get_parameter(n).ndim == 1 for n in names[0])
+    expected = {n for n, _ in grown.named_parameters() if "embedding" not in n}
+    assert {n for some in names for n in some} == expected
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    assert len(parameters) == len(set(parameters)) == len(expected)
+    rate = optimizer.param_groups[1]["lr"]
+    schedule.step()
+    assert optimizer.param_groups[1]["lr"] > rate
+    step(grown, optimizer)
+
+
+def test_region_updates_survive_saving_and_a_second_growth() -> None:
+    rules = UpdateRules(new_rate=1.5, ramp=30)
+    finals = []
+    for saved in (False, True):
+        model = random_model(CONFIGS["paper"])
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        for theorem in ("3.1", "3.5"):
+            for _ in range(3):
+                step(model, optimizer)
+            plan = plan_for(model, *THEOREMS[theorem])
+            grown = execute(plan, model)
+            continue_training(plan, optimizer, model, grown, updates=rules)
+            model = grown
+        if saved:
+            kept = copy.deepcopy((model.state_dict(), optimizer.state_dict(), updates_of(optimizer).state_dict()))
+            other = ReferenceTransformer(model.config).double()
+            other.load_state_dict(kept[0])
+            model, optimizer = other, torch.optim.AdamW(other.parameters(), lr=1e-3)
+            optimizer.load_state_dict(kept[1])
+            updates_of(optimizer).load_state_dict(kept[2])
+        regions = [updates_of(optimizer).regions(p) for p in model.parameters()]
+        assert {region.born for some in regions for region in some} == {0, 3}
+        for _ in range(5):
+            last = step(model, optimizer)
+        finals.append((last, model.state_dict()))
+    assert finals[0][0] == finals[1][0]
+    assert all(torch.equal(finals[0][1][name], value) for name, value in finals[1][1].items())
+
+
+class Factored(torch.optim.SGD):
+    """An optimizer with a slot of its own."""
+
+    slot, shape = "unheard_of", "same"
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for p in group["params"]:
+                size = p.shape if self.shape == "same" else p.shape[:1]
+                self.state[p][self.slot] = torch.zeros(size, dtype=p.dtype)
+        return super().step(closure)
+
+
+@pytest.mark.parametrize(
+    ("slot", "shape", "message"),
+    [
+        ("row_var", "row", "is factored, of shape"),
+        ("unheard_of", "row", "expected that of the parameter"),
+        ("unheard_of", "same", r"say which power of the gradient it averages, as in slots={'unheard_of': 1}"),
+    ],
+)
+def test_foreign_state_is_refused_before_anything_changes(slot: str, shape: str, message: str) -> None:
+    source = random_model(CONFIGS["paper"])
+    optimizer = Factored(source.parameters(), lr=0.1)
+    optimizer.slot, optimizer.shape = slot, shape
+    step(source, optimizer)
+    plan = plan_for(source, *THEOREMS["3.1"])
+    grown = execute(plan, source)
+    before = [p for group in optimizer.param_groups for p in group["params"]]
+    with pytest.raises(RequestError, match=message):
+        continue_training(plan, optimizer, source, grown)
+    after = [p for group in optimizer.param_groups for p in group["params"]]
+    assert all(one is other for one, other in zip(before, after, strict=True))
+    step(source, optimizer)
+    slots = {"unheard_of": 1} if shape == "same" else None
+    continue_training(plan, optimizer, source, grown, slots=slots, state="carry" if slots else "drop")
+    step(grown, optimizer)
+
+
+def test_an_optimizer_of_another_model_is_refused() -> None:
+    source, other = random_model(CONFIGS["paper"]), random_model(CONFIGS["gelu"])
+    plan = plan_for(source, *THEOREMS["3.1"])
+    with pytest.raises(RequestError, match="the optimizer does not belong to this model: parameter 0 of group 0"):
+        grow_optimizer(plan, torch.optim.SGD(other.parameters(), lr=1), source, execute(plan, source))
+    with pytest.raises(RequestError, match=r"unknown state policy 'cary'.*did you mean 'carry'"):
+        grow_optimizer(plan, torch.optim.SGD(source.parameters(), lr=1), source, execute(plan, source), state="cary")
+    with pytest.raises(RequestError, match=r"unknown update policy 'rav'.*did you mean 'raw'"):
+        UpdateRules(policy="rav")
+    with pytest.raises(RequestError, match="expected 0 or more"):
+        UpdateRules(ramp=-1)
+
+
+def test_slots_hold_powers_of_the_slope() -> None:
+    plan = plan_for(random_model(CONFIGS["paper"]), *THEOREMS["3.5"])
+    tensor = plan.tensor("layers.0.mha_norm.weight")
+    value = next(b.value for b in tensor.blocks if isinstance(b.value, Affine))
+    squared = next(b.value for b in slot_plan(tensor, 2).blocks if isinstance(b.value, Affine))
+    assert squared.scale == value.slope * value.slope
+    assert value.scale * value.slope == type(value.slope).of(1)
