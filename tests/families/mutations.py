@@ -29,6 +29,8 @@ class Mutation:
     Attributes:
         kind: what sort of mistake.
         arrow: the arrow that is wrong, or None.
+        axis: the axis whose size is wrong, or None.
+        instead: the config field that is taken for the size, where the right one takes it too unless it is missing.
         name: what is wrong, for the message.
         make: gives the wrong declaration; may raise ArchitectureError.
     """
@@ -36,6 +38,8 @@ class Mutation:
     kind: str
     name: str
     arrow: str | None = None
+    axis: str | None = None
+    instead: str | None = None
     make: Callable[[], Architecture]
 
     def __str__(self) -> str:
@@ -170,12 +174,15 @@ def _facts(architecture: Architecture, config: dict[str, Any]) -> Iterator[Mutat
         value = _size(expression, config)
         if value is None:
             continue
-        if expression != str(value):
-            yield wrong("size", f"{axis} is always {value}", sizes={**architecture.sizes, axis: str(value)})
-        yield wrong("size", f"{axis} = {expression} + 1", sizes={**architecture.sizes, axis: f"{expression} + 1"})
+        wrongs = {f"{axis} is always {value}": str(value), f"{axis} = {expression} + 1": f"({expression}) + 1"}
         for field, other in config.items():
-            if other == value and not isinstance(other, bool) and expression != field:
-                yield wrong("size", f"{axis} = {field}", sizes={**architecture.sizes, axis: field})
+            if other == value and not isinstance(other, bool):
+                wrongs[f"{axis} = {field}"] = field
+        for name, size in wrongs.items():
+            if size != expression:
+                instead = size if expression.startswith(f"{size} or ") else None
+                made = wrong("size", name, sizes={**architecture.sizes, axis: size})
+                yield replace(made, axis=axis, instead=instead)
     for number, c in enumerate(architecture.attention):
 
         def contraction(kind: str, name: str, *, n: int = number, a: Any = c, **changes: Any) -> Mutation:
@@ -239,7 +246,6 @@ ALIKE = {
     "what they write is treated alike",
     r"ctrl: adds: not embedded to stream": "its stream does not grow, as the class computes its positions",
     r"nllb_moe: adds: not embedded to decoder_stream": "its streams do not grow, as the class computes its positions",
-    r"data2vec_audio: attention: over heads too": "its heads do not grow, as its positions are convolved in groups",
     r"flaubert: space: .*: head_input -> ": "the head reads the residual stream itself, so that both names are one",
 }
 """Pattern of ``declaration: mistake`` -> why it is seen by nothing, and does no harm: both versions grow alike."""
@@ -300,7 +306,17 @@ def _can_be_seen(mutation: Mutation, cases: Sequence[Case]) -> bool:
     if mutation.kind == "tie" and mutation.name.endswith("is always tied"):  # a model that is not
         field = str(architecture.tie_field)
         shown = [c for c in shown if not architecture.resolve_config(c.oracle_config).get(field)]
+    if mutation.instead:  # a model whose config is without the field
+        shown = [c for c in shown if not architecture.resolve_config(c.oracle_config).get(mutation.instead)]
+    if mutation.axis is not None and any(_has_axis(arrow, mutation.axis) for arrow in architecture.arrows.values()):
+        shown = [c for c in shown if any(_has_axis(architecture.arrows[n], mutation.axis) for n in c.arrows)]
     return bool(shown)
+
+
+def _has_axis(arrow: Arrow, axis: str) -> bool:
+    """Tell whether an arrow spells out an axis."""
+    terms = [term for term in (arrow.source, arrow.target, arrow.otherwise) if term is not None]
+    return axis in arrow.kernel or any(axis in term_axes(term) for term in terms)
 
 
 def a_few(cases: Sequence[Case], count: int) -> list[Mutation]:

@@ -132,6 +132,12 @@ class Declared:
         """Return the norms that read a space."""
         return [a for a in self.arrows.values() if a.kind == "norm" and space_of(a.source) == space]
 
+    def is_read(self, space: str) -> bool:
+        """Tell whether an arrow, attention or an addition reads a space."""
+        mixed = {s for c in self.attention for s in (*c.queries, *c.keys, c.value, *c.per_head)}
+        read = {s for a in self.arrows.values() if a.kind != "embedding" for s in spaces_in(a.source)}
+        return space in mixed | read | {add.source for add in self.adds}
+
     def reached(self, space: str) -> set[str]:
         """Return a space with those that it enters without a weight, directly or not."""
         found, pending = {space}, [space]

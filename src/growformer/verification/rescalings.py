@@ -41,7 +41,8 @@ class Rescalings:
         contracted = {s for c in declared.attention for s in (*c.queries, *c.keys, c.value)}
         for target in dict.fromkeys(space_of(a.target) for a in norms):
             axes = self._reduced_axes(target)
-            if axes and target not in contracted and not declared.has_weightless_writer(target):
+            carried_on = target in self.architecture.outputs and not declared.is_read(target)
+            if axes and not carried_on and target not in contracted and not declared.has_weightless_writer(target):
                 undone = not declared.passes_on(target) and not declared.norms_reading(target)
                 yield from self._scaling(
                     f"what is written to {target}", axes, multiply=[target], divide=[target], preserves=undone
