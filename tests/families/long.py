@@ -62,7 +62,7 @@ def _room(case: Case) -> dict[str, Any]:
 
 
 def _last(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    with torch.inference_mode():
+    with torch.no_grad():
         output = model(**inputs)
     given = (getattr(output, name, None) for name in ("logits", "last_hidden_state", "start_logits"))
     found = next(one for one in given if one is not None)

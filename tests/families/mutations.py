@@ -14,7 +14,7 @@ from tests.families.checks import moves_frequencies
 from tests.families.growths import INIT, growths_of
 
 import growformer
-from growformer.architecture.declaration import Architecture, Arrow, Kind, Space
+from growformer.architecture.declaration import Architecture, Arrow, Kind, Space, spaces_in
 from growformer.architecture.exact import evaluate_size
 from growformer.architecture.language import Axis, Concat, Product, Term, term_axes
 from growformer.errors import ArchitectureError
@@ -30,6 +30,7 @@ class Mutation:
         kind: what sort of mistake.
         arrow: the arrow that is wrong, or None.
         axis: the axis whose size is wrong, or None.
+        spaces: the right and the wrong space, where one stands for the other.
         instead: the config field that is taken for the size, where the right one takes it too unless it is missing.
         name: what is wrong, for the message.
         make: gives the wrong declaration; may raise ArchitectureError.
@@ -39,6 +40,7 @@ class Mutation:
     name: str
     arrow: str | None = None
     axis: str | None = None
+    spaces: frozenset[str] = frozenset()
     instead: str | None = None
     make: Callable[[], Architecture]
 
@@ -56,11 +58,16 @@ def mutations(architecture: Architecture, config: dict[str, Any]) -> Iterator[Mu
                 kind=kind,
                 name=f"{name}: {_shown(changed, arrow)}",
                 arrow=name,
+                spaces=_spaces(arrow) ^ _spaces(changed) if kind == "space" else frozenset(),
                 make=lambda n=name, c=changed: replace(architecture, arrows={**architecture.arrows, n: c}),
             )
         others = {n: a for n, a in architecture.arrows.items() if n != name}
         yield Mutation(kind="missing", name=name, arrow=name, make=lambda a=others: replace(architecture, arrows=a))
     yield from _facts(architecture, config)
+
+
+def _spaces(arrow: Arrow) -> frozenset[str]:
+    return frozenset(space for term in (arrow.source, arrow.target, arrow.otherwise) for space in spaces_in(term))
 
 
 def _shown(changed: Arrow, arrow: Arrow) -> str:
@@ -77,7 +84,7 @@ def _arrows(architecture: Architecture, name: str, arrow: Arrow, config: dict[st
         term: Term | None = getattr(arrow, side)
         if term is None:
             continue
-        for other in _reordered(term):
+        for other in (o for o in _reordered(term) if o != term):  # the same twice has no order
             yield "order", replace(arrow, **{side: other})
         if side != "over":
             for other in _respaced(term, architecture.spaces):
@@ -308,15 +315,28 @@ def _can_be_seen(mutation: Mutation, cases: Sequence[Case]) -> bool:
         shown = [c for c in shown if not architecture.resolve_config(c.oracle_config).get(field)]
     if mutation.instead:  # a model whose config is without the field
         shown = [c for c in shown if not architecture.resolve_config(c.oracle_config).get(mutation.instead)]
-    if mutation.axis is not None and any(_has_axis(arrow, mutation.axis) for arrow in architecture.arrows.values()):
-        shown = [c for c in shown if any(_has_axis(architecture.arrows[n], mutation.axis) for n in c.arrows)]
+    if mutation.spaces:  # a model that has either elsewhere: another name for a space is no mistake
+        mixed = {s for c in architecture.attention for s in c.spaces}
+        mixed |= {s for add in architecture.adds for s in (add.source, add.target)}
+        shown = [c for c in shown if mutation.spaces & (mixed | _spaces_beside(c, mutation.arrow))]
+    # An index axis shows in names; what no tensor has (it says that something divides, or stays) shows in nothing.
+    if mutation.axis is not None and mutation.axis not in architecture.index_axes:
+        shown = [c for c in shown if _has_axis(c, mutation.axis)]
     return bool(shown)
 
 
-def _has_axis(arrow: Arrow, axis: str) -> bool:
-    """Tell whether an arrow spells out an axis."""
-    terms = [term for term in (arrow.source, arrow.target, arrow.otherwise) if term is not None]
-    return axis in arrow.kernel or any(axis in term_axes(term) for term in terms)
+def _spaces_beside(case: Case, arrow: str | None) -> set[str]:
+    """Return the spaces of all other arrows that a case has."""
+    return {space for name in case.arrows if name != arrow for space in _spaces(case.architecture.arrows[name])}
+
+
+def _has_axis(case: Case, axis: str) -> bool:
+    """Tell whether a tensor of a case has an axis."""
+    arrows = [case.architecture.arrows[name] for name in case.arrows]
+    terms = [t for arrow in arrows for t in (arrow.source, arrow.target, arrow.otherwise) if t is not None]
+    spelled = {name for term in terms for name in term_axes(term)} | {name for a in arrows for name in a.kernel}
+    spaces = {space for term in terms for space in spaces_in(term)} & case.architecture.spaces.keys()
+    return axis in spelled or any(axis in case.architecture.spaces[space].axes for space in spaces)
 
 
 def a_few(cases: Sequence[Case], count: int) -> list[Mutation]:

@@ -66,7 +66,7 @@ class Flow:
             if not written & {*self.architecture.outputs} and not any(map(self.declared.is_read, written)):
                 continue  # a router's choice, say
             reached = self._reached(written, called)
-            readers = {space: self._modules_of(self._readers({space}) & called) for space in reached}
+            readers = {space: self._modules_of(self.declared.readers(space) & called) for space in reached}
             every = {module for modules in readers.values() for module in modules}
             instances = list(self._instances(owner))
             noticed: set[Module] = set()
@@ -84,9 +84,12 @@ class Flow:
                     names = self._modules[others[0]]
                     read = {s for name in names for s in spaces_in(self.declared.arrows[name].source)}
                     yield f"{here}, but {_list(names)}, which reads {_list(read)}, notices a change of it"
+            if here and every and not noticed and not reached & {*self.architecture.outputs}:
+                yield f"{here}, but nothing that reads this notices a change of it"
+                continue
             own = self._modules_of({owner})
             for space in sorted(self._entered(written)) if here else ():
-                if self._readers({space}) <= called and readers[space] - own and not readers[space] & noticed:
+                if self.declared.readers(space) <= called and readers[space] - own and not readers[space] & noticed:
                     where = "" if space in written else f", which enters {space}"
                     yield f"{here}{where}, but nothing that reads {space} notices a change of it"
 
@@ -116,11 +119,6 @@ class Flow:
             if name in weights
         }
 
-    def _readers(self, spaces: Collection[str]) -> set[str]:
-        """Return the arrows that read any of some spaces; rows of tables are looked up."""
-        arrows = self.declared.arrows.items()
-        return {n for n, a in arrows if a.kind != "embedding" and {*spaces_in(a.source)} & {*spaces}}
-
     def _reached(self, spaces: Collection[str], called: Collection[str]) -> set[str]:
         """Return spaces with those that they enter by other ways than a call."""
         found, pending = {*spaces}, [*spaces]
@@ -130,7 +128,7 @@ class Flow:
             for c in self.declared.attention:
                 if here in (*c.queries, *c.keys, c.value, *c.per_head):
                     more |= {space for space in (c.output, c.maps) if space is not None}
-            for name in self._readers({here}) - {*called}:
+            for name in self.declared.readers(here) - {*called}:
                 more |= {*spaces_in(self.declared.arrows[name].target)}
             pending += more - found
             found |= more

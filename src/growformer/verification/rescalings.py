@@ -55,6 +55,12 @@ class Rescalings:
                 axes = tuple(a for a in declared.axes(output) if all(a in declared.axes(s) for s in values))
                 name = f"{' and '.join(values)} through {output}"
                 yield from self._scaling(name, axes, multiply=values, divide=[output])
+        for name, arrow in declared.arrows.items():
+            source = space_of(arrow.source) if arrow.kind == "scale" else ""
+            if source and declared.readers(source) == {name} and not declared.has_weightless_writer(source):
+                yield from self._scaling(
+                    f"what is written to {source}", declared.axes(source), multiply=[source], gains=[name]
+                )
         for c in declared.attention:
             for query, key in c.pairs if not declared.rotates_unseen else ():
                 over = declared.over(c, query)
@@ -70,21 +76,25 @@ class Rescalings:
         multiply: Collection[str],
         divide: Collection[str] = (),
         undo: Collection[str] = (),
+        gains: Collection[str] = (),
         preserves: bool = True,
     ) -> Iterator[Experiment]:
-        """Multiply what is written to some spaces; divide what weights read, or what is written to others."""
+        """Multiply what is written to some spaces; divide what weights read, what is written to others, or gains."""
         involved = {*multiply, *divide, *undo}
         if self.declared.touches_a_tie(involved) or involved & {*self.architecture.activated}:
             return
         index = self.declared.common_index(sorted(involved))
-        carry = [p for p in self.places if p.space in involved and set(axes) <= set(p.leaf.axes)]
+        carry = [p for p in self.places if p.space in involved or p.spec.owner in gains]
+        carry = [p for p in carry if set(axes) <= set(p.leaf.axes)]
         # A layer in which nothing writes the space has none.
-        written = {p.key(index) for p in carry if not p.reads and p.space in multiply}
+        written = {p.key(index) for p in carry if not p.reads and p.space in multiply and p.spec.owner not in gains}
         factors: dict[tuple[int, ...], Vector] = {}
         actions = []
         for place in carry:
-            writes = not place.reads and place.space in multiply
-            if not (writes or (place.reads and place.space in divide) or (not place.reads and place.space in undo)):
+            is_gain = place.spec.owner in gains
+            writes = not place.reads and place.space in multiply and not is_gain
+            undoes = is_gain or place.space in (divide if place.reads else undo)
+            if not writes and not undoes:
                 continue
             if place.key(index) not in written:
                 continue
