@@ -252,8 +252,10 @@ ALIKE = {
     r"nanochat: space: .*: stream -> ": "its norms have no gains, and its stream does not grow: what they read and "
     "what they write is treated alike",
     r"ctrl: adds: not embedded to stream": "its stream does not grow, as the class computes its positions",
-    r"nllb_moe: adds: not embedded to decoder_stream": "its streams do not grow, as the class computes its positions",
-    r"flaubert: space: .*: head_input -> ": "the head reads the residual stream itself, so that both names are one",
+    r"minimax_m3_sparse: attention: over kv_heads too": "its heads do not grow, as an index picks for each",
+    r"minimax_m3_sparse: order: .*indexer\.q_proj: ": "what picks blocks does not grow, nor do its heads",
+    r"siglip2?: axis: vision_model\.head\.probe: .*:seen": "its stream does not grow, as an image stays a direction",
+    r"(xlm|flaubert): space: .*_lin: head_input -> ": "the head reads the residual stream itself: both are one",
 }
 """Pattern of ``declaration: mistake`` -> why it is seen by nothing, and does no harm: both versions grow alike."""
 

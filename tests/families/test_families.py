@@ -40,10 +40,7 @@ UNSHOWN = {
     "decoder.0": "the heads of masked image modelling want a mask of patches",
 }
 """Optional head -> why no case has it: it is declared from its class, and no model here shows it."""
-UNSEEN = {
-    "longcat_flash": "what one of its two latent attentions writes may stand for what the other does",
-    "minimax_m3_sparse": "its index attention picks blocks, so that a wrong axis of scores shows in no output",
-}
+UNSEEN: dict[str, str] = {}
 """Declaration -> a mistake that the checks cannot tell from the right one yet."""
 
 
@@ -165,7 +162,7 @@ def test_no_plan_is_rejected(name: str) -> None:
 
 
 @pytest.mark.families
-@pytest.mark.parametrize("declaration", DECLARATIONS)
+@pytest.mark.parametrize("declaration", known_gaps(DECLARATIONS, UNSEEN))
 def test_all_mistakes_are_seen(declaration: str) -> None:
     cases = DECLARATIONS[declaration]
     assert unseen(cases, mutations_of(cases)) == []
