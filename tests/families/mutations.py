@@ -255,6 +255,11 @@ ALIKE = {
     r"minimax_m3_sparse: attention: over kv_heads too": "its heads do not grow, as an index picks for each",
     r"minimax_m3_sparse: order: .*indexer\.q_proj: ": "what picks blocks does not grow, nor do its heads",
     r"siglip2?: axis: vision_model\.head\.probe: .*:seen": "its stream does not grow, as an image stays a direction",
+    r"modernbert: order: .*Wqkv: normed -> .k:": "as persimmon's: no group, and the same rotary embedding",
+    r"modernbert: space: .*(Wqkv: stream|mlp_norm: normed) -> ": "its first layer attends to the stream where "
+    "others have it normed, and so both grow alike",
+    r"longt5_global: space: .*\.[kv]: blocks -> ": "keys and values of blocks come from the weights of those of tokens",
+    r"visual_bert: axis: .*:seen_(positions|types) -> ": "both are one field, which does not grow",
     r"(xlm|flaubert): space: .*_lin: head_input -> ": "the head reads the residual stream itself: both are one",
 }
 """Pattern of ``declaration: mistake`` -> why it is seen by nothing, and does no harm: both versions grow alike."""

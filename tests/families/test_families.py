@@ -40,8 +40,11 @@ UNSHOWN = {
     "decoder.0": "the heads of masked image modelling want a mask of patches",
 }
 """Optional head -> why no case has it: it is declared from its class, and no model here shows it."""
-UNSEEN: dict[str, str] = {}
-"""Declaration -> a mistake that the checks cannot tell from the right one yet."""
+UNSEEN = dict.fromkeys(
+    ("esm", "esm_1b", "esm_2"),
+    "contacts come from a method of their own, which no check calls, so that what the head reads has no order",
+)
+"""Declaration -> a mistake that the checks cannot tell from the right one yet, when all of them are tried."""
 
 
 def known_gaps(declarations: Iterable[str], gaps: Mapping[str, str]) -> list[Any]:
@@ -131,7 +134,7 @@ def test_a_disturbed_block_is_noticed(declaration: str) -> None:
     assert checks.check_disturbed(case, growths_of(case).accepted["all"]) == []
 
 
-@pytest.mark.parametrize("declaration", known_gaps(DECLARATIONS, UNSEEN))
+@pytest.mark.parametrize("declaration", DECLARATIONS)
 def test_mistakes_are_seen(declaration: str) -> None:
     cases = DECLARATIONS[declaration]
     assert unseen(cases, a_few(cases, MISTAKES)) == []
