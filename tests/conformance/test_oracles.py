@@ -12,6 +12,7 @@ from tests.families.case import Case, all_cases
 from tests.families.checks import check_oracles
 
 from growformer.architecture.declaration import Architecture
+from growformer.architecture.language import parse_term
 from growformer.reference import ReferenceConfig, ReferenceTransformer, reference_architecture
 from growformer.verification.oracles import check_declaration, check_equivariance, check_shapes
 
@@ -171,3 +172,68 @@ def test_the_model_stays_as_it_is() -> None:
     check_equivariance(LLAMA.architecture, LLAMA.oracle_config, LLAMA.make_model, LLAMA.oracle_inputs)
     after = model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+# What follows a change through a model
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "space", "said"),
+    [
+        (
+            "encoder.layers.{layer}.layer_norm2",
+            "source",
+            "embedded",
+            "encoder.layers.0.self_attn.out_proj writes stream, but encoder.layers.{layer}.layer_norm2, which reads "
+            "embedded, notices a change of it",
+        ),
+        (
+            "embeddings.class_embedding",
+            "target",
+            "stream",
+            "embeddings.class_embedding writes stream, but pre_layrnorm, which reads embedded, notices a change of it",
+        ),
+    ],
+)
+def test_a_space_that_a_norm_joins_with_the_right_one_is_named(name: str, side: str, space: str, said: str) -> None:
+    case = CASES["clip_vision_model-CLIPVisionModel"]
+    arrow = case.architecture.arrows[name]
+    named = parse_term(f"{space}:stream" if side == "target" and name.startswith("emb") else space)
+    changed: dict[str, Any] = {side: named}
+    wrong = replace(case.architecture, arrows={**case.architecture.arrows, name: replace(arrow, **changed)})
+    found = check_equivariance(
+        wrong, case.oracle_config, case.make_model, case.oracle_inputs, lookups={}, ordered=("channels", "positions")
+    )
+    assert f"equivariance: {said}" in found
+
+
+def test_a_space_that_is_written_and_never_read_is_named() -> None:
+    case = CASES["dinov3_vit-DINOv3ViTModel"]
+    arrow = replace(case.architecture.arrows["norm"], target=parse_term("mlp_branch"))
+    wrong = replace(case.architecture, arrows={**case.architecture.arrows, "norm": arrow})
+    options = {k: v for k, v in case.options.items() if k != "variants"}
+    found = check_equivariance(wrong, case.oracle_config, case.make_model, case.oracle_inputs, **options)
+    assert "equivariance: norm writes mlp_branch, but nothing that reads this notices a change of it" in found
+
+
+def test_another_space_that_a_weight_enters_is_named() -> None:
+    case = CASES["mt5-MT5ForConditionalGeneration"]
+    name = "encoder.block.{encoder_layer}.layer.0.SelfAttention.o"
+    arrow = replace(case.architecture.arrows[name], target=parse_term("embedded:stream"))
+    wrong = replace(case.architecture, arrows={**case.architecture.arrows, name: arrow})
+    options = {k: v for k, v in case.options.items() if k != "variants"}
+    found = check_equivariance(wrong, case.oracle_config, case.make_model, case.oracle_inputs, **options)
+    assert found == [
+        "equivariance: encoder.block.0.layer.0.SelfAttention.o writes embedded, which enters decoder_stream, but "
+        "nothing that reads decoder_stream notices a change of it"
+    ]
+
+
+def test_what_a_layer_scale_multiplies_is_named() -> None:
+    case = CASES["beit-BeitModel"]
+    name = "embeddings.mask_token"
+    arrow = replace(case.architecture.arrows[name], target=parse_term("mlp_branch"))
+    wrong = replace(case.architecture, arrows={**case.architecture.arrows, name: arrow})
+    options = {k: v for k, v in case.options.items() if k != "variants"}
+    found = check_equivariance(wrong, case.oracle_config, case.make_model, case.oracle_inputs, **options)
+    assert any(p.startswith("equivariance: scaling what is written to mlp_branch: the outputs must not") for p in found)

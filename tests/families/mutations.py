@@ -14,7 +14,7 @@ from tests.families.checks import moves_frequencies
 from tests.families.growths import INIT, growths_of
 
 import growformer
-from growformer.architecture.declaration import Architecture, Arrow, Kind, Space
+from growformer.architecture.declaration import Architecture, Arrow, Kind, Space, spaces_in
 from growformer.architecture.exact import evaluate_size
 from growformer.architecture.language import Axis, Concat, Product, Term, term_axes
 from growformer.errors import ArchitectureError
@@ -29,6 +29,9 @@ class Mutation:
     Attributes:
         kind: what sort of mistake.
         arrow: the arrow that is wrong, or None.
+        axis: the axis whose size is wrong, or None.
+        spaces: the right and the wrong space, where one stands for the other.
+        instead: the config field that is taken for the size, where the right one takes it too unless it is missing.
         name: what is wrong, for the message.
         make: gives the wrong declaration; may raise ArchitectureError.
     """
@@ -36,6 +39,9 @@ class Mutation:
     kind: str
     name: str
     arrow: str | None = None
+    axis: str | None = None
+    spaces: frozenset[str] = frozenset()
+    instead: str | None = None
     make: Callable[[], Architecture]
 
     def __str__(self) -> str:
@@ -52,11 +58,16 @@ def mutations(architecture: Architecture, config: dict[str, Any]) -> Iterator[Mu
                 kind=kind,
                 name=f"{name}: {_shown(changed, arrow)}",
                 arrow=name,
+                spaces=_spaces(arrow) ^ _spaces(changed) if kind == "space" else frozenset(),
                 make=lambda n=name, c=changed: replace(architecture, arrows={**architecture.arrows, n: c}),
             )
         others = {n: a for n, a in architecture.arrows.items() if n != name}
         yield Mutation(kind="missing", name=name, arrow=name, make=lambda a=others: replace(architecture, arrows=a))
     yield from _facts(architecture, config)
+
+
+def _spaces(arrow: Arrow) -> frozenset[str]:
+    return frozenset(space for term in (arrow.source, arrow.target, arrow.otherwise) for space in spaces_in(term))
 
 
 def _shown(changed: Arrow, arrow: Arrow) -> str:
@@ -73,7 +84,7 @@ def _arrows(architecture: Architecture, name: str, arrow: Arrow, config: dict[st
         term: Term | None = getattr(arrow, side)
         if term is None:
             continue
-        for other in _reordered(term):
+        for other in (o for o in _reordered(term) if o != term):  # the same twice has no order
             yield "order", replace(arrow, **{side: other})
         if side != "over":
             for other in _respaced(term, architecture.spaces):
@@ -170,12 +181,15 @@ def _facts(architecture: Architecture, config: dict[str, Any]) -> Iterator[Mutat
         value = _size(expression, config)
         if value is None:
             continue
-        if expression != str(value):
-            yield wrong("size", f"{axis} is always {value}", sizes={**architecture.sizes, axis: str(value)})
-        yield wrong("size", f"{axis} = {expression} + 1", sizes={**architecture.sizes, axis: f"{expression} + 1"})
+        wrongs = {f"{axis} is always {value}": str(value), f"{axis} = {expression} + 1": f"({expression}) + 1"}
         for field, other in config.items():
-            if other == value and not isinstance(other, bool) and expression != field:
-                yield wrong("size", f"{axis} = {field}", sizes={**architecture.sizes, axis: field})
+            if other == value and not isinstance(other, bool):
+                wrongs[f"{axis} = {field}"] = field
+        for name, size in wrongs.items():
+            if size != expression:
+                instead = size if expression.startswith(f"{size} or ") else None
+                made = wrong("size", name, sizes={**architecture.sizes, axis: size})
+                yield replace(made, axis=axis, instead=instead)
     for number, c in enumerate(architecture.attention):
 
         def contraction(kind: str, name: str, *, n: int = number, a: Any = c, **changes: Any) -> Mutation:
@@ -238,9 +252,15 @@ ALIKE = {
     r"nanochat: space: .*: stream -> ": "its norms have no gains, and its stream does not grow: what they read and "
     "what they write is treated alike",
     r"ctrl: adds: not embedded to stream": "its stream does not grow, as the class computes its positions",
-    r"nllb_moe: adds: not embedded to decoder_stream": "its streams do not grow, as the class computes its positions",
-    r"data2vec_audio: attention: over heads too": "its heads do not grow, as its positions are convolved in groups",
-    r"flaubert: space: .*: head_input -> ": "the head reads the residual stream itself, so that both names are one",
+    r"minimax_m3_sparse: attention: over kv_heads too": "its heads do not grow, as an index picks for each",
+    r"minimax_m3_sparse: order: .*indexer\.q_proj: ": "what picks blocks does not grow, nor do its heads",
+    r"siglip2?: axis: vision_model\.head\.probe: .*:seen": "its stream does not grow, as an image stays a direction",
+    r"modernbert: order: .*Wqkv: normed -> .k:": "as persimmon's: no group, and the same rotary embedding",
+    r"modernbert: space: .*(Wqkv: stream|mlp_norm: normed) -> ": "its first layer attends to the stream where "
+    "others have it normed, and so both grow alike",
+    r"longt5_global: space: .*\.[kv]: blocks -> ": "keys and values of blocks come from the weights of those of tokens",
+    r"visual_bert: axis: .*:seen_(positions|types) -> ": "both are one field, which does not grow",
+    r"(xlm|flaubert): space: .*_lin: head_input -> ": "the head reads the residual stream itself: both are one",
 }
 """Pattern of ``declaration: mistake`` -> why it is seen by nothing, and does no harm: both versions grow alike."""
 
@@ -300,7 +320,30 @@ def _can_be_seen(mutation: Mutation, cases: Sequence[Case]) -> bool:
     if mutation.kind == "tie" and mutation.name.endswith("is always tied"):  # a model that is not
         field = str(architecture.tie_field)
         shown = [c for c in shown if not architecture.resolve_config(c.oracle_config).get(field)]
+    if mutation.instead:  # a model whose config is without the field
+        shown = [c for c in shown if not architecture.resolve_config(c.oracle_config).get(mutation.instead)]
+    if mutation.spaces:  # a model that has either elsewhere: another name for a space is no mistake
+        mixed = {s for c in architecture.attention for s in c.spaces}
+        mixed |= {s for add in architecture.adds for s in (add.source, add.target)}
+        shown = [c for c in shown if mutation.spaces & (mixed | _spaces_beside(c, mutation.arrow))]
+    # An index axis shows in names; what no tensor has (it says that something divides, or stays) shows in nothing.
+    if mutation.axis is not None and mutation.axis not in architecture.index_axes:
+        shown = [c for c in shown if _has_axis(c, mutation.axis)]
     return bool(shown)
+
+
+def _spaces_beside(case: Case, arrow: str | None) -> set[str]:
+    """Return the spaces of all other arrows that a case has."""
+    return {space for name in case.arrows if name != arrow for space in _spaces(case.architecture.arrows[name])}
+
+
+def _has_axis(case: Case, axis: str) -> bool:
+    """Tell whether a tensor of a case has an axis."""
+    arrows = [case.architecture.arrows[name] for name in case.arrows]
+    terms = [t for arrow in arrows for t in (arrow.source, arrow.target, arrow.otherwise) if t is not None]
+    spelled = {name for term in terms for name in term_axes(term)} | {name for a in arrows for name in a.kernel}
+    spaces = {space for term in terms for space in spaces_in(term)} & case.architecture.spaces.keys()
+    return axis in spelled or any(axis in case.architecture.spaces[space].axes for space in spaces)
 
 
 def a_few(cases: Sequence[Case], count: int) -> list[Mutation]:

@@ -32,9 +32,7 @@ MISTAKES = 4
 """How many wrong versions of a declaration the quick run tries, each of another kind."""
 
 
-UNDECLARED = {
-    "wavlm_stable": "a gate reads the input of attention head by head, which no arrow says; nothing it reads grows",
-}
+UNDECLARED: dict[str, str] = {}
 """Declaration -> why the class disagrees with it in something that no growth touches."""
 UNSHOWN = {
     "classification_head.dense": "BART's classifiers want one end of a sentence in each row",
@@ -42,11 +40,11 @@ UNSHOWN = {
     "decoder.0": "the heads of masked image modelling want a mask of patches",
 }
 """Optional head -> why no case has it: it is declared from its class, and no model here shows it."""
-UNSEEN = {
-    "longcat_flash": "what one of its two latent attentions writes may stand for what the other does",
-    "minimax_m3_sparse": "its index attention picks blocks, so that a wrong axis of scores shows in no output",
-}
-"""Declaration -> a mistake that the checks cannot tell from the right one yet."""
+UNSEEN = dict.fromkeys(
+    ("esm", "esm_1b", "esm_2"),
+    "contacts come from a method of their own, which no check calls, so that what the head reads has no order",
+)
+"""Declaration -> a mistake that the checks cannot tell from the right one yet, when all of them are tried."""
 
 
 def known_gaps(declarations: Iterable[str], gaps: Mapping[str, str]) -> list[Any]:
@@ -136,7 +134,7 @@ def test_a_disturbed_block_is_noticed(declaration: str) -> None:
     assert checks.check_disturbed(case, growths_of(case).accepted["all"]) == []
 
 
-@pytest.mark.parametrize("declaration", known_gaps(DECLARATIONS, UNSEEN))
+@pytest.mark.parametrize("declaration", DECLARATIONS)
 def test_mistakes_are_seen(declaration: str) -> None:
     cases = DECLARATIONS[declaration]
     assert unseen(cases, a_few(cases, MISTAKES)) == []
@@ -167,7 +165,7 @@ def test_no_plan_is_rejected(name: str) -> None:
 
 
 @pytest.mark.families
-@pytest.mark.parametrize("declaration", DECLARATIONS)
+@pytest.mark.parametrize("declaration", known_gaps(DECLARATIONS, UNSEEN))
 def test_all_mistakes_are_seen(declaration: str) -> None:
     cases = DECLARATIONS[declaration]
     assert unseen(cases, mutations_of(cases)) == []

@@ -87,7 +87,8 @@ class Architecture:
         arrows: module name, with ``{layer}`` and other index axes in braces -> arrow, in order of execution.
         attention: the contractions.
         adds: what enters another space without a weight: ``Add``, or ``(a, b)`` for ``Add(source=a, target=b)``.
-        outputs: spaces that the model returns although weights read them; they cannot be scaled.
+        outputs: spaces that the model returns although weights read them, or that carried weights read; they cannot be
+            scaled.
         activated: spaces with an activation function between the weight that writes them and the norm that reads them.
         rotary: rotary embeddings.
         alibi: linear biases on scores.
@@ -197,6 +198,12 @@ class Architecture:
                         f"{self.name}: packed {name!r} numbers {sorted(outer)} and stacks {packed.stack}; its part "
                         f"{part!r} numbers {list(self.tensors[part].index)}"
                     )
+            along = {tuple(dim.role for dim in self.tensors[part].dims).index("write") for part in packed.parts}
+            if len(along) > 1:
+                raise ArchitectureError(
+                    f"{self.name}: packed {name!r} puts beside each other what is written along different dimensions: "
+                    f"{', '.join(packed.parts)}"
+                )
         for axis in self.fixed:
             self._known(axis, self.sizes, "fixed")
         for axis in self.beyond:
@@ -257,6 +264,8 @@ class Architecture:
                     self._known(space, axes, name)
                     index = set(_PLACEHOLDER.findall(name))
                     where[space] = where[space] & index if space in where else index
+        for name in {axis: None for index in where.values() for axis in sorted(index)}:
+            self._known(name, self.sizes, "the name of a module")
         order = list(self.sizes)
         return {
             name: Space(name, found, tuple(sorted(where.get(name, set()), key=order.index)))

@@ -55,7 +55,7 @@ class Add:
     """One vector enters another without a weight: ``target += factor * source``.
 
     Attributes:
-        source, target: spaces with the same axes.
+        source, target: spaces with the same axes, or with such that do not grow (each head takes its share).
         factor: expression over config fields; the class computes it (``sqrt(hidden_size)``).
         rounded: the factor is rounded to the dtype of this tensor (a template) before it is used.
         when: condition over config fields and index axes; everywhere by default.

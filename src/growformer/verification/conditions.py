@@ -232,12 +232,12 @@ def _adds(rec: Recorded) -> Iterator[Violation]:
     for add in rec.adds:
         first, second = rec.architecture.spaces[add.source], rec.architecture.spaces[add.target]
         where = f"{add.source} + {add.target}"
-        if set(first.axes) != set(second.axes):
+        if set(first.axes) != set(second.axes) and any(map(rec.grows, (*first.axes, *second.axes))):
             yield Violation(kind="add", where=where, expected=f"the axes {first.axes}", found=str(second.axes))
             continue
         for axis in first.axes:
-            kinds = rec.kind(add.source, axis), rec.kind(add.target, axis)
-            if rec.grows(axis) and kinds[0] != kinds[1]:
+            kinds = (rec.kind(add.source, axis), rec.kind(add.target, axis)) if rec.grows(axis) else ("", "")
+            if kinds[0] != kinds[1]:
                 yield Violation(
                     kind="add", where=f"{where} along {axis}", expected=f"{kinds[0]!r} on both sides",
                     found=repr(kinds[1]),

@@ -132,6 +132,16 @@ class Declared:
         """Return the norms that read a space."""
         return [a for a in self.arrows.values() if a.kind == "norm" and space_of(a.source) == space]
 
+    def is_read(self, space: str) -> bool:
+        """Tell whether an arrow, attention or an addition reads a space."""
+        mixed = {s for c in self.attention for s in (*c.queries, *c.keys, c.value, *c.per_head)}
+        return space in mixed | {add.source for add in self.adds} or bool(self.readers(space))
+
+    def readers(self, *spaces: str) -> set[str]:
+        """Return the arrows that read any of some spaces; rows of tables are looked up."""
+        arrows = self.arrows.items()
+        return {n for n, a in arrows if a.kind != "embedding" and {*spaces_in(a.source)} & {*spaces}}
+
     def reached(self, space: str) -> set[str]:
         """Return a space with those that it enters without a weight, directly or not."""
         found, pending = {space}, [space]

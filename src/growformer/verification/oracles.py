@@ -20,6 +20,7 @@ import torch
 from growformer.architecture.declaration import Architecture, Config
 from growformer.errors import ArchitectureError, SourceError
 from growformer.verification.declared import Declared
+from growformer.verification.flow import Flow
 from growformer.verification.live import Live, MakeModel, Weights, with_fields
 from growformer.verification.norms import norm_problems
 from growformer.verification.places import Experiment
@@ -174,6 +175,7 @@ def _equivariance_problems(
         found = _problem(experiment, live, weights, inputs, baseline)
         if found:
             yield f"{experiment.name}: {found}"
+    yield from Flow(declared, live).problems(weights, inputs)
 
 
 def _epsilons(architecture: Architecture) -> list[str]:

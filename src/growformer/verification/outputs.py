@@ -155,7 +155,7 @@ def _run(
     if frequencies_of is not None:
         put_frequencies(frequencies_of, converted)
     given = {name: t.to(wanted) if t.is_floating_point() else t for name, t in inputs.items()}
-    with torch.inference_mode(), default_dtype(torch.promote_types(wanted, torch.float32)):
+    with torch.no_grad(), default_dtype(torch.promote_types(wanted, torch.float32)):
         output = converted(**given)
     if isinstance(output, torch.Tensor):
         return {"output": output.double()}
@@ -208,7 +208,7 @@ def _generations_agree(source: nn.Module, grown: nn.Module, inputs: dict[str, to
     texts = []
     for model in (source, grown):
         converted = convert(model, torch.float32)
-        with torch.inference_mode():
+        with torch.no_grad():
             texts.append(
                 converted.generate(  # type: ignore[operator]
                     inputs["input_ids"][:1],

@@ -32,7 +32,9 @@ class Permutations:
         self.lookups = lookups
         # Of a router's experts each is another tensor, and those stay where they are; slopes of biases belong to heads.
         slopes = {a.heads for a in declared.architecture.alibi if a.when is None or compute(a.when, declared.config)}
-        turned = {axis for c in declared.attention for axis in c.over} if declared.rotates_unseen else set()
+        # Of what scores sum over; what values have as well is heads.
+        summed = {axis for c in declared.attention for axis in c.over if axis not in declared.axes(c.value)}
+        turned = summed if declared.rotates_unseen else set()
         self.ordered = {*ordered, *declared.architecture.index_axes, *slopes, *turned}
 
         self._space_at = {(p.spec.template, p.dim, p.number): p.space for p in declared.places}

@@ -41,7 +41,8 @@ class Rescalings:
         contracted = {s for c in declared.attention for s in (*c.queries, *c.keys, c.value)}
         for target in dict.fromkeys(space_of(a.target) for a in norms):
             axes = self._reduced_axes(target)
-            if axes and target not in contracted and not declared.has_weightless_writer(target):
+            carried_on = target in self.architecture.outputs and not declared.is_read(target)
+            if axes and not carried_on and target not in contracted and not declared.has_weightless_writer(target):
                 undone = not declared.passes_on(target) and not declared.norms_reading(target)
                 yield from self._scaling(
                     f"what is written to {target}", axes, multiply=[target], divide=[target], preserves=undone
@@ -54,6 +55,12 @@ class Rescalings:
                 axes = tuple(a for a in declared.axes(output) if all(a in declared.axes(s) for s in values))
                 name = f"{' and '.join(values)} through {output}"
                 yield from self._scaling(name, axes, multiply=values, divide=[output])
+        for name, arrow in declared.arrows.items():
+            source = space_of(arrow.source) if arrow.kind == "scale" else ""
+            if source and declared.readers(source) == {name} and not declared.has_weightless_writer(source):
+                yield from self._scaling(
+                    f"what is written to {source}", declared.axes(source), multiply=[source], gains=[name]
+                )
         for c in declared.attention:
             for query, key in c.pairs if not declared.rotates_unseen else ():
                 over = declared.over(c, query)
@@ -69,21 +76,25 @@ class Rescalings:
         multiply: Collection[str],
         divide: Collection[str] = (),
         undo: Collection[str] = (),
+        gains: Collection[str] = (),
         preserves: bool = True,
     ) -> Iterator[Experiment]:
-        """Multiply what is written to some spaces; divide what weights read, or what is written to others."""
+        """Multiply what is written to some spaces; divide what weights read, what is written to others, or gains."""
         involved = {*multiply, *divide, *undo}
         if self.declared.touches_a_tie(involved) or involved & {*self.architecture.activated}:
             return
         index = self.declared.common_index(sorted(involved))
-        carry = [p for p in self.places if p.space in involved and set(axes) <= set(p.leaf.axes)]
+        carry = [p for p in self.places if p.space in involved or p.spec.owner in gains]
+        carry = [p for p in carry if set(axes) <= set(p.leaf.axes)]
         # A layer in which nothing writes the space has none.
-        written = {p.key(index) for p in carry if not p.reads and p.space in multiply}
+        written = {p.key(index) for p in carry if not p.reads and p.space in multiply and p.spec.owner not in gains}
         factors: dict[tuple[int, ...], Vector] = {}
         actions = []
         for place in carry:
-            writes = not place.reads and place.space in multiply
-            if not (writes or (place.reads and place.space in divide) or (not place.reads and place.space in undo)):
+            is_gain = place.spec.owner in gains
+            writes = not place.reads and place.space in multiply and not is_gain
+            undoes = is_gain or place.space in (divide if place.reads else undo)
+            if not writes and not undoes:
                 continue
             if place.key(index) not in written:
                 continue

@@ -116,7 +116,7 @@ def _disagreements(live: Live) -> Iterator[str]:
         yield str(error)
         return
     resolved = architecture.resolve_config(live.config)
-    owners = {architecture.tensors[template].owner for template in source.templates}
+    owners = {architecture.tensors[template].owner for template in (*source.templates, *live.tied)}
     for spec in architecture.tensors.values():
         there = spec.template in source.templates or spec.template in live.tied
         if spec.owner in owners and not there and architecture.exists(spec, resolved):

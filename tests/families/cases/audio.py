@@ -11,18 +11,20 @@ SIZES: dict[str, Any] = {
     "conv_dim": [12, 14], "conv_stride": [5, 4], "conv_kernel": [7, 4], "num_feat_extract_layers": 2,
     "num_conv_pos_embeddings": 6, "num_conv_pos_embedding_groups": 4, "codevector_dim": 10, "proj_codevector_dim": 10,
     "num_codevectors_per_group": 6, "classifier_proj_size": 14, "tdnn_dim": [10, 10], "xvector_output_dim": 10,
-    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    "num_buckets": 20, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
-#: The convolutions in front of the layers, which are carried, tell channels apart, and so heads and their coordinates.
-ORDERED = ("stream", "heads", "key", "gates")
+#: The convolutions in front of the layers, which are carried, tell channels apart; WavLM's gates so tell apart heads,
+#: each of which reads its share of the channels, and their coordinates.
+ORDERED = {"wavlm": ("stream", "gates", "heads", "key")}
 STABLE = {"do_stable_layer_norm": True, "feat_extract_norm": "layer"}
 
 
 def audio(model_type: str, model: str, name: str = "", config: dict[str, Any] | None = None, **options: Any) -> Case:
     """A case of wav2vec 2.0's layout."""
     made = {**SIZES, **(config or {})}
+    ordered = ORDERED.get(model_type, ("stream",))
     return Case(
-        name=name, model_type=model_type, model=model, config=made, **{"inputs": "audio", "ordered": ORDERED, **options}
+        name=name, model_type=model_type, model=model, config=made, **{"inputs": "audio", "ordered": ordered, **options}
     )
 
 

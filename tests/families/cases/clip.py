@@ -83,7 +83,7 @@ def pair(model_type: str, model: str, config: dict[str, Any] | None = None, **op
 ALONE = {"projection_dim": None}
 ROTATED: dict[str, Any] = {
     "ordered": (*PLAIN["ordered"], "half"),
-    "variants": {key: {"hidden_size": 36, "num_attention_heads": 3} for key in ("hidden_size", "num_attention_heads")},
+    "variants": {key: {"hidden_size": 40, "num_attention_heads": 2} for key in ("hidden_size", "num_attention_heads")},
 }
 UNUSED = ("vision_model.post_layernorm.weight", "vision_model.post_layernorm.bias")
 SIGLIP = {"text_config": {**TEXT, "projection_size": 28}}

@@ -97,8 +97,15 @@ DISTIL = {
 SHARED = {"embedding_size": 14, "num_hidden_layers": 5, "num_hidden_groups": 2, "inner_group_num": 2}
 SMALL = {"embedding_size": 14}
 ONE_SIZE = {key: {"hidden_size": 33, "embedding_size": 33} for key in ("hidden_size", "embedding_size")}
-WHOLE_HEADS = {key: {"hidden_size": 48, "num_attention_heads": 4} for key in ("hidden_size", "num_attention_heads")}
 POSITIONS = {"lookups": {"positions": "position_ids"}}
+
+
+def whole_heads(hidden_size: int) -> dict[str, dict[str, int]]:
+    """Return what to change together so that there is one head more, as large as the three there are."""
+    changed = {"hidden_size": hidden_size * 4 // 3, "num_attention_heads": 4}
+    return dict.fromkeys(changed, changed)
+
+
 CONTACTS = ("contact_head.regression.weight", "contact_head.regression.bias")
 EVEN = {"hidden_size": 36}
 EURO = {"num_key_value_heads": 3, "type_vocab_size": None}
@@ -164,9 +171,9 @@ CASES = (
             "esm", model, f"{model}-{name}", {"mask_token_id": 3, "type_vocab_size": None, **config}, unused=CONTACTS,
             untrained="contact_head", **options,
         )
-        for model in ("EsmModel", "EsmForMaskedLM")
+        for model, size in (("EsmModel", 36), ("EsmForMaskedLM", 24))
         for name, config, options in (
-            ("rotary", {"position_embedding_type": "rotary", "hidden_size": 36}, {"variants": WHOLE_HEADS}),
+            ("rotary", {"position_embedding_type": "rotary", "hidden_size": size}, {"variants": whole_heads(size)}),
             ("absolute", {}, {}),
             # Which token stands for those that are masked depends on its id.
             ("norm", {"emb_layer_norm_before": True, "token_dropout": True}, POSITIONS),

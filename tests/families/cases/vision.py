@@ -85,7 +85,7 @@ RATIO = {"intermediate_size": None, "mlp_ratio": 3}
 ROTATED = {"hidden_size": 24, "num_attention_heads": 2}
 TURNED: dict[str, Any] = {
     "ordered": (*PLAIN["ordered"], "key"),
-    "variants": {key: {"hidden_size": 36, "num_attention_heads": 3} for key in ("hidden_size", "num_attention_heads")},
+    "variants": {key: {"hidden_size": 40, "num_attention_heads": 2} for key in ("hidden_size", "num_attention_heads")},
 }
 TEXT = {
     "vocab_size": 53, "max_position_embeddings": 64, "type_vocab_size": 5, "pad_token_id": None, "image_size": None,
@@ -133,7 +133,12 @@ CASES = (
     vision("dinov2", "Dinov2Model", config=RATIO, inputs=hidden),
     vision("dinov2", "Dinov2Model", "gated", {"use_swiglu_ffn": True, **RATIO}, inputs=hidden),
     vision("dinov2", "Dinov2ForImageClassification", config={**RATIO, **LABELS}, unused=MASK),
-    vision("dinov2_with_registers", "Dinov2WithRegistersModel", config=RATIO, inputs=hidden),
+    vision(
+        "dinov2_with_registers",
+        "Dinov2WithRegistersModel",
+        config={**RATIO, "num_register_tokens": 3},
+        inputs=hidden,
+    ),
     vision(
         "dinov2_with_registers",
         "Dinov2WithRegistersForImageClassification",
@@ -146,7 +151,7 @@ CASES = (
         "dinov3_vit",
         "DINOv3ViTModel",
         "gated",
-        {**ROTATED, "use_gated_mlp": True, "num_register_tokens": 0},
+        {**ROTATED, "use_gated_mlp": True, "num_register_tokens": 0, "key_bias": True},
         inputs=hidden,
         **{**TURNED, "unused": ("embeddings.register_tokens",)},
     ),

@@ -108,7 +108,7 @@ CLIP_TEXT = Architecture(
     ),
     sizes={
         **_TOWER["sizes"], "vocab": "vocab_size", "positions": "max_position_embeddings",
-        "projection": "projection_dim or hidden_size",
+        "projection": "projection_dim",
     },
     arrows={
         **text_tower("", "layer_norm_eps"),
@@ -137,7 +137,7 @@ CLIP_VISION = Architecture(
         "git_vision_model", "metaclip_2_vision_model",
     ),
     sizes={
-        **_TOWER["sizes"], "channels": "num_channels", "projection": "projection_dim or hidden_size",
+        **_TOWER["sizes"], "channels": "num_channels", "projection": "projection_dim",
         **{name: name for name in ("positions", "patch_height", "patch_width")},
     },
     arrows={

@@ -62,7 +62,7 @@ SIGLIP = CLIP.extend(
     "siglip",
     model_types=("siglip",),
     sizes={
-        "projection": "text_config.projection_size or text_config.hidden_size",
+        "projection": "text_config.projection_size",
         "vision_one": "1",
         "seen": "vision_config.hidden_size",
     },

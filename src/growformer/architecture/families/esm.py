@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from growformer.architecture.declaration import Add, Rotary, layer_norm, linear
-from growformer.architecture.families.pre_norm_bert import pre_norm
+from growformer.architecture.declaration import Rotary, layer_norm, linear
+from growformer.architecture.families.pre_norm_bert import pre_norm, tables
 from growformer.architecture.families.roberta import ROBERTA
 
 _HEAD = "hidden_size / num_attention_heads"
@@ -15,13 +15,14 @@ ESM = ROBERTA.extend(
     variant="position_embedding_type == 'absolute' and not emb_layer_norm_before",
     sizes={"types": None, "contact": "1"},
     arrows={
+        **tables(ROBERTA.arrows),
         **pre_norm("attention.LayerNorm", "LayerNorm", "encoder.emb_layer_norm_after"),
         "embeddings.token_type_embeddings": None,
         "lm_head.decoder": linear("prediction -> vocab", optional=True),
         "contact_head.regression": linear("maps:(layer heads) -> contact", bias=True),
     },
     attention=(replace(ROBERTA.attention[0], maps="maps"),),
-    adds=(Add(source="summed", target="residual"),),
+    adds=(),
     ties={"lm_head.decoder.bias": None},
     defaults={
         "position_embedding_type": "'absolute'", "emb_layer_norm_before": False, "is_folding_model": False,
@@ -36,8 +37,13 @@ ESM = ROBERTA.extend(
 ESM_1B = ESM.extend(
     "esm_1b",
     variant="position_embedding_type == 'absolute' and emb_layer_norm_before",
-    arrows={"embeddings.layer_norm": layer_norm("summed -> residual", eps="layer_norm_eps")},
-    adds=(),
+    arrows={
+        **{
+            f"embeddings.{name}_embeddings": ROBERTA.arrows[f"embeddings.{name}_embeddings"]
+            for name in ("word", "position")
+        },
+        "embeddings.layer_norm": layer_norm("summed -> residual", eps="layer_norm_eps"),
+    },
 )
 
 ESM_2 = ESM.extend(

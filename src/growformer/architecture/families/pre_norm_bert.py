@@ -1,8 +1,12 @@
 """BERT's and RoBERTa's names with a LayerNorm before each branch, and one after the last layer."""
 
-from growformer.architecture.declaration import Add, layer_norm, linear
+from collections.abc import Mapping
+from dataclasses import replace
+
+from growformer.architecture.declaration import Arrow, layer_norm, linear
 from growformer.architecture.families.bert import BERT
 from growformer.architecture.families.roberta import ROBERTA
+from growformer.architecture.language import parse_term
 
 _EPS = "layer_norm_eps"
 _LAYER = "encoder.layer.{layer}"
@@ -26,20 +30,29 @@ def pre_norm(attention: str, mlp: str, final: str) -> dict[str, object]:
     }
 
 
-_ADDS = (Add(source="summed", target="residual"),)
+def tables(arrows: Mapping[str, Arrow]) -> dict[str, Arrow]:
+    """Return the tables of embeddings among arrows; they write to the residual stream, as no norm comes between."""
+    found = {
+        name: arrow for name, arrow in arrows.items() if name.startswith("embeddings.") and arrow.kind == "embedding"
+    }
+    return {name: replace(arrow, target=parse_term("residual:stream")) for name, arrow in found.items()}
+
 
 MEGATRON_BERT = BERT.extend(
     "megatron_bert",
     model_types=("megatron-bert",),
-    arrows=pre_norm("attention.ln", "ln", "encoder.ln"),
-    adds=_ADDS,
+    arrows={**tables(BERT.arrows), **pre_norm("attention.ln", "ln", "encoder.ln")},
+    adds=(),
 )
 
 XLM_ROBERTA_XL = ROBERTA.extend(
     "xlm_roberta_xl",
     model_types=("xlm-roberta-xl",),
-    arrows=pre_norm("attention.self_attn_layer_norm", "LayerNorm", "encoder.LayerNorm"),
-    adds=_ADDS,
+    arrows={
+        **tables(ROBERTA.arrows),
+        **pre_norm("attention.self_attn_layer_norm", "LayerNorm", "encoder.LayerNorm"),
+    },
+    adds=(),
     defaults={"layer_norm_eps": 1e-5, "type_vocab_size": 1, "max_position_embeddings": 514},
 )
 

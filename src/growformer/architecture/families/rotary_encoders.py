@@ -152,7 +152,6 @@ NOMIC_BERT = replace(
 EUROBERT = LLAMA.extend(
     "eurobert",
     model_types=("eurobert",),
-    multiples=(),
     arrows={
         "lm_head": linear("final -> vocab", bias="mlp_bias", optional=True),
         "dense": linear("final -> pooled:stream", bias=True, optional=True),

@@ -60,7 +60,7 @@ def attending(attention: Attention, side: str) -> Attention:
 SIGLIP_TEXT = CLIP_TEXT.extend(
     "siglip_text",
     model_types=("siglip_text_model", "siglip2_text_model"),
-    sizes={"projection": "projection_size or hidden_size"},
+    sizes={"projection": "projection_size"},
     arrows={"text_projection": None, "head": linear("final -> projection", bias=True)},
     defaults={
         "layer_norm_eps": 1e-6, "max_position_embeddings": 64, "projection_dim": None, "projection_size": "hidden_size",

@@ -17,7 +17,7 @@ _KERNEL = ("patch_height", "patch_width")
 AST = VIT.extend(
     "ast",
     model_types=("audio-spectrogram-transformer",),
-    sizes={"channels": "1", "pooled": None},
+    sizes={"channels": "1", **dict.fromkeys(("pooled", "one", "pixels"))},
     arrows={
         "embeddings.mask_token": None,
         "embeddings.distillation_token": parameter("-> stream", leading=2),
@@ -28,7 +28,8 @@ AST = VIT.extend(
         "classifier.dense": linear("judged -> labels", bias=True, optional=True),
     },
     defaults={"pooler_output_size": None},
-    fixed={"pooled": None},
+    inferred=tuple(name for name in VIT.inferred if name != "pixels"),
+    fixed=dict.fromkeys(("pooled", "one", "pixels")),
     prefix="audio_spectrogram_transformer",
     heads=("classifier",),
 )
@@ -36,15 +37,15 @@ AST = VIT.extend(
 VIVIT = VIT.extend(
     "vivit",
     model_types=("vivit",),
-    sizes={"frames": "frames"},
+    sizes={"frames": "frames", "one": None, "pixels": None},
     arrows={
         "embeddings.mask_token": None,
         "embeddings.patch_embeddings.projection": convolution("channels -> stream", kernel=("frames", *_KERNEL)),
         "decoder.0": None,
     },
     defaults={"layer_norm_eps": 1e-6},
-    inferred=(*VIT.inferred, "frames"),
-    fixed={"frames": "longer tubelets see other frames"},
+    inferred=(*AST.inferred, "frames"),
+    fixed={"frames": "longer tubelets see other frames", "one": None, "pixels": None},
     prefix="vivit",
     heads=("classifier",),
 )
@@ -61,7 +62,7 @@ VIT_MAE = VIT.extend(
         "decoder_heads": "decoder_num_attention_heads",
         "decoder_key": _DECODER_HEAD,
         "decoder_value": _DECODER_HEAD,
-        "pooled": None,
+        "pooled": None, "one": None,
     },
     arrows={
         "embeddings.mask_token": None,
@@ -93,7 +94,7 @@ VIT_MAE = VIT.extend(
             because="a head of the decoder has decoder_hidden_size / decoder_num_attention_heads coordinates",
         ),
     ),
-    fixed={"pooled": None},
+    fixed={"pooled": None, "one": None},
     heads=("decoder", "layers"),
     renames=((r"decoder_encoder\.layer\.", "decoder_layers."), *VIT.renames),
 )  # fmt: skip

@@ -10,7 +10,6 @@ from growformer.architecture.declaration import (
     embedding,
     layer_norm,
     linear,
-    parameter,
 )
 from growformer.architecture.families.bert import BERT, renamed
 from growformer.architecture.families.vit import VIT, layers, without
@@ -175,7 +174,6 @@ VIDEOMAE = replace(
         ),
         **_video(renamed(layers(), OLD_NAMES)),
         "encoder_to_decoder": linear("stream -> decoder_stream", optional=True),
-        "mask_token": parameter("-> decoder_stream", leading=2, optional=True),
         **_video(
             renamed(
                 layers("decoder.decoder_layers.{decoder_layer}", "decoder_", optional=True),

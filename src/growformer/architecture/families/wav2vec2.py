@@ -42,15 +42,6 @@ def _layers(pre_norm: bool) -> dict[str, Arrow]:
     return {**norm, **attention, **one, **mlp, **other}
 
 
-def _heads(final: str) -> dict[str, Arrow]:
-    """Return the arrows of heads that read the last layer, or what comes out of the norm behind it."""
-    return {
-        "lm_head": linear(f"{final} -> vocab", bias=True, optional=True),
-        "projector": linear(f"{final} -> projected", bias=True, optional=True),
-        "classifier": linear("projected -> labels", bias=True, optional=True, otherwise=final),
-    }
-
-
 _ADAPTER = {
     f"{_LAYER}.adapter_layer.norm": layer_norm("stream -> adapted", eps=1e-5),
     f"{_LAYER}.adapter_layer.linear_1": linear("adapted -> adapter", bias=True),
@@ -72,25 +63,16 @@ WAV2VEC2 = Architecture(
         "heads": "num_attention_heads",
         "key": _HEAD,
         "value": _HEAD,
-        "vocab": "vocab_size",
-        "projected": "classifier_proj_size",
-        "labels": "labels",
     },
-    arrows={**_layers(pre_norm=False), **_heads("stream")},
+    arrows=_layers(pre_norm=False),
     attention=(Attention(query="q", key="k", value="v", output="attended", over=("key",), scale=f"1 / sqrt({_HEAD})"),),
     adds=(("stream", "summed"),),
     defaults={
         "layer_norm_eps": 1e-5, "do_stable_layer_norm": False, "adapter_attn_dim": None,
-        "use_weighted_layer_sum": False, "initializer_range": 0.02, "classifier_proj_size": 256,
+        "use_weighted_layer_sum": False, "initializer_range": 0.02,
     },
     constants={"use_weighted_layer_sum": (False, "a head that weighs the layers has one number for each of them")},
-    inferred=("labels",),
-    fixed={
-        **dict.fromkeys(("stream", "heads", "key", "value"), _WHY),
-        "vocab": "more letters change the output distribution",
-        "projected": "what a classifier reads is not a size of the layers",
-        "labels": "a classifier's labels are not a size of the model",
-    },
+    fixed=dict.fromkeys(("stream", "heads", "key", "value"), _WHY),
     roles={"mlp": "intermediate_size", "layers": "num_hidden_layers"},
     prefix="wav2vec2",
     heads=(
@@ -108,16 +90,18 @@ WAV2VEC2_STABLE = replace(
     WAV2VEC2,
     name="wav2vec2_stable",
     variant="do_stable_layer_norm and not adapter_attn_dim",
-    arrows={**_layers(pre_norm=True), **_heads("final")},
+    arrows=_layers(pre_norm=True),
     adds=(),
+    outputs=("final",),
 )
 WAV2VEC2_ADAPTERS = replace(
     WAV2VEC2,
     name="wav2vec2_adapters",
     variant="do_stable_layer_norm and adapter_attn_dim",
     sizes={**WAV2VEC2.sizes, "adapter": "adapter_attn_dim"},
-    arrows={**_layers(pre_norm=True), **_ADAPTER, **_heads("final")},
+    arrows={**_layers(pre_norm=True), **_ADAPTER},
     adds=(),
+    outputs=("final",),
 )
 
 HUBERT = WAV2VEC2.extend("hubert", model_types=("hubert",), prefix="hubert")
@@ -135,18 +119,12 @@ DATA2VEC_AUDIO = WAV2VEC2.extend(
 )
 SEW = WAV2VEC2.extend("sew", model_types=("sew",), prefix="sew", **_NO_VARIANTS)
 
-
-def _gated(reads: str) -> dict[str, Arrow]:
-    """Return the arrows that WavLM has besides: a table of relative biases, which each layer turns up or down."""
-    return {
-        "encoder.layers.0.attention.rel_attn_embed": embedding("buckets -> bias:heads"),
-        f"{_LAYER}.attention.gru_rel_pos_linear": linear("head:key -> gates", bias=True),
-        f"{_LAYER}.attention.gru_rel_pos_const": replace(
-            embedding("one -> strength:heads", bare=True), kernel=("one", "one")
-        ),
-    }
-
-
+#: WavLM's own: a table of relative biases, which each layer turns up or down by what a head sees of a token.
+_GATED = {
+    "encoder.layers.0.attention.rel_attn_embed": embedding("buckets -> bias:heads"),
+    f"{_LAYER}.attention.gru_rel_pos_linear": linear("head:key -> gates", bias=True),
+    f"{_LAYER}.attention.gru_rel_pos_const": replace(embedding("one -> bias:heads", bare=True), kernel=("one", "one")),
+}
 _WAVLM = {"buckets": "num_buckets", "gates": "8", "one": "1"}
 _FIXED = {
     "buckets": "more buckets change which bias a distance has", "gates": "a gate has two halves of four numbers",
@@ -154,11 +132,10 @@ _FIXED = {
 }  # fmt: skip
 _BIASED = (replace(WAV2VEC2.attention[0], per_head=("bias",)),)
 WAVLM = WAV2VEC2.extend(
-    "wavlm", model_types=("wavlm",), attention=_BIASED, sizes=_WAVLM, arrows=_gated("stream"),
-    defaults={"num_buckets": 320}, fixed=_FIXED, prefix="wavlm",
+    "wavlm", model_types=("wavlm",), attention=_BIASED, adds=(*WAV2VEC2.adds, ("stream", "head")), sizes=_WAVLM,
+    arrows=_GATED, defaults={"num_buckets": 320}, fixed=_FIXED, prefix="wavlm",
 )  # fmt: skip
 WAVLM_STABLE = WAV2VEC2_STABLE.extend(
-    "wavlm_stable", model_types=("wavlm",), attention=_BIASED, sizes=_WAVLM, arrows=_gated("normed"),
-    defaults={"num_buckets": 320},
-    fixed=_FIXED, prefix="wavlm",
+    "wavlm_stable", model_types=("wavlm",), attention=_BIASED, adds=(("normed", "head"),), sizes=_WAVLM,
+    arrows=_GATED, defaults={"num_buckets": 320}, fixed=_FIXED, prefix="wavlm",
 )  # fmt: skip
