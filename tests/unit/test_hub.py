@@ -14,7 +14,7 @@ from tests.integration.cases import CASES
 
 import growformer
 from growformer.storage.folder import open_folder, open_headers
-from growformer.storage.safetensors_file import DTYPES, read_header
+from growformer.storage.header import DTYPES, read_header
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

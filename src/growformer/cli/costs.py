@@ -75,7 +75,7 @@ def costs(plan: Plan, dtype: str | None = None) -> tuple[Cost, Cost]:
 
 
 def _cost(plan: Plan, tensors: list[tuple[TensorSpec, tuple[int, ...], str]], sizes: Mapping[str, Any]) -> Cost:
-    from growformer.storage.safetensors_file import DTYPES
+    from growformer.storage.header import DTYPES
 
     width = dict(DTYPES.values())
     return Cost(

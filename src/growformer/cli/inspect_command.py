@@ -155,7 +155,7 @@ def _fixed(found: Inspection) -> Iterator[tuple[str, tuple[Any, str]]]:
 
 def _dtypes(found: Inspection) -> str:
     from growformer.cli import render
-    from growformer.storage.safetensors_file import DTYPES
+    from growformer.storage.header import DTYPES
 
     width = dict(DTYPES.values())
     total: Counter[str] = Counter()

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from growformer.errors import SourceError
-from growformer.storage.safetensors_file import DTYPES, Entry, read_header, read_tensor
+from growformer.storage.header import DTYPES, Entry, read_header
+from growformer.storage.safetensors_file import read_tensor
 
 if TYPE_CHECKING:
     import torch
