@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from growformer.architecture.declaration import Architecture
-from growformer.architecture.exact import names_in
+from growformer.architecture.exact import MAX_SIZE, names_in
 from growformer.errors import SourceError
 
 Field = tuple[str, Any, Callable[[Any], bool], str]
@@ -29,6 +29,13 @@ def check_fields(architecture: Architecture, resolved: Mapping[str, Any], locati
     Raises:
         SourceError: for the first such field.
     """
+    for name, value in _implementations(resolved):
+        if any("/" in str(entry) for entry in (value.values() if isinstance(value, Mapping) else [value])):
+            where = f"{location}: " if location else ""
+            raise SourceError(
+                f"{where}the config's {name} is {_short(value)}: code from the hub, which transformers would fetch "
+                "and run; expected an implementation of its own, such as 'sdpa'. Remove the field"
+            )
     for name, value, holds, expected in _fields(architecture, resolved):
         if value is not None and not holds(value):
             where = f"{location}: " if location else ""
@@ -49,6 +56,8 @@ def _fields(architecture: Architecture, resolved: Mapping[str, Any]) -> Iterator
             yield field(arrow.eps, _is_not_negative, "a number that is not negative")
     for name in (*architecture.layer_lists, *architecture.layer_numbers):
         yield field(name, _are_plain, "a name or number, or a list of them")
+    for name in dict.fromkeys(name for expression in architecture.sizes.values() for name in names_in(expression)):
+        yield field(name, _is_possible, f"at most {MAX_SIZE}")
     for name in _divisors(architecture):
         yield field(name, _is_not_zero, "more than zero")
     for rotary in architecture.rotary:
@@ -67,6 +76,15 @@ def _fields(architecture: Architecture, resolved: Mapping[str, Any]) -> Iterator
             yield field(rotary.legacy_fraction, _is_not_negative, "the share of a head that is rotated, a number")
         if rotary.per_layer is not None:
             yield field(rotary.per_layer, _are_plain, "a number, or a list of them")
+
+
+def _implementations(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the fields, at any depth, that say by which code attention or experts are computed."""
+    for name, value in config.items():
+        if str(name).endswith(("attn_implementation", "experts_implementation")):
+            yield name, value
+        elif isinstance(value, Mapping):
+            yield from _implementations(value)
 
 
 def _divisors(architecture: Architecture) -> Iterator[str]:
@@ -101,6 +119,11 @@ def _is_number(value: Any) -> bool:
 
 def _is_not_negative(value: Any) -> bool:
     return _is_number(value) and value >= 0
+
+
+def _is_possible(value: Any) -> bool:
+    """Tell whether a number may be a size; what is none is refused where it is used."""
+    return not isinstance(value, int) or value <= MAX_SIZE
 
 
 def _is_not_zero(value: Any) -> bool:

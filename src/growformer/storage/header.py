@@ -37,6 +37,8 @@ MAX_TENSORS = 1_000_000
 """In one file, and in one model. The largest public checkpoints have about 140,000."""
 MAX_ELEMENTS = 2**53
 """Of one tensor, a dimension of zero counted as one: beyond, strides and sizes overflow in one program or another."""
+MAX_METADATA = 100_000
+"""Texts; there are a few, or a few hundred."""
 MAX_NAME_BYTES = 2_000
 
 _BLANK = rb"[ \t\n\r]*"
@@ -197,8 +199,11 @@ def _behind_metadata(path: Path, raw: bytes, at: int) -> int:
     opened = _OPEN.match(raw, at)
     if opened is None:
         raise _broken(path, f"'__metadata__' is {_shown(raw, at)}; expected an object of texts")
-    at, more = opened.end(), not opened[0].rstrip().endswith(b"}")
+    at, more, count = opened.end(), not opened[0].rstrip().endswith(b"}"), 0
     while more:
+        count += 1
+        if count > MAX_METADATA:
+            raise _broken(path, f"'__metadata__' has more than {MAX_METADATA:,} texts")
         at = _behind_string(path, raw, at)
         colon = _COLON.match(raw, at)
         if colon is None:
