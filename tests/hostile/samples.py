@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from math import prod
@@ -109,6 +110,12 @@ def file_of(header: Mapping[str, Any] | bytes, num_bytes: int | None = None) -> 
         assert not isinstance(header, bytes)
         num_bytes = max((e["data_offsets"][1] for n, e in header.items() if n != "__metadata__"), default=0)
     return len(raw).to_bytes(8, "little") + raw + bytes(num_bytes)
+
+
+def fitting(raw: bytes) -> int:
+    """Return how many bytes follow a header, by its largest number: so that a change alone decides."""
+    numbers = [int(text) for text in re.findall(rb"\d{1,6}", raw)]
+    return max((n for n in numbers if n <= 100_000), default=0)
 
 
 def write(folder: Path, model_type: str = "llama", /, *, shards: int = 1, **changes: Any) -> Path:

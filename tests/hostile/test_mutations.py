@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from tests.hostile import mutations, targets
 from tests.hostile.samples import CONFIGS
 
+from growformer.storage.header import read_header
+
 QUICK = {"header": 200, "index": 100, "config": 80, "grow": 5}
 FULL = {"header": 10_000, "index": 5_000, "config": 6_000, "grow": 300}
 """Examples of each kind."""
@@ -55,8 +57,24 @@ def run(count: int, strategy: st.SearchStrategy[object], check: Callable[[object
     assert seen[False]
 
 
+def read_as_the_library_does(raw: bytes, home: Path) -> bool:
+    """Read a header; what is taken, the library takes too, and as the same tensors."""
+    from safetensors import safe_open
+
+    taken = targets.read_header(raw, home)
+    if taken:
+        file = home / "header" / "model.safetensors"
+        found = read_header(file)
+        with safe_open(file, "np") as opened:
+            assert {n: list(e.shape) for n, e in found.items()} == {
+                n: opened.get_slice(n).get_shape()
+                for n in opened.keys()  # noqa: SIM118
+            }
+    return taken
+
+
 CHECKS: dict[str, Callable[[Path], tuple[st.SearchStrategy, Callable]]] = {
-    "header": lambda home: (mutations.headers(), lambda raw: targets.read_header(raw, home)),
+    "header": lambda home: (mutations.headers(), lambda raw: read_as_the_library_does(raw, home)),
     "index": lambda home: (mutations.indices(), lambda raw: targets.read_index(raw, home)),
     "config": lambda home: (of_every_model_type(), lambda made: targets.read_config(made[1], home, made[0])),
     "grow": lambda home: (of_every_model_type(), lambda made: targets.grow(made[1], home, made[0])),

@@ -192,13 +192,12 @@ def _shards(path: Path) -> dict[Path, set[str] | None]:
         weight_map = read_json(index, "", home=path, constants=False).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise SourceError(f"{index}: has no weight_map")
-        shards: dict[Path, set[str] | None] = {}
+        held: dict[str, set[str]] = {}
         for name, file in weight_map.items():
-            if not _is_shard(file):
+            if not isinstance(file, str) or (file not in held and not _is_shard(file)):
                 raise SourceError(f"{index}: {name!r} points to {file!r}, which is not a safetensors file beside it")
-            names = shards.setdefault(path / file, set())
-            if names is not None:
-                names.add(name)
+            held.setdefault(file, set()).add(name)
+        shards: dict[Path, set[str] | None] = {path / file: names for file, names in held.items()}
         missing = [file.name for file in shards if not os.path.lexists(file)]
         if missing:
             raise SourceError(f"{path}: {len(missing)} shards of {INDEX} are missing: {', '.join(missing[:3])}")

@@ -7,6 +7,7 @@ says is held against the file's size before anything is allocated.
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterator
@@ -45,7 +46,8 @@ _BLANK = rb"[ \t\n\r]*"
 # A string, unrolled: a run of plain characters, then escapes each with its run. The bound keeps the matcher's own
 # memory small; a name has no escapes at all, and metadata is passed over piece by piece.
 _PLAIN = rb'[^"\\\x00-\x1f]*'
-_ESCAPED = rb'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})'
+_PAIR = rb"u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_ESCAPED = rb'\\(?:["\\/bfnrt]|u(?![dD][89a-fA-F])[0-9a-fA-F]{4}|' + _PAIR + b")"
 _NUMBER = rb"(?:0|[1-9][0-9]{0,18})"
 _NUMBERS = rb"\[B((?:NB(?:,BNB){0,63})?)\]".replace(b"N", _NUMBER).replace(b"B", _BLANK)
 _FIELD = rb'"(dtype|shape|data_offsets)"B:B(?:"([A-Z0-9_]{1,20})"|'.replace(b"B", _BLANK) + _NUMBERS + rb")"
@@ -172,18 +174,13 @@ def _parse(path: Path, raw: bytes) -> Iterator[tuple[str, str, tuple[int, ...], 
             at, seen_metadata = _behind_metadata(path, raw, named.end()), True
         else:
             entry = _ENTRY.match(raw, named.end())
-            fields, texts = {}, []
-            if entry is not None:
-                found = entry.groups()
-                fields = {found[i]: found[i + 1] if found[i + 1] is not None else found[i + 2] for i in (0, 3, 6)}
-                texts = [found[i] for i in (0, 3, 6) if found[i + 1] is not None]
-            if len(fields) != 3 or texts != [b"dtype"]:
+            fields = {} if entry is None else _fields(entry)
+            if entry is None or len(fields) != 3:
                 raise _broken(
                     path,
                     f"{name!r} is {_shown(raw, named.end())}; expected an object of dtype, shape and data_offsets, "
                     "whole numbers without a sign in the last two",
                 )
-            assert entry is not None
             yield name, fields[b"dtype"].decode(), _numbers(fields[b"shape"]), _numbers(fields[b"data_offsets"])
             at = entry.end()
         between = _BETWEEN.match(raw, at)
@@ -194,8 +191,18 @@ def _parse(path: Path, raw: bytes) -> Iterator[tuple[str, str, tuple[int, ...], 
         raise _broken(path, f"at byte {at} stands {_shown(raw, at)}; expected its end")
 
 
+def _fields(entry: re.Match[bytes]) -> dict[bytes, bytes]:
+    """Return the fields of an entry by name; fewer than three where one is of the wrong kind, or stands twice."""
+    found: dict[bytes, bytes] = {}
+    for name, text, numbers in zip(*[iter(entry.groups())] * 3, strict=True):
+        if (text is not None) is (name == b"dtype"):
+            found[name] = text if numbers is None else numbers
+    return found
+
+
 def _behind_metadata(path: Path, raw: bytes, at: int) -> int:
     """Return where the metadata ends, an object of texts; nothing of it is kept."""
+    start = at
     opened = _OPEN.match(raw, at)
     if opened is None:
         raise _broken(path, f"'__metadata__' is {_shown(raw, at)}; expected an object of texts")
@@ -213,6 +220,13 @@ def _behind_metadata(path: Path, raw: bytes, at: int) -> int:
         if between is None:
             raise _broken(path, f"at byte {at}, in '__metadata__', stands {_shown(raw, at)}; expected , or }}")
         at, more = between.end(), between[1] is not None
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        for begin in range(start, at, 1_000_000):
+            decoder.decode(raw[begin : min(begin + 1_000_000, at)])
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        raise _broken(path, "'__metadata__' is not UTF-8") from None
     return at
 
 

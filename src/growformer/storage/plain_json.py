@@ -38,6 +38,18 @@ def read_json(path: Path, why: str, *, home: Path | None = None, constants: bool
     Raises:
         SourceError: the file is missing, cannot be read, or is not a JSON object within the limits above.
     """
+    data = load_json(path, why, home=home, constants=constants)
+    if not isinstance(data, dict):
+        raise SourceError(f"{path}: expected a JSON object, found {type(data).__name__}")
+    return data
+
+
+def load_json(path: Path, why: str, *, home: Path | None = None, constants: bool = True) -> Any:
+    """Read JSON of any kind; otherwise as ``read_json``.
+
+    Raises:
+        SourceError: the file is missing, cannot be read, or is not JSON within the limits above.
+    """
     try:
         present = path.exists() or path.is_symlink()
     except (OSError, ValueError):
@@ -49,10 +61,7 @@ def read_json(path: Path, why: str, *, home: Path | None = None, constants: bool
             raw = file.read(MAX_BYTES + 1)
         except OSError as error:
             raise SourceError(f"{path}: cannot be read: {error.strerror or error}") from None
-    data = parse(raw, str(path), constants=constants)
-    if not isinstance(data, dict):
-        raise SourceError(f"{path}: expected a JSON object, found {type(data).__name__}")
-    return data
+    return parse(raw, str(path), constants=constants)
 
 
 def parse(raw: bytes, where: str, *, constants: bool = True) -> Any:
