@@ -33,6 +33,11 @@ from growformer.errors import ArchitectureError, did_you_mean
 Role = Literal["read", "write", "gain", "offset", "kernel", "unit"]
 Config = Mapping[str, Any]
 
+MAX_INSTANCES = 10_000
+"""Of one axis that numbers tensors, such as layers or experts: ten times the deepest model."""
+MAX_TENSORS = 1_000_000
+"""Of one kind."""
+
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -327,13 +332,17 @@ class Architecture:
         """Return an axis' size under a config; ``config`` has had ``resolve_config`` applied.
 
         Raises:
-            ArchitectureError: the size is not a whole number.
+            ArchitectureError: the size is not a whole number, or beyond what any model has.
         """
         expression = self.sizes[axis]
+        found: int
         if isinstance(config, Fields):
-            found: int = config.remember(expression, index, lambda: evaluate_size(expression, config, index))
-            return found
-        return evaluate_size(expression, config, index)
+            found = config.remember(expression, index, lambda: evaluate_size(expression, config, index))
+        else:
+            found = evaluate_size(expression, config, index)
+        if found > MAX_INSTANCES and axis in self.index_axes:
+            raise ArchitectureError(f"the size {expression!r} is {found}; expected at most {MAX_INSTANCES} of {axis!r}")
+        return found
 
     def shape(self, spec: TensorSpec, config: Config, index: Mapping[str, int]) -> tuple[int, ...]:
         """Return the shape of one instance of a tensor under a resolved config.
@@ -403,15 +412,25 @@ class Architecture:
                 yield index
 
     def instances(self, index: tuple[str, ...], config: Config) -> Iterator[dict[str, int]]:
-        """Yield every assignment of the index axes under a config, in order."""
+        """Yield every assignment of the index axes under a config, in order.
+
+        Raises:
+            ArchitectureError: there are more than any model has tensors.
+        """
         if not index:
             yield {}
             return
+        if len(index) > 1:  # counted before the first one is made
+            count = sum(self.size(index[-1], config, outer) for outer in self.instances(index[:-1], config))
+            if count > MAX_TENSORS:
+                raise ArchitectureError(
+                    f"{' times '.join(index)} gives {count} tensors of one kind; expected at most {MAX_TENSORS}"
+                )
         for outer in self.instances(index[:-1], config):
             for position in range(self.size(index[-1], config, outer)):
                 yield {**outer, index[-1]: position}
 
-    @property
+    @cached_property
     def index_axes(self) -> tuple[str, ...]:
         """The axes that number tensors rather than coordinates: layers, experts, heads kept apart."""
         found = [index for spec in self.tensors.values() for index in spec.index]

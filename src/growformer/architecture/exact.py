@@ -17,6 +17,9 @@ from typing import Any
 
 from growformer.errors import ArchitectureError, did_you_mean
 
+MAX_SIZE = 2**24
+"""Of one axis: sixteen million, fifty times the largest vocabulary. Plans hold arrays of this length."""
+
 
 @dataclass(frozen=True, slots=True)
 class Root:
@@ -209,7 +212,7 @@ def evaluate(expression: str, names: Mapping[str, Any], index: Mapping[str, int]
 
     try:
         return Root.of(value(_parse(expression).body))
-    except ValueError as error:  # a negative result, or the square root of an irrational number
+    except (ValueError, OverflowError) as error:  # a negative result, the square root of an irrational number, 10^400
         raise fail(str(error)) from None
 
 
@@ -273,7 +276,7 @@ def compute(expression: str, names: Mapping[str, Any], index: Mapping[str, int] 
 
     try:
         return run(_parse(expression).body)
-    except (TypeError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, ArithmeticError, MemoryError) as error:
         raise fail(str(error)) from None
 
 
@@ -339,17 +342,21 @@ def indices_in(expression: str) -> tuple[str, ...]:
 
 
 def evaluate_size(expression: str, names: Mapping[str, Any], index: Mapping[str, int] | None = None) -> int:
-    """Evaluate a size: a positive integer (0 is allowed for counts).
+    """Evaluate a size: a positive integer (0 is allowed for counts) of at most ``MAX_SIZE``.
 
     Raises:
-        ArchitectureError: the result is not a whole number.
+        ArchitectureError: the result is not a whole number, or larger.
     """
+    if isinstance(names.get(expression), float):
+        raise ArchitectureError(f"the size {expression!r} must be a whole number, found {names[expression]!r}")
     result = evaluate(expression, names, index)
     try:
         exact = result.rational()
     except ValueError:
         exact = Fraction(1, 2)
+    if exact.denominator == 1 and exact <= MAX_SIZE:
+        return int(exact)
+    used = ", ".join(f"{name} = {names[name]}" for name in names_in(expression) if name in names)
     if exact.denominator != 1:
-        used = ", ".join(f"{name} = {names[name]}" for name in names_in(expression) if name in names)
         raise ArchitectureError(f"the size {expression!r} is not a whole number ({result}) with {used}")
-    return int(exact)
+    raise ArchitectureError(f"the size {expression!r} is {float(exact):.6g} with {used}; expected at most {MAX_SIZE}")

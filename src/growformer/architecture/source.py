@@ -16,6 +16,7 @@ from typing import Any
 
 from growformer.architecture.arrows import Arrow
 from growformer.architecture.declaration import Architecture, TensorSpec, spaces_in
+from growformer.architecture.fields import check_fields
 from growformer.architecture.language import Axis, Product
 from growformer.architecture.packing import Piece, packed_shape, pieces
 from growformer.errors import ArchitectureError, SourceError, did_you_mean
@@ -242,6 +243,7 @@ def describe(
     from_storage, aliases = aliases is not None, aliases or {}
     where = f"{location}: " if location else ""
     resolved = architecture.resolve_config(config)
+    check_fields(architecture, resolved, location)
     for name, (value, reason) in architecture.constants.items():
         if resolved.get(name, value) != value:
             raise SourceError(f"{where}{name} = {resolved[name]!r}: {reason}")
@@ -336,6 +338,7 @@ def from_config(architecture: Architecture, config: Mapping[str, Any], dtype: st
     """
     dtype = dtype or str(config.get("dtype") or config.get("torch_dtype") or "float32")
     resolved = architecture.resolve_config(config)
+    check_fields(architecture, resolved, "config")
     with_head = any("For" in str(a) or "Head" in str(a) for a in config.get("architectures") or ())
     tied = bool(with_head and architecture.tie_field and resolved.get(architecture.tie_field))
     tensors = {}

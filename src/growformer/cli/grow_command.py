@@ -121,9 +121,9 @@ def _show(model: str, grown: GrownCheckpoint, wanted: Wanted, checked: Verificat
         render.lines([str(checked), f"Do not train on {grown.path}; it stays for inspection."], indent=0)
         return
     render.heading("Load it")
-    print(f"  {_loading(grown)}")
+    render.say(f"  {_loading(grown)}")
     render.heading("Compare what both compute")
-    print(f"  growformer verify {model} {grown.path}")
+    render.say(f"  growformer verify {model} {grown.path}")
 
 
 def _number(count: int, what: str) -> str:

@@ -177,7 +177,7 @@ def _draft(model: str, revision: str | None, json: bool, trust_remote_code: bool
             }
         )  # fmt: skip
         return
-    print(found.text, end="")
+    print(render.escaped(found.text), end="")
 
 
 def _as_json(model: str, found: Inspection, sizes: list[Size], fixed: dict[str, tuple[Any, str]]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from growformer.cli.inspect_command import inspect
 from growformer.cli.options import help_text
 from growformer.cli.pad_command import pad
 from growformer.cli.plan_command import plan
+from growformer.cli.render import escaped
 from growformer.cli.verify_command import verify
 from growformer.cli.writing import Stopped
 from growformer.errors import GrowformerError, VerificationError
@@ -98,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         usage = _usage_error(error)
         if usage is None:
-            traceback.print_exc()
+            print(escaped(traceback.format_exc()), end="", file=sys.stderr)
             _complain("this is a bug in growformer; please report it with the lines above")
             return BUG
         _complain(usage)
@@ -123,9 +124,12 @@ def _usage_error(error: Exception) -> str | None:
 
 
 def _complain(message: str) -> None:
-    """Print an error, wrapped at the terminal's width but never inside a word, so that names and paths stay whole."""
+    """Print an error, wrapped at the terminal's width but never inside a word, so that names and paths stay whole.
+
+    What it quotes from a checkpoint cannot speak to the terminal.
+    """
     prefix = "error: "
-    text = prefix + message
+    text = prefix + escaped(message)
     if sys.stderr.isatty():
         width = max(shutil.get_terminal_size().columns, 30)
         text = "\n".join(_wrapped(line, width) for line in text.split("\n"))

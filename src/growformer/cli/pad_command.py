@@ -224,7 +224,7 @@ def _show_written(model: str, grown: GrownCheckpoint, checked: Verification | No
         render.lines([str(checked), f"Do not use {grown.path}; it stays for inspection."], indent=0)
         return
     render.heading("Compare what both compute")
-    print(f"  growformer verify {model} {grown.path}")
+    render.say(f"  growformer verify {model} {grown.path}")
 
 
 def _as_json(

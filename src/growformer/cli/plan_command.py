@@ -67,7 +67,7 @@ def plan(
     else:
         dtype = f" --dtype {wanted.dtype}" if wanted.dtype else ""
         render.paragraph(f"The plan is in {out}. Carry it out with")
-        print(f"\n  growformer grow {model} OUT --plan {out}{dtype}")
+        render.say(f"\n  growformer grow {model} OUT --plan {out}{dtype}")
 
 
 def _check(wanted: Wanted, early: ClassCheck | None) -> None:

@@ -1,9 +1,14 @@
-"""Prints tables, text and progress: as wide as the terminal, never wrapped in a pipe. User text is never markup."""
+"""Prints tables, text and progress: as wide as the terminal, never wrapped in a pipe.
+
+User text is never markup, and never a command to the terminal: names of tensors and files, config values and messages
+may come from a checkpoint that somebody else made, and pass through ``escaped`` before they are printed.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +19,31 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 UNWRAPPED = 10_000
+_UNUSUAL = re.compile(r"[^\x20-\x7e]")
 _NO_BREAK = "\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}"
+
+
+def escaped(text: str, *, keep: str = "\n") -> str:
+    r"""Return text whose control characters are spelled out: ``\x1b``, ``\u202e``.
+
+    Those are what moves the cursor, changes colours or titles, or turns the direction of what follows: Unicode's
+    categories Cc, Cf, Cs, Zl and Zp, without the joiners that Persian, Indic words and emoji are written with.
+    """
+    return _UNUSUAL.sub(lambda match: match[0] if match[0] in keep else _spelled(match[0]), text)
+
+
+def _spelled(character: str) -> str:
+    from unicodedata import category
+
+    if category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp") or character in "\u200c\u200d":
+        return character
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+
+
+def say(text: str) -> None:
+    """Print a text as it stands, escaped."""
+    print(escaped(text))
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -47,7 +76,7 @@ def table(
             title, justify="right" if title in numbers else "left", no_wrap=i != len(columns) - 1, overflow="fold"
         )
     for row in rows:
-        grid.add_row(*(Text(cell) for cell in row))
+        grid.add_row(*(Text(escaped(cell, keep="")) for cell in row))
     _print_stripped(out, grid)
 
 
@@ -61,7 +90,7 @@ def _print_stripped(out: Console, renderable: Any) -> None:
 
 def heading(text: str) -> None:
     """Print a blank line and a title."""
-    console().print(f"\n{text}", style="bold")
+    console().print(f"\n{escaped(text)}", style="bold")
 
 
 def lines(texts: Sequence[str], *, indent: int = 2) -> None:
@@ -78,7 +107,7 @@ def paragraph(text: str) -> None:
 def _wrapped(text: str, first: int, others: int) -> str:
     """Return text at the output's width; names, paths and products such as ``2 × 3`` stay whole."""
     return textwrap.fill(
-        text.replace(" × ", _NO_BREAK),
+        escaped(text, keep="\n\t").replace(" × ", _NO_BREAK),
         console().width,
         initial_indent=" " * first,
         subsequent_indent=" " * others,
@@ -88,8 +117,9 @@ def _wrapped(text: str, first: int, others: int) -> str:
 
 
 def print_json(data: Any) -> None:
-    """Print data as JSON."""
-    print(json.dumps(data, indent=2, ensure_ascii=False))
+    """Print data as JSON; what JSON would let through to a terminal is spelled as JSON spells it."""
+    text = json.dumps(data, indent=2, ensure_ascii=False)  # line breaks stand between values only
+    print(_UNUSUAL.sub(lambda c: c[0] if c[0] == "\n" or _spelled(c[0]) == c[0] else json.dumps(c[0])[1:-1], text))
 
 
 def model_title(location: str, architecture: str, config: Mapping[str, Any]) -> str:
@@ -162,7 +192,7 @@ def progress(shown: bool) -> Iterator[Callable[[int, int, str], None] | None]:
         task = bar.add_task("", total=None)
 
         def advance(done: int, total: int, tensor: str) -> None:
-            bar.update(task, completed=done, total=total, description=tensor)
+            bar.update(task, completed=done, total=total, description=escaped(tensor, keep=""))
 
         yield advance
 
@@ -173,5 +203,5 @@ def status(text: str, shown: bool) -> Iterator[None]:
     if not shown or not sys.stderr.isatty():
         yield
         return
-    with console(stderr=True).status(text):
+    with console(stderr=True).status(escaped(text)):
         yield

@@ -60,7 +60,7 @@ def show_suggestions(model: str, revision: str | None, json: bool) -> None:
     render.heading("Carry one out")
     for made in plans.values():
         if not isinstance(made, str):
-            print(f"  {_command(model, made)}")
+            render.say(f"  {_command(model, made)}")
     notes = [
         f"× {factor:g}: {note}"
         for factor, made in plans.items()

@@ -128,7 +128,7 @@ def _changed_dtype(model: str, out: str) -> str | None:
 def _show(found: Verification) -> None:
     from growformer.cli import render
 
-    print(found.verdict)
+    render.say(str(found.verdict))
     print()
     rows = [(check, "ok" if ok else "FAILED", what, result) for check, what, result, ok in found.rows()]
     render.table(("check", "", "what", "result"), rows)

@@ -16,6 +16,9 @@ from growformer.errors import RequestError
 from growformer.planning.axis_map import NEW, AxisMap
 from growformer.planning.spaces import Sizes
 
+MAX_HEADS = 1024
+"""Of a model with linear biases: ten times the most that one has."""
+
 
 def exponents(slopes: str, heads: int, largest: Fraction = Fraction(8)) -> list[Fraction]:
     """Return e for each head, where its slope is 2^-e, in the order in which a class numbers them."""
@@ -35,13 +38,15 @@ def place_heads(alibi: Alibi, sizes: Sizes, source: int, target: int) -> AxisMap
     Raises:
         RequestError: the target has no such slope for a source head; the message names counts that have.
     """
+    if target > MAX_HEADS:
+        raise RequestError(f"{target} heads with linear biases; expected at most {MAX_HEADS}")
     largest: Any = sizes.source.get(alibi.largest) if alibi.largest else 8
     before = exponents(alibi.slopes, source, Fraction(largest))
     after = exponents(alibi.slopes, target, Fraction(largest))
     if not set(before) <= set(after):
         fit = [
             n
-            for n in range(source, 8 * source + 1)
+            for n in range(source, min(8 * source, source + MAX_HEADS) + 1)
             if set(before) <= set(exponents(alibi.slopes, n, Fraction(largest)))
         ]
         nearest = sorted(fit, key=lambda n: (abs(n - target), n))[:4]

@@ -144,7 +144,7 @@ def _renumber(architecture: Architecture, target: dict[str, Any], positions: tup
     """Let fields that name layers by number name the same ones: k is what layer k gives, counted from 1."""
     # A negative number counts from the end, where the last of them is the last layer's.
     now = {0: 0, **{origin + 1: at + 1 for at, origin in enumerate(positions) if origin >= 0}}
-    count = max(positions) + 1
+    count = max(positions, default=-1) + 1
     for name, pattern in architecture.layer_numbers.items():
         values = target.get(name)
         if not isinstance(values, list):

@@ -236,8 +236,10 @@ def _completions(
     architecture: Architecture, field_name: str, axis: str, name: str, source: Mapping[str, Any], target: dict[str, Any]
 ) -> str:
     keep = architecture.size(axis, source)
-    options = []
-    for heads in range(source[field_name], source[field_name] * 4 + 1):
+    options: list[str] = []
+    for heads in range(source[field_name], min(source[field_name] * 4, source[field_name] + 10_000) + 1):
+        if len(options) == 4:
+            break
         try:
             size = architecture.size(axis, {**target, field_name: heads})
         except ArchitectureError:

@@ -10,6 +10,9 @@ from growformer.architecture.exact import mentions, names_in
 from growformer.errors import ArchitectureError, RequestError
 from growformer.planning.axis_map import origin_of
 
+_TRIES = 10_000
+"""How far from what was asked for a value is looked for that works: what a message says must not take minutes."""
+
 
 def check_sizes(
     architecture: Architecture,
@@ -117,7 +120,7 @@ def _together(architecture: Architecture, axis: str, name: str, target: Mapping[
     for other in names_in(architecture.sizes[axis]):
         if other == name or not isinstance(target[other], int):
             continue
-        for value in range(target[other], 64 * target[other]):
+        for value in range(target[other], min(64 * target[other], target[other] + _TRIES)):
             if _fits(architecture, axis, {**target, other: value}, least):
                 return f"ask for {name}={target[name]} and {other}={value}"
     return ""
@@ -129,13 +132,15 @@ def _nearest(
     wanted = target[name]
     if not isinstance(wanted, int):
         return ""
-    found: list[int] = []
-    for value in range(source[name], 4 * max(wanted, source[name]) + 1):
-        if _fits(architecture, axis, {**target, name: value}, least):
-            found.append(value)
-    below = [v for v in found if v < wanted]
-    above = [v for v in found if v > wanted]
-    nearest = [*below[-1:], *above[:1]]
+    first, last = source[name], 4 * max(wanted, source[name])
+    below = (*range(wanted - 1, max(first, wanted - _TRIES) - 1, -1), *((first,) if first < wanted else ()))
+    above = range(max(first, wanted + 1), min(last, wanted + _TRIES) + 1)
+    nearest = [
+        value
+        for values in (below, above)
+        if (value := next((v for v in values if _fits(architecture, axis, {**target, name: v}, least)), None))
+        is not None
+    ]
     if nearest == [source[name]]:
         together = _together(architecture, axis, name, target, least)
         return "; no larger value fits while the others stay" + (f": {together}" if together else "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -11,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from growformer.errors import SourceError
-from growformer.storage.header import DTYPES, Entry, read_header
+from growformer.storage.header import MAX_TENSORS, Entry, checked_entry, read_header
+from growformer.storage.links import commit_of, is_commit, leads_outside
+from growformer.storage.plain_json import read_json as read_json
 from growformer.storage.safetensors_file import read_tensor
 from growformer.storage.weights import Weights
 
@@ -93,10 +94,9 @@ class ModelFolder:
         return [p for p in found if self.path / p not in read]
 
     def leads_outside(self, relative: Path) -> bool:
-        """Tell whether a file is a link to somewhere else than this folder, or the hub cache that it is in."""
-        target, home = (self.path / relative).resolve(), self.path.resolve()
-        blobs = home.parent.parent / "blobs"
-        return not (target.is_relative_to(home) or target.is_relative_to(blobs))
+        """Tell whether a file is none to carry along: a link out of this folder and its hub cache, a pipe, a device."""
+        path = self.path / relative
+        return leads_outside(self.path, path) or not (os.path.isfile(path) or os.path.isdir(path))
 
 
 def open_folder(model: str | Path, revision: str | None = None) -> ModelFolder:
@@ -106,21 +106,24 @@ def open_folder(model: str | Path, revision: str | None = None) -> ModelFolder:
         SourceError: there is no such model, or it is one that cannot be read safely; the message says what to do.
     """
     path = Path(model)
-    if not path.exists():
+    if os.path.exists(path):
+        revision = _own_revision(path, revision)
+    else:
         path, revision = _download(str(model), revision)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise SourceError(f"{path}: expected a model folder with config.json, found a file")
-    config = read_json(path / "config.json", "every model folder has one")
+    config = read_json(path / "config.json", "every model folder has one", home=path)
     _refuse_unsuitable(path, config)
     entries: dict[str, Entry] = {}
     for file, names in _shards(path).items():
-        header = read_header(file)
-        if names is not None and names - set(header):
-            raise SourceError(f"{file}: {INDEX} says that it holds {sorted(names - set(header))[0]!r}, but it does not")
+        header = read_header(file, home=path)
+        if names is not None and not names <= header.keys():
+            raise SourceError(f"{file}: {INDEX} says that it holds {min(names - header.keys())!r}, but it does not")
         for name, entry in header.items():
             if name in entries:
                 raise SourceError(f"{file}: {name!r} is in {entries[name].file.name} as well")
             entries[name] = entry
+        _check_number(path, entries)
     return ModelFolder(path, config, entries, revision)
 
 
@@ -130,16 +133,19 @@ def open_headers(model: str | Path, revision: str | None = None) -> ModelFolder:
     Raises:
         SourceError: as ``open_folder``.
     """
-    if Path(model).exists():
+    if os.path.exists(model):
         return open_folder(model, revision)
     _check_hub_id(str(model))
     try:
         from huggingface_hub import HfApi, hf_hub_download
 
         api = HfApi()
-        commit = str(api.model_info(str(model), revision=revision).sha)
+        commit = api.model_info(str(model), revision=revision).sha
+        _check_commit(str(model), commit)
         config_file = hf_hub_download(str(model), "config.json", revision=commit)
         metadata = api.get_safetensors_metadata(str(model), revision=commit)
+    except SourceError:
+        raise
     except Exception as error:
         raise _not_fetched(str(model), error) from None
     path = Path(str(model))
@@ -147,51 +153,55 @@ def open_headers(model: str | Path, revision: str | None = None) -> ModelFolder:
     _refuse_unsuitable(path, config)
     entries: dict[str, Entry] = {}
     for file, contents in metadata.files_metadata.items():
+        if not _is_shard(file):
+            raise SourceError(f"{model}: its index points to {file!r}, which is not a safetensors file beside it")
         for name, tensor in contents.tensors.items():
-            if tensor.dtype not in DTYPES:
-                raise SourceError(f"{model}: {name} has the unknown dtype {tensor.dtype!r}")
-            entries[name] = Entry(path / file, tuple(tensor.shape), DTYPES[tensor.dtype][0], *tensor.data_offsets)
+            shape, offsets = tuple(tensor.shape), tuple(tensor.data_offsets)
+            if not all(type(number) is int and number >= 0 for number in (*shape, *offsets)):
+                raise SourceError(f"{model}: {name!r} has the shape {shape!r} and the data_offsets {offsets!r}")
+            entries[name] = checked_entry(path / file, name, str(tensor.dtype), shape, offsets)
+        _check_number(path, entries)
     return ModelFolder(path, config, entries, commit)
 
 
-def read_json(path: Path, why: str) -> dict[str, Any]:
-    """Read a JSON object.
+def _own_revision(path: Path, revision: str | None) -> str | None:
+    """Return the commit of a folder in the hub's cache; None of another folder, which has no revisions.
 
     Raises:
-        SourceError: the file is missing or is not a JSON object.
+        SourceError: another revision is asked for.
     """
-    if not path.is_file():
-        raise SourceError(f"{path}: missing; {why}")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SourceError(f"{path}: not JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise SourceError(f"{path}: expected a JSON object, found {type(data).__name__}")
-    return data
+    commit = commit_of(path)
+    if revision is not None and revision != commit:
+        raise SourceError(
+            f"{path}: a folder {f'with the commit {commit}' if commit else 'which has no revisions'}, asked for in the "
+            f"revision {revision!r}. Leave the revision out, or name a model of the hub, owner/name"
+        )
+    return commit
 
 
 def _shards(path: Path) -> dict[Path, set[str] | None]:
     index = path / INDEX
     single = path / "model.safetensors"
-    if index.is_file():
-        weight_map = read_json(index, "").get("weight_map")
+    if os.path.lexists(index):
+        weight_map = read_json(index, "", home=path, constants=False).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise SourceError(f"{index}: has no weight_map")
-        shards: dict[Path, set[str] | None] = {}
+        held: dict[str, set[str]] = {}
         for name, file in weight_map.items():
-            if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+            if not isinstance(file, str) or (file not in held and not _is_shard(file)):
                 raise SourceError(f"{index}: {name!r} points to {file!r}, which is not a safetensors file beside it")
-            names = shards.setdefault(path / file, set())
-            if names is not None:
-                names.add(name)
-        missing = [file.name for file in shards if not file.is_file()]
+            held.setdefault(file, set()).add(name)
+        shards: dict[Path, set[str] | None] = {path / file: names for file, names in held.items()}
+        missing = [file.name for file in shards if not os.path.lexists(file)]
         if missing:
             raise SourceError(f"{path}: {len(missing)} shards of {INDEX} are missing: {', '.join(missing[:3])}")
         return shards
-    if single.is_file():
+    if os.path.lexists(single):
         return {single: None}
-    pickles = sorted(p.name for p in path.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+    try:
+        pickles = sorted(p.name for p in path.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read: {error.strerror or error}") from None
     if pickles:
         raise SourceError(
             f"{path}: the weights are a pickle ({pickles[0]}), which can run code when it is opened. Convert once "
@@ -199,6 +209,18 @@ def _shards(path: Path) -> dict[Path, set[str] | None]:
             "weights_only=True).save_pretrained('DST')\" (with the model's own class instead of AutoModel)"
         )
     raise SourceError(f"{path}: no model.safetensors and no {INDEX}; growformer reads safetensors checkpoints")
+
+
+def _is_shard(file: object) -> bool:
+    """Tell whether an index names a file in its own folder: no other folder, and no character that no file has."""
+    if not isinstance(file, str) or len(file) > 255:
+        return False
+    return file.isprintable() and not set(file) & set("/\\:") and file.endswith(".safetensors")
+
+
+def _check_number(path: Path, entries: dict[str, Entry]) -> None:
+    if len(entries) > MAX_TENSORS:
+        raise SourceError(f"{path}: more than {MAX_TENSORS:,} tensors; expected a model of fewer")
 
 
 def _refuse_unsuitable(path: Path, config: dict[str, Any]) -> None:
@@ -210,13 +232,21 @@ def _refuse_unsuitable(path: Path, config: dict[str, Any]) -> None:
             "their grid. Take the checkpoint that it was quantised from, or dequantise first: "
             "AutoModelForCausalLM.from_pretrained(SRC).dequantize().save_pretrained(DST)"
         )
-    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+    if os.path.isfile(path / "adapter_config.json") and not os.path.isfile(path / "config.json"):
         raise SourceError(f"{path}: an adapter; merge it into its base model first (merge_and_unload)")
 
 
 def _check_hub_id(model: str) -> None:
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
         raise SourceError(f"{model}: no such folder (a hub id has the form owner/name)")
+
+
+def _check_commit(model: str, commit: object) -> None:
+    if not is_commit(commit):
+        raise SourceError(
+            f"{model}: the hub names no commit for it (found {commit!r}); without one, what is read now could not be "
+            "read again. Download the model, and name its folder"
+        )
 
 
 def _not_fetched(model: str, error: Exception) -> SourceError:
@@ -232,7 +262,10 @@ def _download(model: str, revision: str | None) -> tuple[Path, str]:
         from huggingface_hub import HfApi, snapshot_download
 
         commit = HfApi().model_info(model, revision=revision).sha
+        _check_commit(model, commit)
         allowed = ["*.json", "*.safetensors", "*.txt", "*.model", "*.md", "*.jinja", "LICENSE*", "*/config.json"]
         return Path(snapshot_download(model, revision=commit, allow_patterns=allowed)), str(commit)
+    except SourceError:
+        raise
     except Exception as error:
         raise _not_fetched(model, error) from None

@@ -144,7 +144,7 @@ def _unexplained(rec: Recorded) -> Iterator[Violation]:
         is_nested = name in architecture.nested and isinstance(one, Mapping) and isinstance(other, Mapping)
         if is_nested or last in NOT_COMPUTED or "drop" in last or _is_longer(rec, name):
             continue
-        if one != other and not _is_default(rec, name):
+        if one != other and json.dumps(one) != json.dumps(other) and not _is_default(rec, name):  # NaN is not NaN
             yield Violation(kind="config", where=name, expected=repr(one), found=repr(other))
     for count, reason in architecture.beyond.values():
         if after.get(count) and before.get(count):

@@ -274,10 +274,7 @@ class Recorded(Structure):
         if not size:
             return {Fraction(1)}
         counts = [np.bincount(origins[(origins >= 0) & (codes == c)], minlength=size) for c in range(len(squares))]
-        if len(counts) == 1:
-            together = np.flatnonzero(np.bincount(counts[0]))[:, None]
-        else:
-            together = np.unique(np.stack(counts), axis=1).T
+        together = np.unique(counts[0])[:, None] if len(counts) == 1 else np.unique(np.stack(counts), axis=1).T
         return {sum((s * int(n) for s, n in zip(squares, row, strict=True)), Fraction(0)) for row in together}
 
     def mean_square_ratio(self, arrow: Arrow, index: Index) -> Fraction:
