@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -120,10 +121,14 @@ def test_sigterm_cleans_up(run, models: dict[str, Path], tmp_path: Path, monkeyp
     from growformer.execute.fill import BandFiller
 
     before = signal.getsignal(signal.SIGTERM)
+    sent: list[bool] = []
 
     def terminate(self: BandFiller, *arguments: object) -> None:
         assert len(list(tmp_path.iterdir())) == 1  # the unfinished output is there
-        os.kill(os.getpid(), signal.SIGTERM)
+        if not sent:
+            sent.append(True)
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
 
     monkeypatch.setattr(BandFiller, "fill", terminate)
     with pytest.raises(SystemExit) as stopped:

@@ -16,7 +16,7 @@ from tests.families.growths import INIT, growths_of
 import growformer
 from growformer.architecture.declaration import Architecture, Arrow, Kind, Space, spaces_in
 from growformer.architecture.exact import evaluate_size
-from growformer.architecture.language import Axis, Concat, Product, Term, term_axes
+from growformer.architecture.language import Axis, Concat, Product, Term, labelled_spaces, term_axes
 from growformer.errors import ArchitectureError
 from growformer.verification.oracles import iterate_problems
 from growformer.verification.outputs import compare_outputs
@@ -67,7 +67,13 @@ def mutations(architecture: Architecture, config: dict[str, Any]) -> Iterator[Mu
 
 
 def _spaces(arrow: Arrow) -> frozenset[str]:
-    return frozenset(space for term in (arrow.source, arrow.target, arrow.otherwise) for space in spaces_in(term))
+    """Return the spaces that an arrow names; a table may be of axes alone, such as ``(heads value)``."""
+    terms = [term for term in (arrow.source, arrow.target, arrow.otherwise) if term is not None]
+    return frozenset(space for term in terms if not _names_axes_alone(term) for space in spaces_in(term))
+
+
+def _names_axes_alone(term: Term) -> bool:
+    return not isinstance(term, Axis) and not any(True for _ in labelled_spaces(term))
 
 
 def _shown(changed: Arrow, arrow: Arrow) -> str:
@@ -342,7 +348,7 @@ def _has_axis(case: Case, axis: str) -> bool:
     arrows = [case.architecture.arrows[name] for name in case.arrows]
     terms = [t for arrow in arrows for t in (arrow.source, arrow.target, arrow.otherwise) if t is not None]
     spelled = {name for term in terms for name in term_axes(term)} | {name for a in arrows for name in a.kernel}
-    spaces = {space for term in terms for space in spaces_in(term)} & case.architecture.spaces.keys()
+    spaces = {space for arrow in arrows for space in _spaces(arrow)} & case.architecture.spaces.keys()
     return axis in spelled or any(axis in case.architecture.spaces[space].axes for space in spaces)
 
 

@@ -137,7 +137,9 @@ def test_a_disturbed_block_is_noticed(declaration: str) -> None:
 @pytest.mark.parametrize("declaration", DECLARATIONS)
 def test_mistakes_are_seen(declaration: str) -> None:
     cases = DECLARATIONS[declaration]
-    assert unseen(cases, a_few(cases, MISTAKES)) == []
+    found = unseen(cases, a_few(cases, MISTAKES))
+    # The full test says of these that something is unseen; the few that are tried here may or may not show it.
+    assert found == [] or (declaration in UNSEEN and all("contact_head" in mistake for mistake in found))
 
 
 def test_mistakes_are_of_every_kind() -> None:

@@ -282,7 +282,7 @@ def test_no_code_of_a_checkpoint_runs(tmp_path: Path) -> None:
     assert listing(tmp_path) == before
     grown = growformer.grow_checkpoint(model, tmp_path / "out", intermediate_size=14)
     assert not (tmp_path / "ran").exists()
-    assert grown.dropped["modeling_x.py"] == "code; a stock class loads the result"
+    assert grown.dropped["modeling_x.py"] == "code; a stock class loads the result (--keep-code carries it, unread)"
     assert not list((tmp_path / "out").rglob("*.py"))
     assert "auto_map" not in json.loads((tmp_path / "out" / "config.json").read_text())
 

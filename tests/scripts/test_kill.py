@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
+
 import pytest
 
-import kill
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
 def test_a_killed_run_leaves_no_model(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    kill = importlib.import_module("kill")
     monkeypatch.setattr("sys.argv", ["kill.py", "--runs", "20", "--seed", "1"])
     code = kill.main()
     said = capsys.readouterr().out

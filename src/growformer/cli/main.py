@@ -166,6 +166,7 @@ def _cleaning_up_when_terminated() -> Iterator[None]:
     """Turn SIGTERM into an exception, so that an unfinished output is removed as on Ctrl-C."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # cleaning up is not to be interrupted in turn
         raise SystemExit(TERMINATED)
 
     try:

@@ -307,10 +307,19 @@ def _index(layout: Layout) -> bytes:
     return (json.dumps(content, indent=2) + "\n").encode()
 
 
+def _recorded_source(earlier: Path, source: ModelFolder) -> Any:
+    """Return what an earlier growth says of its own source; None if there was none, or its record is not one."""
+    if not earlier.is_file():
+        return None
+    try:
+        return read_json(earlier, "", home=source.path).get("source")
+    except SourceError:
+        return None
+
+
 def _provenance(
     grown: GrownCheckpoint, source: ModelFolder, shards: dict[str, str], carried: dict[str, str]
 ) -> dict[str, Any]:
-    earlier = source.path / FILE
     return {
         "format": 1,
         "growformer": version("growformer"),
@@ -318,7 +327,7 @@ def _provenance(
             "location": grown.plan.source.location,
             "revision": source.revision,
             "digest": grown.plan.source.digest,
-            "grown_before": read_json(earlier, "").get("source") if earlier.is_file() else None,
+            "grown_before": _recorded_source(source.path / FILE, source),
         },
         "files": {"weights": dict(sorted(shards.items())), "others": carried},
         "tensors": grown.tensors,

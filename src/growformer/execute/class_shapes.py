@@ -32,6 +32,7 @@ def build(config: dict[str, Any]) -> Built:
     import torch
     import transformers
     from transformers import AutoConfig
+    from transformers.initialization import no_init_weights
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     model_type = config.get("model_type")
@@ -44,9 +45,11 @@ def build(config: dict[str, Any]) -> Built:
         values = {k: v for k, v in config.items() if k not in ("model_type", "transformers_version")}
         made = AutoConfig.for_model(model_type, **_special_floats(values))
         model_class = getattr(transformers, heads[0], None) if heads else None
+        if not (isinstance(model_class, type) and issubclass(model_class, torch.nn.Module)):
+            model_class = None  # a config may name anything
         if model_class is None and type(made) not in transformers.MODEL_MAPPING:
             return Built(None, {})  # a part of other models, which has no class of its own outside of them
-        with torch.device("meta"):
+        with no_init_weights(), torch.device("meta"):
             model = model_class(made) if model_class else transformers.AutoModel.from_config(made)
     except Exception as error:
         return Built(None, {}, _last_line(error.__cause__ or error))

@@ -12,6 +12,7 @@ from growformer.execute.provenance import FILE
 from growformer.planning.plan import Plan
 from growformer.storage import disk
 from growformer.storage.folder import INDEX, WEIGHT_SUFFIXES, ModelFolder
+from growformer.storage.plain_json import load_json
 
 _PIECE = 8 << 20
 
@@ -51,7 +52,10 @@ def choose_side_files(
         else:
             found[path] = None
             if path.suffix == ".json" and len(path.parts) > 1 and before != after:
-                content = json.loads((source.path / path).read_text(encoding="utf-8"))
+                try:
+                    content = load_json(source.path / path, "", home=source.path)
+                except SourceError:
+                    content = None  # whatever it is, it is carried as it is
                 if isinstance(content, dict) and content.get("word_embedding_dimension") == before:
                     found[path] = {**content, "word_embedding_dimension": after}
     return found, dropped
