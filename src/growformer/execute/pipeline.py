@@ -95,9 +95,9 @@ class Pipeline:
         finally:
             self._stop.set()
             self._syncs.put(None)
-            for thread in makers:
-                thread.join()
-            syncer.join()
+            for thread in (*makers, syncer):
+                if thread.ident is not None:  # an interrupt may come before all are started
+                    thread.join()
             for opened in self._open.values():
                 os.close(opened.descriptor)
             self._open.clear()
