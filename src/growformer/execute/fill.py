@@ -39,7 +39,7 @@ from growformer.planning.blocks import (
 from growformer.planning.initialisation import draw
 from growformer.planning.plan import Plan
 from growformer.planning.rules import tensor_plan
-from growformer.storage.weights import Scratch, Weights
+from growformer.storage.weights import WIDTH, Scratch, Weights
 
 Bits = npt.NDArray[Any]
 _AT_ONCE = 1 << 16
@@ -77,6 +77,7 @@ class BandFiller:
         self._made: dict[str, _Made] = {}
         self._lock = Lock()
         self._table = lru_cache(maxsize=64)(self._encoded_table)
+        self._scaled = lru_cache(maxsize=64)(_scaled_table)
 
     def fill(self, band: Band, out: Bits, scratch: Scratch) -> None:
         """Write the bits of a band.
@@ -154,13 +155,16 @@ class BandFiller:
 
     def _affine(self, made: _Made, value: Affine, out: Bits, scratch: Scratch) -> None:
         info = self.plan.source.tensors[value.tensor]
-        if not value.is_copy:
-            numbers, scale = self._numbers(value.tensor, value.region, scratch), float(value.scale)
-            _by_rows(out, lambda rows: encode(numbers(rows) * scale + value.shift, made.dtype))
-            return
-        if info.dtype != made.dtype:
-            bits = self._bits(value.tensor, value.region, scratch)
-            _by_rows(out, lambda rows: encode(decode(bits[rows], info.dtype), made.dtype))
+        if not value.is_copy or info.dtype != made.dtype:
+            bits, scale = self._bits(value.tensor, value.region, scratch), float(value.scale)
+            if WIDTH[info.dtype] == 2 and "float" in info.dtype:
+                table = self._scaled(info.dtype, made.dtype, None if value.is_copy else scale, value.shift)
+                _by_rows(out, lambda rows: table[bits[rows]])
+            elif value.is_copy:
+                _by_rows(out, lambda rows: encode(decode(bits[rows], info.dtype), made.dtype))
+            else:
+                numbers = self._numbers_of(bits, info.dtype)
+                _by_rows(out, lambda rows: encode(numbers(rows) * scale + value.shift, made.dtype))
             return
         stored = out.T if info.piece is not None and info.piece.transposed else out
         region = held(info.piece, value.region)
@@ -230,8 +234,10 @@ class BandFiller:
 
     def _numbers(self, canonical: str, region: Region, scratch: Scratch) -> Callable[[Any], npt.NDArray[np.float64]]:
         """Return a function that gives rows of a region as float64."""
-        dtype = self.plan.source.tensors[canonical].dtype
-        bits = self._bits(canonical, region, scratch)
+        return self._numbers_of(self._bits(canonical, region, scratch), self.plan.source.tensors[canonical].dtype)
+
+    @staticmethod
+    def _numbers_of(bits: Bits, dtype: str) -> Callable[[Any], npt.NDArray[np.float64]]:
         return lambda rows: decode(bits[rows], dtype).astype(np.float64)
 
     def _part(self, part: Affine | Noise, scratch: Scratch) -> Callable[[Any], npt.NDArray[np.float64]]:
@@ -242,6 +248,13 @@ class BandFiller:
         if part.is_copy:
             return numbers
         return lambda rows: numbers(rows) * float(part.scale) + part.shift
+
+
+def _scaled_table(before: str, after: str, scale: float | None, shift: float) -> Bits:
+    """Return what becomes of each of the 65,536 values of a 16-bit dtype: looking up is faster than computing."""
+    with np.errstate(invalid="ignore"):  # some of them are signalling NaNs
+        numbers = decode(np.arange(1 << 16, dtype=np.uint16), before)
+        return encode(numbers if scale is None else numbers.astype(np.float64) * scale + shift, after)
 
 
 def held(piece: Piece | None, region: Region) -> Region:

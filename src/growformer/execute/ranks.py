@@ -5,6 +5,7 @@ Every exchange carries errors too: if one rank fails, all raise, and none waits 
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,7 +76,16 @@ def from_environment() -> Ranks:
 
     if not dist.is_initialized():
         dist.init_process_group("gloo", timeout=_PATIENCE)
+        atexit.register(_leave)
     return Ranks(dist.get_rank(), dist.get_world_size())
+
+
+def _leave() -> None:
+    """End the group's threads before the interpreter ends, which would abort with them alive."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _said(error: BaseException) -> str:
