@@ -77,7 +77,7 @@ def test_a_run_goes_on_after_the_last_finished_shard(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("what", ["request", "source", "journal", "shard cut short"])
+@pytest.mark.parametrize("what", ["request", "source", "journal", "foreign journal", "shard cut short"])
 def test_what_is_of_no_use_is_removed(
     llama: Path, tmp_path: Path, partial: Path, expected: dict[str, bytes], what: str
 ) -> None:
@@ -89,13 +89,16 @@ def test_what_is_of_no_use_is_removed(
         shutil.copytree(llama, source)  # the same bytes, at another time
     elif what == "journal":
         (partial / "journal.json").write_text("{")
+    elif what == "foreign journal":
+        journal = json.loads((partial / "journal.json").read_text())
+        (partial / "journal.json").write_text(json.dumps({**journal, "finished": {"../x": 3, "model": None}}))
     else:
         for path in partial.glob("*.safetensors"):
             os.truncate(path, 100)
     grown = growformer.grow_checkpoint(source, tmp_path / "out", **request)
     assert grown.resumed == "an earlier run left an unfinished output, which was of no use and was removed"
     assert check_digests(grown.path).ok
-    if what in ("journal", "shard cut short"):
+    if what in ("journal", "foreign journal", "shard cut short"):
         assert files(tmp_path / "out") == expected
 
 

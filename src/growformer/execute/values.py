@@ -47,12 +47,12 @@ def evaluate(
     if isinstance(value, Affine):
         return _affine(value, read, dtype)
     if isinstance(value, Mean):
-        mean = _ordered_mean(_select(read(value.tensor), value.region).double(), value.dim)
+        mean = _ordered_mean(select(read(value.tensor), value.region).double(), value.dim)
         return (mean * float(value.scale)).to(dtype)
     if isinstance(value, Fill):
         if value.template is not None and init.copies():
             name, region = value.template
-            copied = _select(read(name), region).double()
+            copied = select(read(name), region).double()
             return (copied + torch.from_numpy(init.copy_noise(value)).to(device)).to(dtype)
         return torch.from_numpy(init.values(value)).to(device=device, dtype=dtype)
     assert isinstance(value, Sum)
@@ -83,13 +83,14 @@ def _ordered_mean(values: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def _affine(value: Affine, read: Read, dtype: torch.dtype) -> torch.Tensor:
-    selected = _select(read(value.tensor), value.region)
+    selected = select(read(value.tensor), value.region)
     if value.is_copy:
         return selected.to(dtype)
     return (selected.double() * float(value.scale) + value.shift).to(dtype)
 
 
-def _select(tensor: torch.Tensor, region: Region) -> torch.Tensor:
+def select(tensor: torch.Tensor, region: Region) -> torch.Tensor:
+    """Return the values at a region: a view where it is of slices alone."""
     for dim, index in enumerate(region):
         if isinstance(index, slice):
             tensor = tensor.narrow(dim, index.start, index.stop - index.start)

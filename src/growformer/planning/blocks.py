@@ -43,7 +43,7 @@ class Affine:
         scale: exact factor.
         shift: added to it.
         slope: exact factor on the gradient: with the same loss, the target's entry has ``slope`` times the gradient of
-            the source's (where norms do not subtract a mean).
+            the source's. Not so where a norm subtracts a mean, or reads coordinates that were split.
     """
 
     tensor: str

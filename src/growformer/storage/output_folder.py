@@ -68,6 +68,8 @@ class OutputFolder:
             self._write_journal()
             disk.sync_path(self.out.parent)
         except OSError as error:
+            if self._lock is not None and not self.finished:
+                self.discard()
             self._release()
             raise OutputError(f"{self.out}: cannot be written: {_reason(error)}") from error
         except OutputError:
@@ -79,32 +81,23 @@ class OutputFolder:
         path = self.path / LOCK
         if path.is_symlink():
             raise OutputError(f"{path}: is a link; remove {self.path} first")
-        self._lock = disk.open_to_write(path, fresh=False)
-        if not disk.lock(self._lock):
-            holder = os.pread(self._lock, 200, 0).decode(errors="replace")
+        descriptor = disk.open_to_write(path, fresh=False)
+        if not disk.lock(descriptor):
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace")
+            os.close(descriptor)
             raise OutputError(
                 f"{self.out}: another run is writing it{f' ({holder})' if holder else ''}. Wait for it, or choose "
                 "another name"
             )
-        if not path.exists() or not os.path.samestat(os.fstat(self._lock), path.stat()):
+        if not path.exists() or not os.path.samestat(os.fstat(descriptor), path.stat()):
+            os.close(descriptor)
             raise OutputError(f"{self.out}: another run has just written it or given it up; try again")
+        self._lock = descriptor
         os.ftruncate(self._lock, 0)
         disk.write_at(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
 
     def _continue(self) -> None:
-        journal: object = None
-        with suppress(OSError, ValueError):
-            journal = json.loads((self.path / JOURNAL).read_text(encoding="utf-8"))
-        kept: dict[str, str] = {}
-        if (
-            isinstance(journal, dict)
-            and self._fingerprint is not None
-            and journal.get("fingerprint") == self._fingerprint
-        ):
-            for file, entry in journal["finished"].items():
-                path = self.path / file
-                if path.is_file() and not path.is_symlink() and path.stat().st_size == entry["num_bytes"]:
-                    kept[file] = entry["digest"]
+        kept = self._usable()
         entries = [entry for entry in self.path.iterdir() if entry.name != LOCK]
         for entry in entries:
             if entry.name in kept:
@@ -118,6 +111,19 @@ class OutputFolder:
             self.note = f"an earlier run had finished {len(kept)} of the shards, which were kept"
         elif entries:
             self.note = "an earlier run left an unfinished output, which was of no use and was removed"
+
+    def _usable(self) -> dict[str, str]:
+        """Return the shards that the journal says are on the disk, if it is of the same output and can be read."""
+        kept: dict[str, str] = {}
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            journal = json.loads((self.path / JOURNAL).read_text(encoding="utf-8"))
+            if self._fingerprint is None or journal["fingerprint"] != self._fingerprint:
+                return {}
+            for file, entry in journal["finished"].items():
+                path = self.path / Path(file).name
+                if path.is_file() and not path.is_symlink() and path.stat().st_size == entry["num_bytes"]:
+                    kept[path.name] = str(entry["digest"])
+        return kept
 
     def record(self, file: str, digest: str) -> None:
         """Note down that a shard is on the disk."""

@@ -28,6 +28,7 @@ import torch
 from growformer.errors import RequestError, did_you_mean
 from growformer.execute.fill import held
 from growformer.execute.optimizer import GrownSlots
+from growformer.execute.values import assign, select
 from growformer.planning.blocks import Affine, Index1D, Region, Sum, compact, positions
 from growformer.planning.plan import Plan
 from growformer.planning.rules import tensor_plan
@@ -233,7 +234,7 @@ class RegionUpdates:
             self._rates[parameter] = (float(group["lr"]), decay)
             self._steps[parameter] = _step_of(self.optimizer, parameter)
             for region in self._regions[parameter]:
-                self._kept.append((parameter, region, _part(parameter.detach(), region.region).clone()))
+                self._kept.append((parameter, region, select(parameter.detach(), region.region).clone()))
 
     @torch.no_grad()
     def _after(self) -> None:
@@ -245,13 +246,13 @@ class RegionUpdates:
             if step is not None and step == self._steps[parameter]:
                 continue  # the step was skipped: an infinite gradient under a scaler
             if region.frozen:
-                _put(parameter.detach(), region.region, kept)
+                assign(parameter.detach(), region.region, kept)
                 continue
             factor = region.factor(self.steps, step, _betas(self.optimizer, groups[parameter]))
             rate, decay = self._rates[parameter]
             plain, base = (kept * (1 - rate * decay * share) for share in (1.0, region.decay))
-            updated = _part(parameter.detach(), region.region)
-            _put(parameter.detach(), region.region, base + factor * (updated - plain))
+            updated = select(parameter.detach(), region.region)
+            assign(parameter.detach(), region.region, base + factor * (updated - plain))
         self._kept.clear()
         for parameter, regions in list(self._regions.items()):
             step, betas = _step_of(self.optimizer, parameter), _betas(self.optimizer, groups.get(parameter, {}))
@@ -350,21 +351,6 @@ def _moved(regions: Sequence[UpdateRegion], origin: Region, target: Region) -> l
         if all(not isinstance(p, np.ndarray) or p.size for p in picked):
             found.append(replace(region, region=tuple(picked)))
     return found
-
-
-def _part(tensor: torch.Tensor, region: Region) -> torch.Tensor:
-    for dim, index in enumerate(region):
-        if isinstance(index, slice):
-            tensor = tensor.narrow(dim, index.start, index.stop - index.start)
-        else:
-            tensor = tensor.index_select(dim, torch.from_numpy(index).to(tensor.device))
-    return tensor
-
-
-def _put(tensor: torch.Tensor, region: Region, values: torch.Tensor) -> None:
-    from growformer.execute.values import assign
-
-    assign(tensor, region, values)
 
 
 def _index_to_json(index: Index1D) -> list[int] | dict[str, list[int]]:
