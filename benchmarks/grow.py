@@ -231,8 +231,10 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
         copied = "copy_seconds" in row
         output = f"{row['output_bytes'] / 1e9:.2f} GB" if copied else "–"
         goal = f"{row['goal']} = {row['limit_seconds']} s" if copied else row.get("goal", "–")
+        if "met" in row:
+            goal += ", met" if row["met"] else ", missed"
         print(
-            f"| {row['job']} | {output} | {row['seconds']} s | {goal}{', met' if row.get('met') else ', missed'} "
+            f"| {row['job']} | {output} | {row['seconds']} s | {goal} "
             f"| {row['copy_seconds'] if copied else '–'} | {row['ratio'] if copied else '–'} | {row['cpu_seconds']} s "
             f"| {row['tree_bytes'] / 1e6:.0f} MB | {row['peak_bytes'] / 1e6:.0f} MB |"
         )
