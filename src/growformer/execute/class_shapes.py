@@ -32,7 +32,6 @@ def build(config: dict[str, Any]) -> Built:
     import torch
     import transformers
     from transformers import AutoConfig
-    from transformers.initialization import no_init_weights
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     model_type = config.get("model_type")
@@ -49,7 +48,7 @@ def build(config: dict[str, Any]) -> Built:
             model_class = None  # a config may name anything
         if model_class is None and type(made) not in transformers.MODEL_MAPPING:
             return Built(None, {})  # a part of other models, which has no class of its own outside of them
-        with no_init_weights(), torch.device("meta"):
+        with torch.device("meta"):
             model = model_class(made) if model_class else transformers.AutoModel.from_config(made)
     except Exception as error:
         return Built(None, {}, _last_line(error.__cause__ or error))
