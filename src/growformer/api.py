@@ -258,7 +258,7 @@ def grow_checkpoint(
         plan: a plan made for this source, instead of a request.
         dtype: of the result; by default each tensor keeps its own.
         max_shard_bytes: the largest shard.
-        threads: how many make and write; by default one per core, at most 8. The bytes do not depend on it.
+        threads: how many make and write; by default one more than cores, at most 8. The bytes do not depend on it.
         keep_code: carry the source's code files, unread, and their names in the config.
         progress: called with bytes written, bytes in all, tensor name.
         revision: of a hub model.

@@ -25,7 +25,7 @@ Threads = Annotated[
         metavar="N",
         parser=whole_number,
         rich_help_panel=RESULT,
-        help="Threads that make and write. The bytes do not depend on it. Default: one per core, at most 8.",
+        help="Threads that make and write. The bytes do not depend on it. Default: one more than cores, at most 8.",
     ),
 ]
 KeepCode = Annotated[

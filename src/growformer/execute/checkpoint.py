@@ -99,7 +99,7 @@ def grow_folder(
         out: a folder that does not exist yet.
         dtype: of all floating-point tensors; by default each keeps its own.
         max_shard_bytes: no shard is larger, unless one tensor is.
-        threads: how many make and write; by default one per core, at most 8.
+        threads: how many make and write; by default one more than cores, at most 8: some wait for the disk.
         keep_code: carry the source's code files and their names in the config; they are not read.
         progress: called after every piece of a tensor.
         checking: a check of the target config that was started early; by default it starts now.
@@ -143,7 +143,7 @@ def grow_folder(
         weights = stack.enter_context(Weights(source.entries))
         filler = BandFiller(plan, weights)
         shares = _Shares(partial, layout, ranks, checking, progress)
-        shares.write(filler, finished, threads or min(MAX_THREADS, os.cpu_count() or 1))
+        shares.write(filler, finished, threads or min(MAX_THREADS, (os.cpu_count() or 1) + 1))
         ranks.together(lambda: _check_unchanged(before, partial))
         tensors = {s.name: _status(plan, s) for shard in layout.shards for s in shard.tensors}
         grown = GrownCheckpoint(
