@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from growformer.verification.verification import Verification
 
 Source = Any
-"""A model folder or hub id, a config (a dictionary, or the path of a config.json), or a live model."""
+"""A model folder or hub id, a config (a dictionary, or the path of a config.json), a live model, or an Inspection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def plan(
     One exception: where a folder stores a head that its config calls tied, it is compared with the embedding.
 
     Args:
-        source: a model folder or hub id, a config, or a live model.
+        source: a model folder or hub id, a config, a live model, or what ``inspect`` gave of one.
         transformations: any of the six, in any order.
         like: a target config (a dictionary, or a path) whose sizes are the request.
         new_layers_at: ``interleave`` (default), ``end``, or positions in the target.
@@ -362,6 +362,8 @@ def draft_architecture(
 def _describe(
     source: Source, architecture: Architecture | None, config: Mapping[str, Any] | None, revision: str | None
 ) -> tuple[Architecture, SourceInfo]:
+    if isinstance(source, Inspection):
+        return source.architecture, source.source
     if isinstance(source, Mapping):
         found = architecture or for_config(dict(source))
         described = from_config(found, source)

@@ -135,3 +135,10 @@ def test_any_width(run, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
         assert len(line) <= width or len(line.split()) <= 2, line
     if width >= 80:
         assert wrapped.split() == piped.split()
+
+
+def test_what_inspect_gave_is_planned_without_describing_it_again(models: dict[str, Path]) -> None:
+    found = growformer.inspect(models["llama"])
+    made, again = growformer.plan(found, hidden_size=36), growformer.plan(models["llama"], hidden_size=36)
+    assert made.to_json() == again.to_json()
+    assert made.source is found.source

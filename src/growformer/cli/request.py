@@ -71,12 +71,13 @@ def read(model: str, growth: Growth, *, with_weights: bool) -> Wanted:
     asked = _with_recipe(growth)
     folder = open_source(model, asked.get("revision"), with_weights=with_weights)
     source = folder if folder is not None else model
-    sizes, fields = _split(asked, inspect(source))
+    found = inspect(source)
+    sizes, fields = _split(asked, found)
     like = _like(asked.get("like"))
     keywords: dict[str, Any] = {name: asked[name] for name in _KEYWORDS if name in asked}
     if "new_layers_at" in asked:
         keywords["new_layers_at"] = _positions(asked["new_layers_at"])
-    made = plan(source, like=like, set_fields=fields or None, **keywords, **sizes)
+    made = plan(found, like=like, set_fields=fields or None, **keywords, **sizes)
     return Wanted(
         folder=folder,
         plan=made,

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -30,8 +31,8 @@ def check_with_class(plan: Plan, config: dict[str, Any]) -> None:
     judge(plan, config, build(config))
 
 
-def judge(plan: Plan, config: dict[str, Any], built: Built) -> None:
-    """Compare what a class built with what is planned; see ``check_with_class``."""
+def judge(plan: Plan, config: dict[str, Any], built: Built, planned: dict[str, tuple[int, ...]] | None = None) -> None:
+    """Compare what a class built with what is planned (by default, the plan's target shapes); see above."""
     model_type = config.get("model_type")
     if built.refusal is not None:
         raise RequestError(f"the class of {model_type} refuses the target config: {built.refusal}; ask for other sizes")
@@ -51,7 +52,7 @@ def judge(plan: Plan, config: dict[str, Any], built: Built) -> None:
             f"the class of {model_type} builds other tensors from the target config than planned; this config cannot "
             f"express the requested sizes: {error}"
         ) from None
-    for name, shape in plan.target_shapes():
+    for name, shape in (dict(plan.target_shapes()) if planned is None else planned).items():
         if name in found.tensors and found.tensors[name].shape != shape:
             raise RequestError(
                 f"the class of {model_type} builds {found.tensors[name].stored} with shape "
@@ -116,7 +117,13 @@ class ClassCheck:
     def _ask(self, plan: Plan, config: dict[str, Any]) -> None:
         assert self._process is not None
         try:
-            answer, trouble = self._process.communicate(json.dumps(config).encode())
+            assert self._process.stdin is not None
+            with suppress(BrokenPipeError):  # its end says why
+                self._process.stdin.write(json.dumps(config).encode())
+                self._process.stdin.close()
+            self._process.stdin = None
+            planned = dict(plan.target_shapes())  # while the class is built
+            answer, trouble = self._process.communicate()
             if self._process.returncode:
                 lines = trouble.decode(errors="replace").strip().splitlines() or ["no message"]
                 raise RequestError(f"the model's class could not be asked about the target config: {lines[-1]}")
@@ -124,7 +131,7 @@ class ClassCheck:
             shapes = found["shapes"]
             if shapes is not None:
                 shapes = {name: (tuple(shape), dtype) for name, (shape, dtype) in shapes.items()}
-            judge(plan, config, Built(shapes, found["aliases"], found["refusal"]))
+            judge(plan, config, Built(shapes, found["aliases"], found["refusal"]), planned)
         except Exception as error:
             self._outcome.append(error)
         else:

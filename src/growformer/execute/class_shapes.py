@@ -6,6 +6,7 @@ transformers and a model takes seconds, which pass beside other work there.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from dataclasses import dataclass
@@ -90,6 +91,7 @@ def _import_early(model_type: str) -> None:
 
 def main() -> None:
     """Answer for one config."""
+    gc.disable()  # imports make objects by the hundred thousand, and the process ends before any is garbage
     answer = sys.stdout
     sys.stdout = sys.stderr  # nothing that a library prints is part of the answer
     _import_early(sys.argv[1] if len(sys.argv) > 1 else "")
