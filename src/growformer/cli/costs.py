@@ -60,28 +60,50 @@ def costs(plan: Plan, dtype: str | None = None) -> tuple[Cost, Cost]:
         dtype: of the target, where it changes.
     """
     architecture, source = plan.architecture, plan.source
-    before = [
+    before = (
         (spec, source.tensors[name].shape, source.tensors[name].dtype)
         for spec in architecture.tensors.values()
         if spec.template in source.templates
         for index in architecture.instances_of(spec, plan.source_sizes)
         if (name := spec.name(index)) in source.tensors
-    ]
-    after = [
+    )
+    after = (
         (spec, tuple(plan.term_size(dim.term, index) for dim in spec.dims), dtype or plan.source_dtype(spec, index))
         for spec, index in plan.specs()
-    ]
+    )
     return _cost(plan, before, plan.source_sizes), _cost(plan, after, plan.target_sizes)
 
 
-def _cost(plan: Plan, tensors: list[tuple[TensorSpec, tuple[int, ...], str]], sizes: Mapping[str, Any]) -> Cost:
+@dataclass(slots=True)
+class _Instances:
+    """All instances of one template together.
+
+    Attributes:
+        spec: the template.
+        shape: of the last one.
+        entries: of all of them.
+    """
+
+    spec: TensorSpec
+    shape: tuple[int, ...] = ()
+    entries: int = 0
+
+
+def _cost(plan: Plan, tensors: Iterable[tuple[TensorSpec, tuple[int, ...], str]], sizes: Mapping[str, Any]) -> Cost:
     from growformer.storage.header import DTYPES
 
     width = dict(DTYPES.values())
+    found: dict[str, _Instances] = {}
+    weight_bytes = 0
+    for spec, shape, dtype in tensors:
+        instances = found.setdefault(spec.template, _Instances(spec))
+        instances.shape, entries = shape, prod(shape)
+        instances.entries += entries
+        weight_bytes += entries * width[dtype]
     return Cost(
-        parameters=sum(prod(shape) for _, shape, _ in tensors),
-        weight_bytes=sum(prod(shape) * width[dtype] for _, shape, dtype in tensors),
-        flops=_flops(plan, [(spec, shape) for spec, shape, _ in tensors], sizes),
+        parameters=sum(instances.entries for instances in found.values()),
+        weight_bytes=weight_bytes,
+        flops=_flops(plan, found, sizes),
         context_flops=_context_flops(plan, sizes),
     )
 
@@ -105,24 +127,21 @@ def _share(plan: Plan, spec: TensorSpec, sizes: Mapping[str, Any]) -> Fraction:
     return share
 
 
-def _flops(plan: Plan, tensors: list[tuple[TensorSpec, tuple[int, ...]]], sizes: Mapping[str, Any]) -> int | None:
+def _flops(plan: Plan, found: Mapping[str, _Instances], sizes: Mapping[str, Any]) -> int | None:
     architecture = plan.architecture
-    specs = {spec.template: spec for spec, _ in tensors}
-    if not _countable(plan, specs.values()):
+    if not _countable(plan, (instances.spec for instances in found.values())):
         return None
-    entries: dict[str, int] = {}
-    shapes = {}
-    for spec, shape in tensors:
-        shapes[spec.template] = shape
+    total = Fraction(0)
+    for instances in found.values():
+        spec = instances.spec
         if spec.part == "weight" and architecture.arrows[spec.owner].kind in _MATRICES:
-            entries[spec.template] = entries.get(spec.template, 0) + prod(shape)
-    total = sum((2 * count * _share(plan, specs[name], sizes) for name, count in entries.items()), Fraction(0))
+            total += 2 * instances.entries * _share(plan, spec, sizes)
     head = str((plan.source.config.get("architectures") or [""])[0])
     if plan.source.tied and head.endswith(_HEADS):
         total += sum(
-            2 * prod(shapes[other])
+            2 * prod(found[other].shape)
             for tied, other in architecture.ties.items()
-            if tied not in shapes and len(shapes.get(other, ())) == 2
+            if tied not in found and other in found and len(found[other].shape) == 2
         )
     return int(total)
 

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import signal
@@ -81,7 +80,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; those of the process by default.
     """
     _quiet()
-    gc.set_threshold(100_000)  # a description of a large model is many objects, and no garbage
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with _cleaning_up_when_terminated():

@@ -91,10 +91,12 @@ def _import_early(model_type: str) -> None:
 
 def main() -> None:
     """Answer for one config."""
-    gc.disable()  # imports make objects by the hundred thousand, and the process ends before any is garbage
+    gc.disable()  # imports make objects by the hundred thousand, and hardly any of them is garbage
     answer = sys.stdout
     sys.stdout = sys.stderr  # nothing that a library prints is part of the answer
     _import_early(sys.argv[1] if len(sys.argv) > 1 else "")
+    gc.freeze()
+    gc.enable()
     text = sys.stdin.read()
     if not text:
         return  # whoever asked has ended
