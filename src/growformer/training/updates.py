@@ -26,8 +26,8 @@ import numpy as np
 import torch
 
 from growformer.errors import RequestError, did_you_mean
-from growformer.execute.fill import held
 from growformer.execute.optimizer import GrownSlots
+from growformer.execute.stored import held
 from growformer.execute.values import assign, select
 from growformer.planning.blocks import Affine, Index1D, Region, Sum, compact, positions
 from growformer.planning.plan import Plan
