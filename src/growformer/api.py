@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from growformer.drafting.draft import Draft
     from growformer.execute.checkpoint import GrownCheckpoint, Progress
+    from growformer.execute.distributed import Parallelize
     from growformer.execute.module import Build
     from growformer.training.updates import UpdateRules
     from growformer.verification.verification import Verification
@@ -159,6 +160,8 @@ def grow(
     model: nn.Module,
     *transformations: Transformation,
     optimizer: None = None,
+    parallelize: Parallelize | None = None,
+    free_source: bool = False,
     plan: Plan | None = None,
     build: Build | None = None,
     architecture: Architecture | None = None,
@@ -175,6 +178,8 @@ def grow(
     state: str = "carry",
     slots: Mapping[str, int] | None = None,
     updates: UpdateRules | None = None,
+    parallelize: Parallelize | None = None,
+    free_source: bool = False,
     plan: Plan | None = None,
     build: Build | None = None,
     architecture: Architecture | None = None,
@@ -190,6 +195,8 @@ def grow(
     state: str = "carry",
     slots: Mapping[str, int] | None = None,
     updates: UpdateRules | None = None,
+    parallelize: Parallelize | None = None,
+    free_source: bool = False,
     plan: Plan | None = None,
     build: Build | None = None,
     architecture: Architecture | None = None,
@@ -201,6 +208,10 @@ def grow(
     With its optimizer, training goes on: the same optimizer object then holds the grown model's parameters, with state
     that follows the plan, and is returned as well.
 
+    Among several ranks every one makes this call with the same arguments. A model in DistributedDataParallel comes back
+    in one with the same settings. One that ``fully_shard`` spread over ranks grows shard by shard, into what
+    ``parallelize`` says, with the parameters that one process would give, bit by bit.
+
     Args:
         model: a ``transformers`` model, or any module with an ``architecture`` declaration.
         transformations: any of the six, in any order.
@@ -209,6 +220,10 @@ def grow(
         slots: name of a slot that torch does not have -> the power of the gradient that it averages.
         updates: how what is new and what is old is updated from then on; by default, new regions get the bias
             correction of their own age in Adam and AdamW. See ``growformer.UpdateRules``.
+        parallelize: shards the grown model in place, as with ``fully_shard``, or returns it; gets it with parameters on
+            the meta device.
+        free_source: free each of the source's tensors, and its optimizer state, after its last reader: neither can be
+            used afterwards.
         plan: a plan made for this model, instead of a request.
         build: makes a model from a config dictionary; by default the model's own class.
         architecture: the declaration of an own model.
@@ -218,19 +233,43 @@ def grow(
     Raises:
         As ``growformer.plan``.
     """
-    from growformer.execute.module import grow_module
-
     if not hasattr(model, "state_dict"):
         raise SourceError(
             f"expected a live model, got {type(model).__name__}; grow_checkpoint grows a model folder into another"
         )
-    made = _given(plan) or _plan(model, *transformations, architecture=architecture, config=config, **options)
-    grown = grow_module(made, model, build)
-    if optimizer is None:
-        return grown
-    from growformer.training.continuation import continue_training
+    from growformer.execute.data_parallel import check_wrapper, rewrapped, unwrapped
 
-    return grown, continue_training(made, optimizer, model, grown, state=state, slots=slots, updates=updates)
+    if parallelize is None:
+        check_wrapper(model)
+    source = unwrapped(model)
+    made = _given(plan) or _plan(source, *transformations, architecture=architecture, config=config, **options)
+    if optimizer is not None:
+        from growformer.execute.optimizer import check_optimizer
+
+        check_optimizer(optimizer, source, state=state, slots=slots)
+    grown = _grown(made, source, build, parallelize, free_source)
+    if optimizer is not None:
+        from growformer.training.continuation import continue_training
+
+        continue_training(
+            made, optimizer, source, grown, state=state, slots=slots, updates=updates, free_source=free_source
+        )
+    if free_source:
+        source.to("meta")
+    result = grown if parallelize is not None else rewrapped(model, grown)
+    return result if optimizer is None else (result, optimizer)
+
+
+def _grown(
+    made: Plan, source: nn.Module, build: Build | None, parallelize: Parallelize | None, free_source: bool
+) -> nn.Module:
+    """Return a grown module, by the executor that the call asks for."""
+    from growformer.execute.distributed import grow_sharded, is_distributed
+    from growformer.execute.module import grow_module
+
+    if parallelize is None and not free_source and not is_distributed(source):
+        return grow_module(made, source, build)
+    return grow_sharded(made, source, parallelize, build, free_source=free_source)
 
 
 def grow_checkpoint(
@@ -379,11 +418,13 @@ def _describe(
         described = describe_folder(found, folder)
         return without_absent_heads(found, described), described
     if hasattr(source, "state_dict"):
-        from growformer.execute.module import config_of, describe_module
+        from growformer.execute.data_parallel import unwrapped
+        from growformer.execute.module import config_of, describe_module, tensors_of
 
-        found = architecture or for_config(dict(config) if config is not None else config_of(source))
-        found = specialised(found, {name: (tuple(t.shape), "") for name, t in source.state_dict().items()})
-        described = describe_module(found, source, config)
+        model = unwrapped(source)
+        found = architecture or for_config(dict(config) if config is not None else config_of(model))
+        found = specialised(found, {name: (tuple(t.shape), "") for name, t in tensors_of(model).items()})
+        described = describe_module(found, model, config)
         return without_absent_heads(found, described), described
     raise SourceError(f"expected a model folder, a hub id, a config or a live model, got {type(source).__name__}")
 

@@ -16,12 +16,13 @@ from torch import nn
 
 from growformer.architecture.exact import ONE, Root
 from growformer.errors import RequestError, did_you_mean
-from growformer.execute.stored import StoredTensor, stored_tensors, take
-from growformer.execute.values import materialise
+from growformer.execute.distributed import Readers, agree, describe_state
+from growformer.execute.module import tensors_of
+from growformer.execute.placement import OneWhole, bounds_of, is_sharded, local, placed_like, working_device
+from growformer.execute.ranks import current
+from growformer.execute.stored import StoredTensor, materialise_stored, stored_tensors, take
 from growformer.planning.blocks import Affine, Block, Constant, Sum, TensorPlan
-from growformer.planning.initialisation import Initialisation
 from growformer.planning.plan import Plan
-from growformer.planning.rules import tensor_plan
 
 POLICIES = ("carry", "zero-new", "drop")
 SLOTS: dict[str, int] = {
@@ -60,6 +61,7 @@ def grow_optimizer(
     *,
     state: str = "carry",
     slots: Mapping[str, int] | None = None,
+    free_source: bool = False,
 ) -> list[GrownSlots]:
     """Give an optimizer of the source the grown model's parameters, in place; schedulers and scalers stay attached.
 
@@ -74,24 +76,19 @@ def grow_optimizer(
         state: ``carry``: what comes from the source, copies included, keeps its state. ``zero-new``: copies in new
             layers start at zero as well. ``drop``: all start anew.
         slots: name -> power of the gradient, for slots that torch's optimizers do not have.
+        free_source: free the state of every source parameter after its last reader.
 
     Raises:
-        RequestError: an unknown policy, a parameter that is not the source's, or a slot that cannot be grown; nothing
-            has been changed then.
+        RequestError: as ``check_optimizer``; nothing has been changed then.
     """
-    if state not in POLICIES:
-        raise RequestError(
-            f"unknown state policy {state!r}: expected {', '.join(POLICIES)}{did_you_mean(state, POLICIES)}"
-        )
-    powers = {**SLOTS, **OWN_SLOTS.get(type(optimizer).__name__, {}), **(slots or {})}
-    before = dict(source.named_parameters(remove_duplicate=False))
+    powers = check_optimizer(optimizer, source, state=state, slots=slots)
+    before = _parameters(source)
     group_of = _groups(optimizer, before, type(source).__name__)
-    if state != "drop":
-        _check_slots(optimizer, before, powers)
+    readers, wholes = Readers(plan) if free_source else None, OneWhole()
     found: list[GrownSlots] = []
     states: dict[nn.Parameter, dict[str, Any]] = {}
     members: dict[int, list[tuple[str, nn.Parameter]]] = defaultdict(list)
-    parameters = dict(grown.named_parameters(remove_duplicate=False))
+    parameters = _parameters(grown)
     for stored in stored_tensors(plan):
         parameter = parameters.get(stored.name)
         if parameter is None:
@@ -104,10 +101,13 @@ def grow_optimizer(
         members[group].append((stored.name, parameter))
         own: dict[str, Any] = {}
         if state != "drop":
-            own = _grown_state(plan, stored, optimizer, before, before[origin], powers, state)
+            own = _grown_state(plan, stored, optimizer, before, (before[origin], parameter), powers, state, wholes)
         if own:
             states[parameter] = own
         found.append(GrownSlots(stored, before[origin], parameter, bool(own)))
+        for name in readers.finished(stored) if readers is not None else ():
+            if name in before:
+                optimizer.state.pop(before[name], None)
     for number, group_ in enumerate(optimizer.param_groups):
         names = {name: place for place, name in enumerate(parameters)}
         ordered = sorted(members[number], key=lambda member: names[member[0]])
@@ -118,6 +118,41 @@ def grow_optimizer(
     for parameter, own in states.items():
         optimizer.state[parameter] = own
     return found
+
+
+def check_optimizer(
+    optimizer: torch.optim.Optimizer, source: nn.Module, *, state: str, slots: Mapping[str, int] | None
+) -> dict[str, int]:
+    """Return the power of the gradient that each slot averages, of an optimizer whose state can be grown.
+
+    Raises:
+        RequestError: an unknown policy, a parameter that is not the source's, a slot that cannot be grown, or ranks
+            that hold different state.
+    """
+    if state not in POLICIES:
+        raise RequestError(
+            f"unknown state policy {state!r}: expected {', '.join(POLICIES)}{did_you_mean(state, POLICIES)}"
+        )
+    powers = {**SLOTS, **OWN_SLOTS.get(type(optimizer).__name__, {}), **(slots or {})}
+    before = _parameters(source)
+
+    def check() -> None:
+        _groups(optimizer, before, type(source).__name__)
+        if state != "drop":
+            _check_slots(optimizer, before, powers)
+
+    if not any(map(is_sharded, before.values())):
+        check()
+        return powers
+    ranks = current("nothing was grown", RequestError)
+    ranks.together(check)
+    if state != "drop":
+        agree(ranks, "the optimizer's state", describe_state(optimizer, before))
+    return powers
+
+
+def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: tensor for name, tensor in tensors_of(model).items() if isinstance(tensor, nn.Parameter)}
 
 
 def _groups(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter], model: str) -> dict[nn.Parameter, int]:
@@ -167,11 +202,13 @@ def _grown_state(
     stored: StoredTensor,
     optimizer: torch.optim.Optimizer,
     named: Mapping[str, nn.Parameter],
-    origin: nn.Parameter,
+    pair: tuple[nn.Parameter, nn.Parameter],
     powers: Mapping[str, int],
     policy: str,
+    wholes: OneWhole,
 ) -> dict[str, Any]:
-    """Return the state of one grown parameter; nothing where it starts anew."""
+    """Return the state of one grown parameter, given the source's and it; nothing where it starts anew."""
+    origin, parameter = pair
     present = optimizer.state.get(origin, {})
     index = stored.parts[0][1]
     if not present or (policy == "zero-new" and plan.is_new(index)):
@@ -183,7 +220,9 @@ def _grown_state(
         elif value.ndim == 0 and origin.ndim != 0:
             made[slot] = value.clone()
         else:
-            made[slot] = _grown_slot(plan, stored, optimizer, named, slot, powers[slot], policy, value)
+            made[slot] = _grown_slot(
+                plan, stored, optimizer, named, (slot, powers[slot]), policy, value, parameter, wholes
+            )
     return made
 
 
@@ -192,27 +231,34 @@ def _grown_slot(
     stored: StoredTensor,
     optimizer: torch.optim.Optimizer,
     named: Mapping[str, nn.Parameter],
-    slot: str,
-    power: int,
+    slot: tuple[str, int],
     policy: str,
     like: torch.Tensor,
+    parameter: nn.Parameter,
+    wholes: OneWhole,
 ) -> torch.Tensor:
+    """Return one slot of a grown parameter, placed as the parameter is; ``like`` is that of its source."""
+    name, power = slot
+    device = working_device(like)
+
+    def find(holder: nn.Parameter) -> torch.Tensor:
+        value = optimizer.state[holder].get(name) if holder in optimizer.state else None
+        if value is None:  # never stepped
+            return torch.zeros(holder.shape, dtype=like.dtype, device=device)
+        found: torch.Tensor = value
+        return found
+
     def read(canonical: str) -> torch.Tensor:
         info = plan.source.tensors[canonical]
-        holder = named[info.stored]
-        value = optimizer.state[holder].get(slot) if holder in optimizer.state else None
-        if value is None:  # never stepped
-            value = torch.zeros_like(holder, dtype=like.dtype)
-        return take(value, info.piece)
+        return take(wholes.get((name, info.stored), lambda: find(named[info.stored])), info.piece)
 
-    whole = torch.zeros(stored.shape, dtype=like.dtype, device=like.device)
-    for spec, index, piece in stored.parts:
-        if policy == "zero-new" and plan.is_new(index):
-            continue
-        tensor = slot_plan(tensor_plan(plan, spec, index), power)
-        values = materialise(tensor, Initialisation("zero"), read, like.dtype, like.device)
-        take(whole, piece).copy_(values)
-    return whole
+    def planned(tensor: TensorPlan) -> TensorPlan:
+        if policy == "zero-new" and plan.is_new(dict(tensor.index)):
+            return replace(tensor, blocks=tuple(Block(block.region, _ZERO) for block in tensor.blocks))
+        return slot_plan(tensor, power)
+
+    part = materialise_stored(stored, plan, read, like.dtype, device, within=bounds_of(parameter), planned=planned)
+    return placed_like(parameter, part.to(local(parameter if is_sharded(parameter) else like).device))
 
 
 def slot_plan(tensor: TensorPlan, power: int) -> TensorPlan:
@@ -236,4 +282,4 @@ def _power(root: Root, power: int) -> Root:
     return result if power >= 0 else ONE / result
 
 
-__all__ = ["POLICIES", "SLOTS", "GrownSlots", "grow_optimizer", "slot_plan"]
+__all__ = ["POLICIES", "SLOTS", "GrownSlots", "check_optimizer", "grow_optimizer", "slot_plan"]

@@ -145,7 +145,7 @@ def _affine(value: Affine, read: Read, dtype: torch.dtype) -> torch.Tensor:
         return (selected.double() * float(value.scale) + value.shift).to(dtype)
     out = torch.empty(selected.shape, dtype=dtype, device=selected.device)
     step = max(1, _AT_ONCE * selected.shape[0] // max(1, selected.numel()))
-    for rows, into in zip(selected.split(step), out.split(step), strict=True):
+    for rows, into in zip(torch.split(selected, step), torch.split(out, step), strict=True):
         into.copy_(rows.double() * float(value.scale) + value.shift)
     return out
 
@@ -154,7 +154,7 @@ def select(tensor: torch.Tensor, region: Region) -> torch.Tensor:
     """Return the values at a region: a view where it is of slices alone."""
     for dim, index in enumerate(region):
         if isinstance(index, slice):
-            tensor = tensor[(*(slice(None),) * dim, index)]
+            tensor = tensor[(slice(None),) * dim + (index,)]
         else:
             tensor = tensor.index_select(dim, torch.from_numpy(index).to(tensor.device))
     return tensor
@@ -165,7 +165,7 @@ def assign(out: torch.Tensor, region: Region, values: torch.Tensor) -> None:
     view, scattered = out, []
     for dim, index in enumerate(region):
         if isinstance(index, slice):
-            view = view[(*(slice(None),) * dim, index)]
+            view = view[(slice(None),) * dim + (index,)]
         else:
             scattered.append((dim, index))
     if not scattered:
