@@ -82,7 +82,7 @@ MODELS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "bert": (BertForMaskedLM, _bert, {"hidden_size": 40, "num_attention_heads": 4, "intermediate_size": 41}),
     "gpt_oss": (GptOssForCausalLM, _gpt_oss, {"intermediate_size": 26, "hidden_size": 34, "num_hidden_layers": 3}),
 }
-"""Tied embeddings and rotary buffers; fused and transposed projections, means; copies with noise; interleaved experts in one tensor."""
+"""Tied embeddings, rotary buffers; fused and transposed projections, means; copies with noise; interleaved experts."""
 
 
 def make(name: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, dict[str, Any]]:

@@ -133,7 +133,7 @@ def agree(ranks: Ranks, what: str, facts: Mapping[str, str]) -> None:
         said = [one.get(name, "not there") for one in every]
         other = next((rank for rank, one in enumerate(said) if one != said[0]), None)
         if other is not None:
-            differs = "" if len(said[0]) > 500 else f": {said[0]} on rank 0, {said[other]} on rank {other}"
+            differs = "" if len(said[0]) > 500 else f": rank 0 has {said[0]}; rank {other} has {said[other]}"
             where = what if name == what else f"{what}, {name}"
             raise RequestError(
                 f"ranks disagree about {where}{differs}; every rank must call this with the same model and arguments"
