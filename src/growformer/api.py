@@ -16,6 +16,7 @@ from growformer.planning.layers import NewLayersAt
 from growformer.planning.plan import Plan
 from growformer.planning.planner import make_plan
 from growformer.planning.transformations import Transformation, merge
+from growformer.storage.dcp import NEEDS_CONFIG, is_dcp, open_dcp
 from growformer.storage.folder import ModelFolder, open_folder, open_headers, read_json
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def plan(
         seed: of all fresh values.
         set_fields: other config fields to change.
         architecture: the declaration of an own model.
-        config: the config of a live model that has none.
+        config: the config of a live model, or of a distributed checkpoint, that has none.
         revision: of a hub model.
         to_parameters: a number of parameters, ``"1.2B"``, instead of sizes; the plan's notes say what was chosen.
         shape: of such a growth: ``balanced`` (default), ``deeper`` or ``wider``.
@@ -283,6 +284,8 @@ def grow_checkpoint(
     keep_code: bool = False,
     progress: Progress | None = None,
     revision: str | None = None,
+    state: str = "carry",
+    slots: Mapping[str, int] | None = None,
     **options: Any,
 ) -> GrownCheckpoint:
     """Write a grown checkpoint that stock classes load; it appears whole or not at all.
@@ -290,8 +293,12 @@ def grow_checkpoint(
     Memory does not depend on the size of the model. A run that was stopped is continued by the same call. Under
     ``torchrun`` every rank makes this call, and they share the work.
 
+    A folder of ``torch.distributed.checkpoint`` becomes another one, with the optimizer's state, tensor by tensor in
+    one process. Its config is the ``config.json`` in it, or ``config=``; of the keywords below it takes ``plan``,
+    ``state``, ``slots`` and those of ``growformer.plan``.
+
     Args:
-        source: a model folder or hub id.
+        source: a model folder or hub id, or a folder of ``torch.distributed.checkpoint``.
         out: a folder that does not exist yet.
         transformations: any of the six, in any order.
         plan: a plan made for this source, instead of a request.
@@ -301,11 +308,22 @@ def grow_checkpoint(
         keep_code: carry the source's code files, unread, and their names in the config.
         progress: called with bytes written, bytes in all, tensor name.
         revision: of a hub model.
+        state: what becomes of optimizer state, as for ``growformer.grow``.
+        slots: likewise.
         options: as for ``growformer.plan``.
 
     Raises:
         As ``growformer.plan``, and OutputError where ``out`` exists or cannot be written.
     """
+    if not isinstance(source, ModelFolder) and is_dcp(source):
+        given = {"dtype": dtype, "threads": threads, "keep_code": keep_code, "revision": revision}
+        asked = [name for name, value in given.items() if value]
+        if asked:
+            raise RequestError(f"{source}: a distributed checkpoint is grown without {', '.join(asked)}; leave it out")
+        from growformer.execute.dcp import grow_dcp
+
+        made = _given(plan) or _plan(source, *transformations, **options)
+        return grow_dcp(made, open_dcp(source), out, state=state, slots=slots)
     from growformer.execute.checkpoint import grow_folder
 
     folder = source if isinstance(source, ModelFolder) else open_folder(source, revision)
@@ -410,6 +428,15 @@ def _describe(
         return without_absent_heads(specialised(found, shapes), described), described
     if isinstance(source, (str, Path)) and str(source).endswith(".json"):
         return _describe(read_json(Path(source), "expected a config.json"), architecture, None, None)
+    if isinstance(source, (str, Path)) and is_dcp(source):
+        from growformer.execute.dcp import describe_dcp, parameters_of
+
+        saved = open_dcp(source)
+        fields = dict(config) if config is not None else read_json(Path(source) / "config.json", NEEDS_CONFIG)
+        found = architecture or for_config(fields)
+        found = specialised(found, parameters_of(found, saved))
+        described = describe_dcp(found, saved, fields)
+        return without_absent_heads(found, described), described
     if isinstance(source, (str, Path, ModelFolder)):
         folder = source if isinstance(source, ModelFolder) else open_headers(source, revision)
         found = specialised(architecture or for_config(folder.config), folder.shapes())

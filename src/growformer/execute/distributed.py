@@ -38,7 +38,7 @@ from growformer.planning.rules import tensor_plan
 
 Parallelize = Callable[[nn.Module], nn.Module | None]
 """Shards a model whose parameters lie on the meta device: in place, or it returns the model."""
-_TIED = "the same storage as "
+TIED = "the same storage as "
 
 
 def is_distributed(model: nn.Module) -> bool:
@@ -240,8 +240,8 @@ def tied(plan: Plan) -> Iterator[tuple[str, str]]:
     """Yield the names that are left out because another one names the same parameter, with that one."""
     stored = {stored.name for stored in stored_tensors(plan)}
     for alias, reason in plan.source.dropped.items():
-        owner = reason.removeprefix(_TIED)
-        if reason.startswith(_TIED) and owner in stored:
+        owner = reason.removeprefix(TIED)
+        if reason.startswith(TIED) and owner in stored:
             yield alias, owner
 
 

@@ -21,6 +21,7 @@ from growformer.execute.module import tensors_of
 from growformer.execute.placement import OneWhole, bounds_of, is_sharded, local, placed_like, working_device
 from growformer.execute.ranks import current
 from growformer.execute.stored import StoredTensor, materialise_stored, stored_tensors, take
+from growformer.execute.values import Read
 from growformer.planning.blocks import Affine, Block, Constant, Sum, TensorPlan
 from growformer.planning.plan import Plan
 
@@ -129,10 +130,7 @@ def check_optimizer(
         RequestError: an unknown policy, a parameter that is not the source's, a slot that cannot be grown, or ranks
             that hold different state.
     """
-    if state not in POLICIES:
-        raise RequestError(
-            f"unknown state policy {state!r}: expected {', '.join(POLICIES)}{did_you_mean(state, POLICIES)}"
-        )
+    check_policy(state)
     powers = {**SLOTS, **OWN_SLOTS.get(type(optimizer).__name__, {}), **(slots or {})}
     before = _parameters(source)
 
@@ -149,6 +147,18 @@ def check_optimizer(
     if state != "drop":
         agree(ranks, "the optimizer's state", describe_state(optimizer, before))
     return powers
+
+
+def check_policy(state: str) -> None:
+    """Refuse an unknown policy.
+
+    Raises:
+        RequestError: it is.
+    """
+    if state not in POLICIES:
+        raise RequestError(
+            f"unknown state policy {state!r}: expected {', '.join(POLICIES)}{did_you_mean(state, POLICIES)}"
+        )
 
 
 def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -176,25 +186,42 @@ def _check_slots(
     names: dict[torch.Tensor, str] = {parameter: name for name, parameter in named.items()}
     for parameter, slots in optimizer.state.items():
         for slot, value in slots.items():
-            where = f"{kind}'s slot {slot!r} of {names.get(parameter, 'a parameter')}"
-            if not isinstance(value, torch.Tensor) or value.ndim == 0:
-                continue
-            if slot in FACTORED:
-                raise RequestError(
-                    f"{where} is factored, of shape {list(value.shape)} for a parameter of shape "
-                    f"{list(parameter.shape)}: what it stands for cannot be cut into blocks. Drop the state "
-                    "(state='drop'), or train with an optimizer whose state has the parameter's shape"
-                )
-            if value.shape != parameter.shape:
-                raise RequestError(
-                    f"{where} has shape {list(value.shape)}, expected that of the parameter, {list(parameter.shape)}; "
-                    "drop the state with state='drop'"
-                )
-            if slot not in powers:
-                raise RequestError(
-                    f"{where} is unknown, so that its scaling is too; say which power of the gradient it averages, as "
-                    f"in slots={{{slot!r}: 1}}, or drop the state with state='drop'"
-                )
+            if isinstance(value, torch.Tensor) and value.ndim:
+                where = f"{kind}'s slot {slot!r} of {names.get(parameter, 'a parameter')}"
+                check_slot(where, slot, tuple(value.shape), tuple(parameter.shape), powers)
+
+
+def check_slot(
+    where: str, slot: str, shape: tuple[int, ...], owner: tuple[int, ...], powers: Mapping[str, int]
+) -> None:
+    """Refuse a slot whose values cannot follow the blocks of its parameter.
+
+    Args:
+        where: what it is, for the message.
+        slot: its name.
+        shape: its shape.
+        owner: the parameter's.
+        powers: name of a slot -> the power of the gradient that it averages.
+
+    Raises:
+        RequestError: it is factored, has another shape than the parameter, or nobody knows what it averages.
+    """
+    if slot in FACTORED:
+        raise RequestError(
+            f"{where} is factored, of shape {list(shape)} for a parameter of shape {list(owner)}: what it stands for "
+            "cannot be cut into blocks. Drop the state (state='drop'), or train with an optimizer whose state has the "
+            "parameter's shape"
+        )
+    if shape != owner:
+        raise RequestError(
+            f"{where} has shape {list(shape)}, expected that of the parameter, {list(owner)}; drop the state with "
+            "state='drop'"
+        )
+    if slot not in powers:
+        raise RequestError(
+            f"{where} is unknown, so that its scaling is too; say which power of the gradient it averages, as in "
+            f"slots={{{slot!r}: 1}}, or drop the state with state='drop'"
+        )
 
 
 def _grown_state(
@@ -252,13 +279,40 @@ def _grown_slot(
         info = plan.source.tensors[canonical]
         return take(wholes.get((name, info.stored), lambda: find(named[info.stored])), info.piece)
 
+    part = grow_slot(plan, stored, power, read, like.dtype, device, policy=policy, within=bounds_of(parameter))
+    return placed_like(parameter, part.to(local(parameter if is_sharded(parameter) else like).device))
+
+
+def grow_slot(
+    plan: Plan,
+    stored: StoredTensor,
+    power: int,
+    read: Read,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    *,
+    policy: str = "carry",
+    within: tuple[slice, ...] | None = None,
+) -> torch.Tensor:
+    """Return a slot of the grown tensor, or the part of it inside bounds.
+
+    Args:
+        plan: what was grown by it.
+        stored: the tensor that it belongs to.
+        power: of the gradient that it averages.
+        read: gives the slot of a declared source tensor.
+        dtype: of the slot.
+        device: of the slot.
+        policy: as of ``grow_optimizer``.
+        within: bounds of what is wanted; by default all.
+    """
+
     def planned(tensor: TensorPlan) -> TensorPlan:
         if policy == "zero-new" and plan.is_new(dict(tensor.index)):
             return replace(tensor, blocks=tuple(Block(block.region, _ZERO) for block in tensor.blocks))
         return slot_plan(tensor, power)
 
-    part = materialise_stored(stored, plan, read, like.dtype, device, within=bounds_of(parameter), planned=planned)
-    return placed_like(parameter, part.to(local(parameter if is_sharded(parameter) else like).device))
+    return materialise_stored(stored, plan, read, dtype, device, within=within, planned=planned)
 
 
 def slot_plan(tensor: TensorPlan, power: int) -> TensorPlan:
@@ -282,4 +336,14 @@ def _power(root: Root, power: int) -> Root:
     return result if power >= 0 else ONE / result
 
 
-__all__ = ["POLICIES", "SLOTS", "GrownSlots", "check_optimizer", "grow_optimizer", "slot_plan"]
+__all__ = [
+    "POLICIES",
+    "SLOTS",
+    "GrownSlots",
+    "check_optimizer",
+    "check_policy",
+    "check_slot",
+    "grow_optimizer",
+    "grow_slot",
+    "slot_plan",
+]

@@ -50,6 +50,9 @@ _DTYPES = (
     "float8_e4m3fn", "float8_e5m2",
 )  # fmt: skip
 
+NEEDS_CONFIG = "put the model's config.json beside .metadata, or pass config="
+"""Said where a checkpoint comes without a config."""
+
 KeyPath = tuple[str | int, ...]
 
 
@@ -115,10 +118,8 @@ class DcpFolder:
                     f"{self.path / place.file}: at byte {place.start} is not the piece of {key} that {METADATA} says: "
                     f"{saved.dtype} {list(sizes)}"
                 )
-            for dim, (first, size) in enumerate(zip(offsets, sizes, strict=True)):
-                piece_of = whole if dim == 0 else piece_of
-                piece_of = piece_of.narrow(dim, first, size)
-            (piece_of if sizes else whole).copy_(piece)
+            region = tuple(slice(first, first + size) for first, size in zip(offsets, sizes, strict=True))
+            whole[region].copy_(piece)
         return whole
 
     def read_object(self, key: str) -> Any:
@@ -340,4 +341,4 @@ def _text(name: Any) -> str:
     return name
 
 
-__all__ = ["METADATA", "DcpFolder", "KeyPath", "Place", "SavedTensor", "is_dcp", "open_dcp"]
+__all__ = ["METADATA", "NEEDS_CONFIG", "DcpFolder", "KeyPath", "Place", "SavedTensor", "is_dcp", "open_dcp"]
