@@ -192,3 +192,28 @@ def test_wrong_calls_are_refused(tmp_path: Path) -> None:
         growformer.grow_checkpoint(strange, tmp_path / "larger", **sizes)
     assert not (tmp_path / "larger").exists()
     growformer.grow_checkpoint(strange, tmp_path / "larger", slots={"unheard_of": 1}, **sizes)
+
+
+def test_on_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from growformer.cli.main import main
+
+    model, optimizer, _ = trained()
+    small, out = saved(tmp_path / "small", model, optimizer), tmp_path / "large"
+    assert main(["grow", str(small), str(out), "--hidden-size", "48", "--threads", "2"]) == 2
+    assert "is grown without --threads" in capfd.readouterr().err
+    assert main(["grow", str(small), str(out), "--hidden-size", "24"]) == 2
+    assert "nothing grows" in capfd.readouterr().err
+    config = (small / "config.json").rename(tmp_path / "config.json")
+    assert main(["grow", str(small), str(out), "--hidden-size", "48"]) == 2
+    assert "--config FILE" in capfd.readouterr().err
+    assert not out.exists()
+    assert main(["grow", str(small), str(out), "--hidden-size", "48", "--config", str(config)]) == 0
+    said = capfd.readouterr()
+    assert "20 tensors grown" in said.out
+    assert not said.err
+    grown, optimizer = growformer.grow(model, optimizer=optimizer, hidden_size=48)
+    other, fresh = fresh_like(grown)
+    loaded(out, other, fresh)
+    assert all(torch.equal(one, two) for one, two in zip(other.parameters(), grown.parameters(), strict=True))
+    assert main(["grow", str(config), str(tmp_path / "x"), "--hidden-size", "48", "--config", str(config)]) == 2
+    assert "goes with a distributed checkpoint" in capfd.readouterr().err
