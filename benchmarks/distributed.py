@@ -26,7 +26,7 @@ from typing import Any
 
 SOURCE = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 10, "num_attention_heads": 16,
           "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 40000}  # fmt: skip
-TARGET = {"hidden_size": 1280, "intermediate_size": 3520, "num_hidden_layers": 14, "num_attention_heads": 24}
+TARGET = {"hidden_size": 1344, "intermediate_size": 3520, "num_hidden_layers": 14, "num_attention_heads": 24}
 TINY = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 300}  # fmt: skip
 TINY_TARGET = {"hidden_size": 72, "intermediate_size": 100, "num_hidden_layers": 3, "num_attention_heads": 6}
