@@ -12,9 +12,11 @@ import pytest
 import torch
 import torch.distributed as dist
 from tests.distributed.models import MODELS, make, mesh_of, same, shard, step, tokens, whole_state
+from tests.theorems.support import CONFIGS, THEOREMS, execute, inputs_for, plan_for, random_model
 
 import growformer
 from growformer.execute import placement
+from growformer.reference import ReferenceConfig, ReferenceTransformer
 from growformer.training.continuation import scale_updates
 from growformer.training.updates import updates_of
 
@@ -215,6 +217,32 @@ def plain_models_grow_into_shards(folder: Path) -> None:
     assert same(whole_state(grown), wanted)
     assert all(placement.is_sharded(optimizer.state[p]["exp_avg"]) for p in grown.parameters())
     step(grown, optimizer)
+
+
+def own_models_equal_one_process(folder: Path) -> None:
+    """The paper's model, every size per layer and head, in float64, with a function that builds it."""
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = mesh_of(dist.get_world_size())
+
+    def parallelize(model: torch.nn.Module) -> None:
+        fully_shard(model, mesh=mesh)
+
+    for variant in ("paper", "norm after"):
+        model = random_model(CONFIGS[variant])
+        plan = plan_for(model, *THEOREMS["3.1" if variant == "norm after" else "all"])
+        wanted = execute(plan, model)
+        parallelize(model)
+        grown = growformer.grow(
+            model,
+            plan=plan,
+            build=lambda config: ReferenceTransformer(ReferenceConfig.from_dict(config)),
+            parallelize=parallelize,
+        )
+        assert isinstance(grown, ReferenceTransformer)
+        assert same(whole_state(grown), wanted.state_dict())
+        inputs = inputs_for(wanted.config)[0]
+        torch.testing.assert_close(grown(inputs), wanted(inputs))
 
 
 def data_parallel_ranks_agree(folder: Path) -> None:
@@ -456,6 +484,7 @@ COMMON = (
     "region_updates_follow_shards",
     "source_is_freed_as_it_is_read",
     "plain_models_grow_into_shards",
+    "own_models_equal_one_process",
     "data_parallel_ranks_agree",
     "checkpointed_and_mixed_precision",
     "a_saved_run_grows_on_disk",
