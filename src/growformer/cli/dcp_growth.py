@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,8 @@ def grow_distributed(
     from growformer.execute.dcp import grow_dcp
     from growformer.storage.dcp import open_dcp
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RequestError(f"{model}: a distributed checkpoint is grown by one process; run this without torchrun")
     options = {"dtype": "--dtype", "max_shard_size": "--max-shard-size", "revision": "--revision"}
     asked = [option for name, option in options.items() if name in growth.given()]
     asked += [option for option, value in (("--threads", threads), ("--keep-code", keep_code)) if value]
