@@ -66,7 +66,7 @@ def squares(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """A loss: the mean square of what the model gives first, against a random target; no sum that cancels."""
     output = model(**inputs)
     first = next(output[k] for k in ("logits", "last_hidden_state") if k in output)[..., :WIDTH].double()
-    target = torch.randn(first.shape[:-1] + (1,), generator=torch.Generator().manual_seed(7)).double()
+    target = torch.randn((*first.shape[:-1], 1), generator=torch.Generator().manual_seed(7)).double()
     return (first - target).square().mean()
 
 
@@ -78,7 +78,7 @@ def learn(model: nn.Module, inputs: dict[str, torch.Tensor]) -> float:
 
 
 def gradient_error(plan: Plan, source: nn.Module, grown: nn.Module) -> tuple[float, int]:
-    """Return the largest error of a source block's gradient, relative to its tensor's, and how many blocks there are."""
+    """Return the largest error of a source block's gradient, relative to its tensor's, and the number of blocks."""
     before = dict(source.named_parameters(remove_duplicate=False))
     after = dict(grown.named_parameters(remove_duplicate=False))
     worst, count = 0.0, 0
