@@ -36,10 +36,8 @@ def main() -> None:
     command = "python -m examples.progressive_lm " + " ".join(sys.argv[1:])
     jobs = 1 if SETTINGS[options.setting].device == "cuda" else min(options.jobs, len(wanted))
     with ProcessPoolExecutor(max(1, jobs), get_context("spawn")) as pool:
-        runs = {
-            pool.submit(run, options.setting, changes, arm, seed, jobs, out, command): (arm, seed)
-            for arm, seed in wanted
-        }
+        rest = (jobs, out, command)
+        runs = {pool.submit(run, options.setting, changes, *one, *rest): one for one in wanted}
         for done in as_completed(runs):
             arm, seed = runs[done]
             step, _, flops, seconds, loss = done.result()

@@ -52,7 +52,7 @@ class Setting:
 
 
 _SHALLOW, _DEEP = {"num_hidden_layers": 2}, {"num_hidden_layers": 6}
-_NARROW = {"hidden_size": 80, "intermediate_size": 216, "num_attention_heads": 5, "num_key_value_heads": 5}
+_NARROW = {"hidden_size": 64, "intermediate_size": 176, "num_attention_heads": 4, "num_key_value_heads": 4}
 _WIDE = {name: 2 * size for name, size in _NARROW.items()}
 _BYTES = {"vocab_size": 256, "tie_word_embeddings": False}
 _TINY = {**_BYTES, "head_dim": 16, "max_position_embeddings": 128}
@@ -60,7 +60,7 @@ _SHORT = {"steps": 1200, "sequences": 16, "length": 128, "rate": 3e-3}
 
 SETTINGS: dict[str, Setting] = {
     "small": Setting(
-        start={**_SHALLOW, **_NARROW}, growths=((0.35, _DEEP), (0.6, _WIDE)), fixed=_TINY, **_SHORT,
+        start={**_SHALLOW, **_NARROW}, growths=((0.35, _DEEP), (0.6, _WIDE)), fixed=_TINY, **{**_SHORT, "steps": 800},
     ),
     "depth": Setting(
         start={"hidden_size": 96, "intermediate_size": 256, "num_attention_heads": 3, "num_key_value_heads": 3,
