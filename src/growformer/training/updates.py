@@ -27,7 +27,7 @@ import torch
 
 from growformer.errors import RequestError, did_you_mean
 from growformer.execute.fill import held
-from growformer.execute.optimizer import GrownSlots
+from growformer.execute.slots import GrownSlots, P
 from growformer.execute.values import assign, select
 from growformer.planning.blocks import Affine, Index1D, Region, Sum, compact, positions
 from growformer.planning.plan import Plan
@@ -171,7 +171,13 @@ class RegionUpdates:
     # Growth.
 
     def grow(
-        self, plan: Plan, grown: Iterable[GrownSlots], rules: UpdateRules, steps: Mapping[Any, int], *, state: str
+        self,
+        plan: Plan,
+        grown: Iterable[GrownSlots[torch.nn.Parameter]],
+        rules: UpdateRules,
+        steps: Mapping[torch.nn.Parameter, int],
+        *,
+        state: str,
     ) -> None:
         """Follow a growth: regions move with what they are in, and what is new gets regions by the rules.
 
@@ -182,44 +188,9 @@ class RegionUpdates:
             steps: the source's parameters -> their step counts before the growth.
             state: the policy by which the state was grown.
         """
-        following: dict[torch.nn.Parameter, list[UpdateRegion]] = {}
-        grown = list(grown)
-        by_parameter = {slots.before: self._regions.get(slots.before, []) for slots in grown}
-        normalised = type(self.optimizer).__name__ in _NORMALISED
-        for slots in grown:
-            found: list[UpdateRegion] = []
-            for spec, index, piece in slots.stored.parts:
-                is_new = plan.is_new(index)
-                for block in tensor_plan(plan, spec, index).blocks:
-                    value, target = block.value, held(piece, block.region)
-                    if isinstance(value, Sum):
-                        value = next(part for part in value.parts if isinstance(part, Affine))
-                    copied = isinstance(value, Affine)
-                    if isinstance(value, Affine) and not is_new:
-                        info = plan.source.tensors[value.tensor]
-                        found += _moved(by_parameter[slots.before], held(info.piece, value.region), target)
-                        factor = _function_space(value, normalised) if rules.policy == "function_space" else 1.0
-                        found.append(UpdateRegion(target, self.steps, rate=factor, frozen=rules.freeze_old))
-                        continue
-                    has_state = copied and state == "carry"
-                    inherited = steps.get(slots.before) if slots.carried and not has_state else None
-                    found.append(
-                        UpdateRegion(
-                            target,
-                            self.steps,
-                            inherited if rules.bias_correction else None,
-                            rules.new_rate,
-                            rules.ramp,
-                            rules.new_decay,
-                        )
-                    )
-            following[slots.parameter] = [r for r in found if not self._says_nothing(r)]
-        self._regions = {parameter: regions for parameter, regions in following.items() if regions}
-
-    @staticmethod
-    def _says_nothing(region: UpdateRegion) -> bool:
-        neutral = region.rate == 1 and region.decay == 1 and not region.ramp and not region.frozen
-        return neutral and region.inherited is None
+        self._regions = grown_regions(
+            plan, grown, self._regions, rules, steps, state=state, now=self.steps, kind=type(self.optimizer).__name__
+        )
 
     # Around the step.
 
@@ -264,42 +235,150 @@ class RegionUpdates:
 
     # Saving.
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return plain data: the steps, and the regions by the number that the optimizer's own state dict gives."""
-        numbers = {p: n for n, p in enumerate(p for g in self.optimizer.param_groups for p in g["params"])}
-        return {
-            "steps": self.steps,
-            "regions": {
-                numbers[parameter]: [{**asdict(r), "region": [_index_to_json(i) for i in r.region]} for r in regions]
-                for parameter, regions in self._regions.items()
-            },
-        }
+    def state_dict(self, names: Mapping[torch.nn.Parameter, str] | None = None) -> dict[str, Any]:
+        """Return plain data: the steps, and the regions of every parameter.
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        Args:
+            names: of parameters; by default, they have the number that the optimizer's own state dict gives them.
+        """
+        called: dict[torch.nn.Parameter, Any] = (
+            {p: n for n, p in enumerate(p for g in self.optimizer.param_groups for p in g["params"])}
+            if names is None
+            else dict(names)
+        )
+        regions = {called[parameter]: regions for parameter, regions in self._regions.items()}
+        return {"steps": self.steps, "regions": regions_to_json(regions)}
+
+    def load_state_dict(
+        self, state: Mapping[str, Any], parameters: Mapping[str, torch.nn.Parameter] | None = None
+    ) -> None:
         """Take over what ``state_dict`` gave, for an optimizer of the same parameters.
 
+        Args:
+            state: what it gave.
+            parameters: by name, where it was given names; by default by number.
+
         Raises:
-            RequestError: a region lies outside of its parameter.
+            RequestError: a region lies outside of its parameter, or there is no such parameter.
         """
-        parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
-        found: dict[torch.nn.Parameter, list[UpdateRegion]] = {}
-        for number, regions in state["regions"].items():
-            if not 0 <= int(number) < len(parameters):
-                raise RequestError(f"region updates of parameter {number}; the optimizer has {len(parameters)}")
-            parameter = parameters[int(number)]
-            for data in regions:
-                region = tuple(_index_from_json(index) for index in data["region"])
-                fits = len(region) == parameter.ndim and all(
-                    int(positions(index).max(initial=-1)) < size
-                    for index, size in zip(region, parameter.shape, strict=True)
+        if parameters is None:
+            known: dict[Any, torch.nn.Parameter] = dict(
+                enumerate(p for g in self.optimizer.param_groups for p in g["params"])
+            )
+            state = {**state, "regions": {int(number): regions for number, regions in state["regions"].items()}}
+        else:
+            known = dict(parameters)
+        found = regions_from_json(state["regions"], {key: tuple(p.shape) for key, p in known.items()})
+        self.steps, self._regions = int(state["steps"]), {known[key]: regions for key, regions in found.items()}
+
+
+def regions_to_json(regions: Mapping[Any, Sequence[UpdateRegion]]) -> dict[Any, list[dict[str, Any]]]:
+    """Return regions by parameter as plain data."""
+    return {
+        key: [{**asdict(r), "region": [_index_to_json(i) for i in r.region]} for r in some]
+        for key, some in regions.items()
+    }
+
+
+def regions_from_json(
+    data: Mapping[P, Sequence[Mapping[str, Any]]], shapes: Mapping[P, tuple[int, ...]]
+) -> dict[P, list[UpdateRegion]]:
+    """Read what ``regions_to_json`` gave.
+
+    Args:
+        data: parameter (its name, or its number) -> regions.
+        shapes: of all parameters that there are.
+
+    Raises:
+        RequestError: a region lies outside of its parameter, or there is no such parameter.
+    """
+    found: dict[P, list[UpdateRegion]] = {}
+    for key, regions in data.items():
+        if key not in shapes:
+            raise RequestError(
+                f"region updates of parameter {key}; there are {len(shapes)} parameters, and none is it: the region "
+                "updates belong to another model"
+            )
+        for entry in regions:
+            region = tuple(_index_from_json(index) for index in entry["region"])
+            fits = len(region) == len(shapes[key]) and all(
+                _reach(index) <= size for index, size in zip(region, shapes[key], strict=True)
+            )
+            if not fits:
+                raise RequestError(
+                    f"a region of parameter {key} lies outside of its shape {list(shapes[key])}: the region updates "
+                    "belong to another model"
                 )
-                if not fits:
-                    raise RequestError(
-                        f"a region of parameter {number} lies outside of its shape {list(parameter.shape)}: the region "
-                        "updates belong to another model"
+            found.setdefault(key, []).append(UpdateRegion(**{**entry, "region": region}))
+    return found
+
+
+def _reach(index: Index1D) -> float:
+    """Return how long a dimension must be for an index; infinity for one that starts before it."""
+    if isinstance(index, slice):
+        return index.stop if 0 <= index.start <= index.stop else math.inf
+    return int(index.max(initial=-1)) + 1 if int(index.min(initial=0)) >= 0 else math.inf
+
+
+def grown_regions(
+    plan: Plan,
+    grown: Iterable[GrownSlots[P]],
+    regions: Mapping[P, Sequence[UpdateRegion]],
+    rules: UpdateRules,
+    steps: Mapping[P, int],
+    *,
+    state: str,
+    now: int,
+    kind: str,
+) -> dict[P, list[UpdateRegion]]:
+    """Return the regions after a growth: old ones move with what they are in, and what is new gets some by the rules.
+
+    Args:
+        plan: what was grown by it.
+        grown: what an optimizer executor made.
+        regions: the source's parameters -> their regions so far.
+        rules: for what is new, and for what is old.
+        steps: the source's parameters -> their step counts before the growth.
+        state: the policy by which the state was grown.
+        now: the controller's steps, from which ages count.
+        kind: the optimizer's name.
+    """
+    following: dict[P, list[UpdateRegion]] = {}
+    normalised = kind in _NORMALISED
+    for slots in grown:
+        found: list[UpdateRegion] = []
+        for spec, index, piece in slots.stored.parts:
+            is_new = plan.is_new(index)
+            for block in tensor_plan(plan, spec, index).blocks:
+                value, target = block.value, held(piece, block.region)
+                if isinstance(value, Sum):
+                    value = next(part for part in value.parts if isinstance(part, Affine))
+                copied = isinstance(value, Affine)
+                if isinstance(value, Affine) and not is_new:
+                    info = plan.source.tensors[value.tensor]
+                    found += _moved(regions.get(slots.before, ()), held(info.piece, value.region), target)
+                    factor = _function_space(value, normalised) if rules.policy == "function_space" else 1.0
+                    found.append(UpdateRegion(target, now, rate=factor, frozen=rules.freeze_old))
+                    continue
+                has_state = copied and state == "carry"
+                inherited = steps.get(slots.before) if slots.carried and not has_state else None
+                found.append(
+                    UpdateRegion(
+                        target,
+                        now,
+                        inherited if rules.bias_correction else None,
+                        rules.new_rate,
+                        rules.ramp,
+                        rules.new_decay,
                     )
-                found.setdefault(parameter, []).append(UpdateRegion(**{**data, "region": region}))
-        self.steps, self._regions = int(state["steps"]), found
+                )
+        following[slots.parameter] = [region for region in found if not _says_nothing(region)]
+    return {parameter: found for parameter, found in following.items() if found}
+
+
+def _says_nothing(region: UpdateRegion) -> bool:
+    neutral = region.rate == 1 and region.decay == 1 and not region.ramp and not region.frozen
+    return neutral and region.inherited is None
 
 
 _ATTACHED: weakref.WeakKeyDictionary[torch.optim.Optimizer, RegionUpdates] = weakref.WeakKeyDictionary()
@@ -363,4 +442,14 @@ def _index_from_json(data: Any) -> Index1D:
     return slice(int(data[0]), int(data[1]))
 
 
-__all__ = ["RegionUpdates", "UpdateRegion", "UpdateRules", "correction", "steps_of", "updates_of"]
+__all__ = [
+    "RegionUpdates",
+    "UpdateRegion",
+    "UpdateRules",
+    "correction",
+    "grown_regions",
+    "regions_from_json",
+    "regions_to_json",
+    "steps_of",
+    "updates_of",
+]
