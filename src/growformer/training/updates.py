@@ -99,6 +99,18 @@ class UpdateRegion:
     decay: float = 1.0
     frozen: bool = False
 
+    def check(self) -> None:
+        """Refuse what no rule gives.
+
+        Raises:
+            ValueError: a number is of another kind, or less than 0.
+        """
+        whole = [self.born, self.ramp, *([] if self.inherited is None else [self.inherited])]
+        rates = [self.rate, self.decay]
+        sound = all(type(n) is int and n >= 0 for n in whole) and isinstance(self.frozen, bool)
+        if not sound or not all(isinstance(n, (int, float)) and 0 <= n < math.inf for n in rates):
+            raise ValueError(f"a region that no rule gives: {self}")
+
     def factor(self, now: int, step: int | None, betas: tuple[float, float] | None) -> float:
         """Return the factor on an update.
 
@@ -235,41 +247,26 @@ class RegionUpdates:
 
     # Saving.
 
-    def state_dict(self, names: Mapping[torch.nn.Parameter, str] | None = None) -> dict[str, Any]:
-        """Return plain data: the steps, and the regions of every parameter.
-
-        Args:
-            names: of parameters; by default, they have the number that the optimizer's own state dict gives them.
-        """
-        called: dict[torch.nn.Parameter, Any] = (
-            {p: n for n, p in enumerate(p for g in self.optimizer.param_groups for p in g["params"])}
-            if names is None
-            else dict(names)
-        )
-        regions = {called[parameter]: regions for parameter, regions in self._regions.items()}
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain data: the steps, and the regions by the number that the optimizer's own state dict gives."""
+        numbers = {p: n for n, p in enumerate(p for g in self.optimizer.param_groups for p in g["params"])}
+        regions = {numbers[parameter]: regions for parameter, regions in self._regions.items()}
         return {"steps": self.steps, "regions": regions_to_json(regions)}
 
-    def load_state_dict(
-        self, state: Mapping[str, Any], parameters: Mapping[str, torch.nn.Parameter] | None = None
-    ) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what ``state_dict`` gave, for an optimizer of the same parameters.
-
-        Args:
-            state: what it gave.
-            parameters: by name, where it was given names; by default by number.
 
         Raises:
             RequestError: a region lies outside of its parameter, or there is no such parameter.
         """
-        if parameters is None:
-            known: dict[Any, torch.nn.Parameter] = dict(
-                enumerate(p for g in self.optimizer.param_groups for p in g["params"])
-            )
-            state = {**state, "regions": {int(number): regions for number, regions in state["regions"].items()}}
-        else:
-            known = dict(parameters)
-        found = regions_from_json(state["regions"], {key: tuple(p.shape) for key, p in known.items()})
-        self.steps, self._regions = int(state["steps"]), {known[key]: regions for key, regions in found.items()}
+        parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
+        by_number = {int(number): regions for number, regions in state["regions"].items()}
+        found = regions_from_json(by_number, {number: tuple(p.shape) for number, p in enumerate(parameters)})
+        self.set_regions(int(state["steps"]), {parameters[number]: regions for number, regions in found.items()})
+
+    def set_regions(self, steps: int, regions: Mapping[torch.nn.Parameter, Sequence[UpdateRegion]]) -> None:
+        """Take over regions in place of all that there are, and the steps that have been counted."""
+        self.steps, self._regions = steps, {parameter: list(some) for parameter, some in regions.items()}
 
 
 def regions_to_json(regions: Mapping[Any, Sequence[UpdateRegion]]) -> dict[Any, list[dict[str, Any]]]:
@@ -296,8 +293,7 @@ def regions_from_json(
     for key, regions in data.items():
         if key not in shapes:
             raise RequestError(
-                f"region updates of parameter {key}; there are {len(shapes)} parameters, and none is it: the region "
-                "updates belong to another model"
+                f"region updates of parameter {key}, which is none of the {len(shapes)}: they belong to another model"
             )
         for entry in regions:
             region = tuple(_index_from_json(index) for index in entry["region"])
@@ -309,7 +305,9 @@ def regions_from_json(
                     f"a region of parameter {key} lies outside of its shape {list(shapes[key])}: the region updates "
                     "belong to another model"
                 )
-            found.setdefault(key, []).append(UpdateRegion(**{**entry, "region": region}))
+            made = UpdateRegion(**{**entry, "region": region})
+            made.check()
+            found.setdefault(key, []).append(made)
     return found
 
 
