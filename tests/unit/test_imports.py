@@ -49,6 +49,7 @@ ABOVE = {
         "planning",
         "sizing",
         "execute",
+        "training",
         "verification",
         "storage",
         "errors",

@@ -73,7 +73,7 @@ def live_plan(plan: Plan) -> LivePlan:
             raise RequestError(
                 f"the class of {plan.target_config.get('model_type')} builds a parameter {parameter.name} of shape "
                 f"{list(parameter.shape)} from the target config, and the plan has {found}: what the optimizer keeps "
-                "of it cannot be grown. Leave the optimizer state behind (state='omit')"
+                "of it cannot be grown. Leave the optimizer state behind (state='omit', --optimizer-state omit)"
             )
     return LivePlan(view, source, target, {p.stored: planned[p.stored] for p in target})
 
@@ -88,7 +88,7 @@ def _live(
         raise RequestError(
             f"the class of {kind} {'refuses the config: ' + refusal if refusal else 'is not one of transformers'}; "
             "without it there is no order of parameters, by which an optimizer's state is stored. Leave the state "
-            "behind (state='omit')"
+            "behind (state='omit', --optimizer-state omit)"
         )
     from transformers.trainer import Trainer
 
@@ -125,7 +125,8 @@ def _described(
         info = describe(architecture, {**config, **plan.source.inferred}, shapes, aliases=aliases)
     except (SourceError, ArchitectureError) as error:
         raise RequestError(
-            f"{where} builds other tensors than are stored: {error}. Leave the optimizer state behind (state='omit')"
+            f"{where} builds other tensors than are stored: {error}. Leave the optimizer state behind (state='omit', "
+            "--optimizer-state omit)"
         ) from None
     here, there = set(info.tensors), set(plan.source.tensors)
     wrong = next((n for n in sorted(here & there) if info.tensors[n].shape != plan.source.tensors[n].shape), None)
@@ -135,7 +136,7 @@ def _described(
             f"{where} and the folder differ in {name}: {_shape(info, name)} in the class, "
             f"{_shape(plan.source, name)} in the folder; expected the checkpoint of the class that "
             f"config.json names, {(config.get('architectures') or ['none'])[0]}. Leave the optimizer state behind "
-            "(state='omit')"
+            "(state='omit', --optimizer-state omit)"
         )
     own = plan.source
     return replace(

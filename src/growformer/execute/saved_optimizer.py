@@ -27,7 +27,7 @@ from growformer.execute.live_plan import LiveParameter, LivePlan
 from growformer.execute.slots import FACTORED, GrownSlots, check_slots, grown_state, powers_of
 from growformer.storage.links import open_inside
 
-_INSTEAD = "Leave it behind with state='omit', and the optimizer starts anew"
+_INSTEAD = "Leave it behind with state='omit' (--optimizer-state omit), and the optimizer starts anew"
 _SAFE = (2, 6)
 """The first torch whose ``weights_only`` keeps what it promises (CVE-2025-32434)."""
 _KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (

@@ -58,6 +58,8 @@ def trainer_checkpoint(
         raise RequestError(
             f"unknown state policy {state!r}: expected {', '.join(CHOICES)}{did_you_mean(state, CHOICES)}"
         )
+    if state == OMIT and (slots is not None or updates is not None):
+        raise RequestError(f"slots and updates say how a training state grows, which state={OMIT!r} leaves behind")
     present = [name for name in (TRAINER_STATE, OPTIMIZER) if os.path.lexists(source.path / name)]
     has_state = TRAINER_STATE in present and (OPTIMIZER in present or sharded_state(source) is not None)
     if state == OMIT or (state is None and slots is None and updates is None and not has_state):
@@ -113,8 +115,8 @@ class TrainerCheckpoint:
             raise RequestError(
                 f"{home / sharded}: the state of a sharded run (DeepSpeed, FSDP or another), which is not grown on "
                 f"disk; expected {_WHOLE}. Grow in the running process instead, with growformer.grow(model, "
-                "optimizer=...), or grow the weights alone with state='omit': Trainer then starts the optimizer and "
-                "its schedule anew"
+                "optimizer=...), or grow the weights alone with state='omit' (--optimizer-state omit): Trainer then "
+                "starts the optimizer and its schedule anew"
             )
         self._looks = {home / n: _look(home / n) for n in (OPTIMIZER, SCHEDULER, TRAINER_STATE) if (home / n).exists()}
         self._trainer_state = read_json(home / TRAINER_STATE, "every checkpoint of Trainer has one", home=home)
@@ -185,8 +187,8 @@ class TrainerCheckpoint:
             said.append(
                 f"How new and old regions are updated stands in {REGION_UPDATES}. "
                 "growformer.RegionUpdatesCallback(OUT) among Trainer's callbacks keeps to it; without the callback, "
-                "what is new inherits the optimizer's step count, and its first updates are up to several times "
-                "larger."
+                "what is new inherits the optimizer's step count, and its first updates are of the wrong size: late "
+                "in a run, several times too large."
             )
         return said
 
@@ -222,7 +224,7 @@ class TrainerCheckpoint:
 def _another_step(file: Path, found: Any, other: str, step: int) -> SourceError:
     return SourceError(
         f"{file}: of step {found!r}, and {other} of step {step}: they are of different checkpoints. Take all files "
-        "from the same one; or grow the weights alone with state='omit'"
+        "from the same one; or grow the weights alone with state='omit' (--optimizer-state omit)"
     )
 
 
