@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         LayerAddition,
         MLPExpansion,
     )
+    from growformer.training.trainer_callback import RegionUpdatesCallback
     from growformer.training.updates import RegionUpdates, UpdateRules, updates_of
     from growformer.verification.file_digests import DigestsReport, check_digests
 
@@ -65,6 +66,7 @@ _WHERE = {
         "LayerAddition",
         "MLPExpansion",
     ),
+    "growformer.training.trainer_callback": ("RegionUpdatesCallback",),
     "growformer.training.updates": ("RegionUpdates", "UpdateRules", "updates_of"),
     "growformer.verification.file_digests": ("DigestsReport", "check_digests"),
 }
@@ -88,6 +90,7 @@ __all__ = [
     "PlanError",
     "Provenance",
     "RegionUpdates",
+    "RegionUpdatesCallback",
     "RequestError",
     "SourceError",
     "UnknownArchitectureError",

@@ -27,7 +27,7 @@ ABOVE = {
     "sizing": {"architecture", "planning", "errors"},
     "execute": {"architecture", "planning", "storage", "errors"},
     "verification": {"architecture", "planning", "execute", "storage", "errors"},
-    "training": {"architecture", "planning", "execute", "errors"},
+    "training": {"architecture", "planning", "execute", "storage", "errors"},
     "drafting": {"architecture", "verification", "errors"},
     "api": {
         "training",
@@ -49,6 +49,7 @@ ABOVE = {
         "planning",
         "sizing",
         "execute",
+        "training",
         "verification",
         "storage",
         "errors",
