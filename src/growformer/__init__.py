@@ -37,6 +37,13 @@ if TYPE_CHECKING:
         LayerAddition,
         MLPExpansion,
     )
+    from growformer.runs.loop import ScheduledGrowth
+    from growformer.runs.planned import plan_schedule
+    from growformer.runs.replay import replay
+    from growformer.training.flat import WhenFlat
+    from growformer.training.growth_log import GrowthEvent, GrowthLog
+    from growformer.training.ledger import FlopsLedger
+    from growformer.training.schedule import GrowthSchedule, GrowthStage
     from growformer.training.updates import RegionUpdates, UpdateRules, updates_of
     from growformer.verification.file_digests import DigestsReport, check_digests
 
@@ -65,6 +72,13 @@ _WHERE = {
         "LayerAddition",
         "MLPExpansion",
     ),
+    "growformer.runs.loop": ("ScheduledGrowth",),
+    "growformer.runs.planned": ("plan_schedule",),
+    "growformer.runs.replay": ("replay",),
+    "growformer.training.flat": ("WhenFlat",),
+    "growformer.training.growth_log": ("GrowthEvent", "GrowthLog"),
+    "growformer.training.ledger": ("FlopsLedger",),
+    "growformer.training.schedule": ("GrowthSchedule", "GrowthStage"),
     "growformer.training.updates": ("RegionUpdates", "UpdateRules", "updates_of"),
     "growformer.verification.file_digests": ("DigestsReport", "check_digests"),
 }
@@ -75,7 +89,12 @@ __all__ = [
     "ArchitectureError",
     "AttentionExpansion",
     "DigestsReport",
+    "FlopsLedger",
     "GrowformerError",
+    "GrowthEvent",
+    "GrowthLog",
+    "GrowthSchedule",
+    "GrowthStage",
     "HeadAddition",
     "HeadsExpansion",
     "HiddenDimensionExpansion",
@@ -89,10 +108,12 @@ __all__ = [
     "Provenance",
     "RegionUpdates",
     "RequestError",
+    "ScheduledGrowth",
     "SourceError",
     "UnknownArchitectureError",
     "UpdateRules",
     "VerificationError",
+    "WhenFlat",
     "__version__",
     "check_digests",
     "draft_architecture",
@@ -103,6 +124,8 @@ __all__ = [
     "pad",
     "plan",
     "plan_padding",
+    "plan_schedule",
+    "replay",
     "suggest",
     "updates_of",
     "verify",
