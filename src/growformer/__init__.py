@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from growformer.runs.loop import ScheduledGrowth
     from growformer.runs.planned import plan_schedule
     from growformer.runs.replay import replay
+    from growformer.runs.stages import train_in_stages
     from growformer.training.flat import WhenFlat
     from growformer.training.growth_log import GrowthEvent, GrowthLog
     from growformer.training.ledger import FlopsLedger
@@ -75,6 +76,7 @@ _WHERE = {
     "growformer.runs.loop": ("ScheduledGrowth",),
     "growformer.runs.planned": ("plan_schedule",),
     "growformer.runs.replay": ("replay",),
+    "growformer.runs.stages": ("train_in_stages",),
     "growformer.training.flat": ("WhenFlat",),
     "growformer.training.growth_log": ("GrowthEvent", "GrowthLog"),
     "growformer.training.ledger": ("FlopsLedger",),
@@ -127,6 +129,7 @@ __all__ = [
     "plan_schedule",
     "replay",
     "suggest",
+    "train_in_stages",
     "updates_of",
     "verify",
 ]

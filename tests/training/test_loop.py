@@ -1,9 +1,10 @@
-"""Scheduled growth in a plain loop: it comes when it is due, once, and a resumed run is the run that was not stopped."""
+"""Scheduled growth in a plain loop: when it is due, once; and a resumed run is the run that was not stopped."""
 
 from __future__ import annotations
 
 import copy
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,7 @@ def test_every_stage_starts_from_the_one_before() -> None:
     plans = growformer.plan_schedule(SCHEDULE, llama())
     config = growformer.plan_schedule(SCHEDULE, llama().config.to_dict() | {"architectures": ["LlamaForCausalLM"]})
     assert [p.num_parameters() for p in plans] == [p.num_parameters() for p in config]
-    assert all(a.num_parameters()[1] == b.num_parameters()[0] for a, b in zip(plans, plans[1:], strict=False))
+    assert all(a.num_parameters()[1] == b.num_parameters()[0] for a, b in pairwise(plans))
     run, _ = started()
     train(run, 0, STEPS)
     assert [dict(p.target_config) for p in plans] == [dict(e.plan["target_config"]) for e in run.log.events]
@@ -195,12 +196,12 @@ def test_a_schedule_may_change_in_what_has_not_happened() -> None:
     other = GrowthSchedule((GrowthStage(at_step=3, sizes=WIDER), *SCHEDULE.stages[1:]))
     with pytest.raises(RequestError, match=r"stage 1 \(at step 4\) has happened already, at step 4, as .*Change later"):
         ScheduledGrowth(other, run.model, run.optimizer, state=run.state_dict())
-    with pytest.raises(RequestError, match="the model has .*hidden_size = 20.*growth 1 made .*hidden_size = 30"):
+    with pytest.raises(RequestError, match=r"the model has .*hidden_size = 20.*growth 1 made .*hidden_size = 30"):
         ScheduledGrowth(SCHEDULE, llama(), adam(llama()), state=run.state_dict())
 
 
 def test_a_state_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="no such folder; expected one that ScheduledGrowth.save wrote to"):
+    with pytest.raises(SourceError, match=r"no such folder; expected one that ScheduledGrowth.save wrote to"):
         ScheduledGrowth(SCHEDULE, llama(), adam(llama()), state=tmp_path / "nothing")
     with pytest.raises(SourceError, match=r"region_updates.json: missing; ScheduledGrowth.save writes it"):
         ScheduledGrowth(SCHEDULE, llama(), adam(llama()), state=tmp_path)

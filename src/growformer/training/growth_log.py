@@ -269,6 +269,7 @@ def event_of(
     before, after = plan.num_parameters()
     planned = json.loads(plan.to_json())
     del planned["source"]
+    planned["target_config"].pop("_name_or_path", None)  # where the source was loaded from
     return GrowthEvent(
         stage=len(log.events) + 1,
         step=log.step,
