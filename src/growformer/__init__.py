@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from growformer.training.flat import WhenFlat
     from growformer.training.growth_log import GrowthEvent, GrowthLog
     from growformer.training.ledger import FlopsLedger
+    from growformer.training.plot import plot_growth
     from growformer.training.schedule import GrowthSchedule, GrowthStage
     from growformer.training.updates import RegionUpdates, UpdateRules, updates_of
     from growformer.verification.file_digests import DigestsReport, check_digests
@@ -80,6 +81,7 @@ _WHERE = {
     "growformer.training.flat": ("WhenFlat",),
     "growformer.training.growth_log": ("GrowthEvent", "GrowthLog"),
     "growformer.training.ledger": ("FlopsLedger",),
+    "growformer.training.plot": ("plot_growth",),
     "growformer.training.schedule": ("GrowthSchedule", "GrowthStage"),
     "growformer.training.updates": ("RegionUpdates", "UpdateRules", "updates_of"),
     "growformer.verification.file_digests": ("DigestsReport", "check_digests"),
@@ -127,6 +129,7 @@ __all__ = [
     "plan",
     "plan_padding",
     "plan_schedule",
+    "plot_growth",
     "replay",
     "suggest",
     "train_in_stages",

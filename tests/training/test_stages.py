@@ -149,6 +149,14 @@ def test_the_same_call_on_a_finished_run_changes_nothing(whole: tuple[Path, Any,
     assert log.to_json() == whole[2].to_json()
 
 
+def test_callbacks_that_trainer_restores_go_on_as_well(whole: tuple[Path, Any, GrowthLog], tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path, 7, restore_callback_states_from_checkpoint=True)
+    trainer, log = run(tmp_path, restore_callback_states_from_checkpoint=True)
+    assert same(trainer.model, whole[1].model)
+    assert log.to_json() == whole[2].to_json()
+
+
 def test_what_is_lost_would_be_seen(whole: tuple[Path, Any, GrowthLog], tmp_path: Path) -> None:
     """The comparisons above can fail: the region updates and the seed of a growth both matter."""
     with pytest.raises(Killed):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,15 @@ class GrowthCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
     Args:
         log: how far the run is. Left out only by Trainer, when it restores callbacks.
         updates: state of the region updates, for the optimizer that the Trainer makes.
+        beside: the Trainer's callbacks, among which TensorBoard's may be.
     """
 
-    def __init__(self, log: GrowthLog | None = None, updates: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, log: GrowthLog | None = None, updates: Mapping[str, Any] | None = None, beside: Sequence[Any] = ()
+    ) -> None:
         self.log = log
         self._updates = updates
+        self._beside = beside
         self._optimizer: torch.optim.Optimizer | None = None
         self._logged = 0
 
@@ -66,8 +70,9 @@ class GrowthCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             updates_of(optimizer).load_state_dict(self._updates)
         self._logged = state.global_step
         if self._own.events and self._own.events[-1].step == state.global_step:
-            for writer in _writers(kwargs.get("callbacks", ())):
-                write_event(writer, self._own.events[-1])
+            for callback in self._beside:
+                if getattr(callback, "tb_writer", None) is not None:
+                    write_event(callback.tb_writer, self._own.events[-1])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Count the step; stop after it has been saved, if a growth is due."""
@@ -117,11 +122,6 @@ def read_state(
     log = GrowthLog.from_json(saved.get("log"), where)
     log.follow(schedule)
     return log, saved.get("updates") or {"steps": 0, "regions": {}}
-
-
-def _writers(callbacks: Any) -> list[Any]:
-    """Return the TensorBoard writers among a Trainer's callbacks."""
-    return [c.tb_writer for c in callbacks if getattr(c, "tb_writer", None) is not None]
 
 
 __all__ = ["NAME", "GrowthCallback", "read_state", "saved_state"]

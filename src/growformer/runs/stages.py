@@ -99,8 +99,11 @@ def train_in_stages(
         else:
             log, updates, checkpoint = GrowthLog(schedule, sequence_length), None, None
             begin_stage(log, plans[0], grown=False)
-        trainer.add_callback(GrowthCallback(log, updates))
+        handler = trainer.callback_handler
+        trainer.add_callback(GrowthCallback(log, updates, handler.callbacks))
         trainer.train(resume_from_checkpoint=checkpoint)
+        # Trainer makes callbacks anew where it restores their states.
+        log = next(callback.log for callback in handler.callbacks if isinstance(callback, GrowthCallback))
         if log.due is None or trainer.state.global_step >= trainer.state.max_steps:
             return trainer, log
         standing = _read(folder / f"checkpoint-{log.step}", schedule)
