@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     )
     from growformer.runs.loop import ScheduledGrowth
     from growformer.runs.planned import plan_schedule
+    from growformer.runs.proposal import Proposal, propose_schedule
     from growformer.runs.replay import replay
     from growformer.runs.stages import train_in_stages
     from growformer.training.flat import WhenFlat
@@ -76,6 +77,7 @@ _WHERE = {
     ),
     "growformer.runs.loop": ("ScheduledGrowth",),
     "growformer.runs.planned": ("plan_schedule",),
+    "growformer.runs.proposal": ("Proposal", "propose_schedule"),
     "growformer.runs.replay": ("replay",),
     "growformer.runs.stages": ("train_in_stages",),
     "growformer.training.flat": ("WhenFlat",),
@@ -109,6 +111,7 @@ __all__ = [
     "OutputError",
     "Plan",
     "PlanError",
+    "Proposal",
     "Provenance",
     "RegionUpdates",
     "RequestError",
@@ -130,6 +133,7 @@ __all__ = [
     "plan_padding",
     "plan_schedule",
     "plot_growth",
+    "propose_schedule",
     "replay",
     "suggest",
     "train_in_stages",

@@ -121,3 +121,12 @@ def test_what_the_declaration_does_not_say_is_not_counted() -> None:
     config = transformers.ViTConfig(hidden_size=20, num_hidden_layers=1, num_attention_heads=4, intermediate_size=7)
     found = inspect(transformers.ViTModel(config))
     assert count_flops(found.architecture, found.source) is None
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_config_alone_costs_what_its_model_costs(name: str) -> None:
+    model = MODELS[name]()
+    config = {**model.config.to_dict(), "architectures": [type(model).__name__]}
+    found = inspect(config)
+    assert found.num_parameters == model.num_parameters()
+    assert count_flops(found.architecture, found.source) == said(model)

@@ -103,7 +103,7 @@ def train_in_stages(
         trainer.add_callback(GrowthCallback(log, updates, handler.callbacks))
         trainer.train(resume_from_checkpoint=checkpoint)
         # Trainer makes callbacks anew where it restores their states.
-        log = next(callback.log for callback in handler.callbacks if isinstance(callback, GrowthCallback))
+        log = next(c.log for c in handler.callbacks if isinstance(c, GrowthCallback) and c.log is not None)
         if log.due is None or trainer.state.global_step >= trainer.state.max_steps:
             return trainer, log
         standing = _read(folder / f"checkpoint-{log.step}", schedule)
