@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from growformer.training.ledger import FlopsLedger
     from growformer.training.plot import plot_growth
     from growformer.training.schedule import GrowthSchedule, GrowthStage
+    from growformer.training.trainer_callback import RegionUpdatesCallback
     from growformer.training.updates import RegionUpdates, UpdateRules, updates_of
     from growformer.verification.file_digests import DigestsReport, check_digests
 
@@ -85,6 +86,7 @@ _WHERE = {
     "growformer.training.ledger": ("FlopsLedger",),
     "growformer.training.plot": ("plot_growth",),
     "growformer.training.schedule": ("GrowthSchedule", "GrowthStage"),
+    "growformer.training.trainer_callback": ("RegionUpdatesCallback",),
     "growformer.training.updates": ("RegionUpdates", "UpdateRules", "updates_of"),
     "growformer.verification.file_digests": ("DigestsReport", "check_digests"),
 }
@@ -114,6 +116,7 @@ __all__ = [
     "Proposal",
     "Provenance",
     "RegionUpdates",
+    "RegionUpdatesCallback",
     "RequestError",
     "ScheduledGrowth",
     "SourceError",

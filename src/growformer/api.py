@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from growformer.drafting.draft import Draft
     from growformer.execute.checkpoint import GrownCheckpoint, Progress
+    from growformer.execute.companion import Companion
     from growformer.execute.module import Build
     from growformer.training.updates import UpdateRules
     from growformer.verification.verification import Verification
@@ -238,6 +239,9 @@ def grow_checkpoint(
     out: str | Path,
     *transformations: Transformation,
     plan: Plan | None = None,
+    state: str | None = None,
+    slots: Mapping[str, int] | None = None,
+    updates: UpdateRules | None = None,
     dtype: str | None = None,
     max_shard_bytes: int = 5_000_000_000,
     threads: int | None = None,
@@ -251,12 +255,19 @@ def grow_checkpoint(
     Memory does not depend on the size of the model. A run that was stopped is continued by the same call. Under
     ``torchrun`` every rank makes this call, and they share the work.
 
+    Of a checkpoint of ``transformers``' Trainer, the training state grows as well: ``Trainer.train`` resumes from the
+    result with the same step, order of data and learning rate, and moments that follow the plan.
+
     Args:
         source: a model folder or hub id.
         out: a folder that does not exist yet.
         transformations: any of the six, in any order.
         plan: a plan made for this source, instead of a request.
-        dtype: of the result; by default each tensor keeps its own.
+        state: of a Trainer checkpoint, what becomes of the optimizer's state: ``carry`` (default), ``zero-new`` or
+            ``drop``, see ``execute.optimizer``; ``omit`` leaves it behind.
+        slots: name of a slot that torch's optimizers do not have -> the power of the gradient that it averages.
+        updates: how what is new and what is old is updated from then on, with ``growformer.RegionUpdatesCallback``.
+        dtype: of the result; by default each tensor keeps its own. Optimizer state keeps its own in any case.
         max_shard_bytes: the largest shard.
         threads: how many make and write; by default one more than cores, at most 8. The bytes do not depend on it.
         keep_code: carry the source's code files, unread, and their names in the config.
@@ -265,7 +276,8 @@ def grow_checkpoint(
         options: as for ``growformer.plan``.
 
     Raises:
-        As ``growformer.plan``, and OutputError where ``out`` exists or cannot be written.
+        As ``growformer.plan``, and OutputError where ``out`` exists or cannot be written. RequestError and SourceError
+        also where the training state does not fit the model, is of another step, or cannot be grown.
     """
     from growformer.execute.checkpoint import grow_folder
 
@@ -280,7 +292,31 @@ def grow_checkpoint(
         threads=threads,
         keep_code=keep_code,
         progress=progress,
+        companion=training_state(made, folder, state=state, slots=slots, updates=updates),
     )
+
+
+def training_state(
+    plan: Plan,
+    folder: ModelFolder,
+    *,
+    state: str | None = None,
+    slots: Mapping[str, int] | None = None,
+    updates: UpdateRules | None = None,
+) -> Companion | None:
+    """Return what grows the training state of a folder, if it has any; torch is not imported where it has none.
+
+    Raises:
+        RequestError: as ``training.trainer_checkpoint.trainer_checkpoint``.
+    """
+    from growformer.execute.side_files import TRAINER_STATE
+
+    asked = state is not None or slots is not None or updates is not None
+    if not asked and not (folder.path / TRAINER_STATE).exists():
+        return None
+    from growformer.training.trainer_checkpoint import trainer_checkpoint
+
+    return trainer_checkpoint(plan, folder, state=state, slots=slots, updates=updates)
 
 
 def verify(source: Source, grown: Source, *, checks: Sequence[str] | None = None, **options: Any) -> Verification:

@@ -62,6 +62,7 @@ ABOVE = {
         "planning",
         "sizing",
         "execute",
+        "training",
         "verification",
         "storage",
         "errors",

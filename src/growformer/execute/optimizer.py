@@ -1,55 +1,21 @@
 """The optimizer executor: the same optimizer object, with a grown model's parameters and state that follows the plan.
 
-A slot that averages gradients is multiplied by the slope of its block (what growth does to the gradient), one that
-averages squares by the slope's square. What is new starts at zero.
+What becomes of a slot is said in ``execute.slots``.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from growformer.architecture.exact import ONE, Root
-from growformer.errors import RequestError, did_you_mean
-from growformer.execute.stored import StoredTensor, stored_tensors, take
-from growformer.execute.values import materialise
-from growformer.planning.blocks import Affine, Block, Constant, Sum, TensorPlan
-from growformer.planning.initialisation import Initialisation
+from growformer.errors import RequestError
+from growformer.execute.slots import GrownSlots, check_policy, check_slots, grown_state, powers_of
+from growformer.execute.stored import stored_tensors
 from growformer.planning.plan import Plan
-from growformer.planning.rules import tensor_plan
-
-POLICIES = ("carry", "zero-new", "drop")
-SLOTS: dict[str, int] = {
-    "exp_avg": 1, "momentum_buffer": 1, "grad_avg": 1, "exp_inf": 1,
-    "exp_avg_sq": 2, "max_exp_avg_sq": 2, "square_avg": 2, "sum": 2,
-}  # fmt: skip
-"""Name of a slot -> the power of the gradient that it averages."""
-OWN_SLOTS: dict[str, dict[str, int]] = {"RMSprop": {"momentum_buffer": 0}}
-"""Where an optimizer's slot of that name averages something else: RMSprop's, gradients over their root mean square."""
-FACTORED = ("row_var", "col_var", "exp_avg_sq_row", "exp_avg_sq_col")
-_ZERO = Constant(0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class GrownSlots:
-    """What became of one parameter's state.
-
-    Attributes:
-        stored: which declared tensors it holds, and where.
-        before: the source's parameter that gave it its group and its step count.
-        parameter: the grown one.
-        carried: whether any of its state comes from the source.
-    """
-
-    stored: StoredTensor
-    before: nn.Parameter
-    parameter: nn.Parameter
-    carried: bool
 
 
 def grow_optimizer(
@@ -60,7 +26,7 @@ def grow_optimizer(
     *,
     state: str = "carry",
     slots: Mapping[str, int] | None = None,
-) -> list[GrownSlots]:
+) -> list[GrownSlots[nn.Parameter]]:
     """Give an optimizer of the source the grown model's parameters, in place; schedulers and scalers stay attached.
 
     A parameter joins the group of the one that it comes from: of one that is new, that is the one that it copies, or
@@ -79,17 +45,19 @@ def grow_optimizer(
         RequestError: an unknown policy, a parameter that is not the source's, or a slot that cannot be grown; nothing
             has been changed then.
     """
-    if state not in POLICIES:
-        raise RequestError(
-            f"unknown state policy {state!r}: expected {', '.join(POLICIES)}{did_you_mean(state, POLICIES)}"
-        )
-    powers = {**SLOTS, **OWN_SLOTS.get(type(optimizer).__name__, {}), **(slots or {})}
+    check_policy(state)
+    kind = type(optimizer).__name__
+    powers = powers_of(kind, slots)
     before = dict(source.named_parameters(remove_duplicate=False))
     group_of = _groups(optimizer, before, type(source).__name__)
+    states: dict[str, Mapping[str, Any]] = {}
     if state != "drop":
-        _check_slots(optimizer, before, powers)
-    found: list[GrownSlots] = []
-    states: dict[nn.Parameter, dict[str, Any]] = {}
+        states = {
+            name: optimizer.state[parameter] for name, parameter in before.items() if parameter in optimizer.state
+        }
+        check_slots(kind, states, {name: tuple(p.shape) for name, p in before.items()}, powers)
+    found: list[GrownSlots[nn.Parameter]] = []
+    after: dict[nn.Parameter, dict[str, Any]] = {}
     members: dict[int, list[tuple[str, nn.Parameter]]] = defaultdict(list)
     parameters = dict(grown.named_parameters(remove_duplicate=False))
     for stored in stored_tensors(plan):
@@ -104,9 +72,9 @@ def grow_optimizer(
         members[group].append((stored.name, parameter))
         own: dict[str, Any] = {}
         if state != "drop":
-            own = _grown_state(plan, stored, optimizer, before, before[origin], powers, state)
+            own = grown_state(plan, stored, states, origin, powers, state, _zeros)
         if own:
-            states[parameter] = own
+            after[parameter] = own
         found.append(GrownSlots(stored, before[origin], parameter, bool(own)))
     for number, group_ in enumerate(optimizer.param_groups):
         names = {name: place for place, name in enumerate(parameters)}
@@ -115,7 +83,7 @@ def grow_optimizer(
         if "param_names" in group_:
             group_["param_names"] = [name for name, _ in ordered]
     optimizer.state.clear()
-    for parameter, own in states.items():
+    for parameter, own in after.items():
         optimizer.state[parameter] = own
     return found
 
@@ -134,106 +102,8 @@ def _groups(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter],
     return found
 
 
-def _check_slots(
-    optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter], powers: Mapping[str, int]
-) -> None:
-    kind = type(optimizer).__name__
-    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in named.items()}
-    for parameter, slots in optimizer.state.items():
-        for slot, value in slots.items():
-            where = f"{kind}'s slot {slot!r} of {names.get(parameter, 'a parameter')}"
-            if not isinstance(value, torch.Tensor) or value.ndim == 0:
-                continue
-            if slot in FACTORED:
-                raise RequestError(
-                    f"{where} is factored, of shape {list(value.shape)} for a parameter of shape "
-                    f"{list(parameter.shape)}: what it stands for cannot be cut into blocks. Drop the state "
-                    "(state='drop'), or train with an optimizer whose state has the parameter's shape"
-                )
-            if value.shape != parameter.shape:
-                raise RequestError(
-                    f"{where} has shape {list(value.shape)}, expected that of the parameter, {list(parameter.shape)}; "
-                    "drop the state with state='drop'"
-                )
-            if slot not in powers:
-                raise RequestError(
-                    f"{where} is unknown, so that its scaling is too; say which power of the gradient it averages, as "
-                    f"in slots={{{slot!r}: 1}}, or drop the state with state='drop'"
-                )
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return torch.zeros(shape, dtype=dtype, device=device)
 
 
-def _grown_state(
-    plan: Plan,
-    stored: StoredTensor,
-    optimizer: torch.optim.Optimizer,
-    named: Mapping[str, nn.Parameter],
-    origin: nn.Parameter,
-    powers: Mapping[str, int],
-    policy: str,
-) -> dict[str, Any]:
-    """Return the state of one grown parameter; nothing where it starts anew."""
-    present = optimizer.state.get(origin, {})
-    index = stored.parts[0][1]
-    if not present or (policy == "zero-new" and plan.is_new(index)):
-        return {}
-    made: dict[str, Any] = {}
-    for slot, value in present.items():
-        if not isinstance(value, torch.Tensor):
-            made[slot] = value
-        elif value.ndim == 0 and origin.ndim != 0:
-            made[slot] = value.clone()
-        else:
-            made[slot] = _grown_slot(plan, stored, optimizer, named, slot, powers[slot], policy, value)
-    return made
-
-
-def _grown_slot(
-    plan: Plan,
-    stored: StoredTensor,
-    optimizer: torch.optim.Optimizer,
-    named: Mapping[str, nn.Parameter],
-    slot: str,
-    power: int,
-    policy: str,
-    like: torch.Tensor,
-) -> torch.Tensor:
-    def read(canonical: str) -> torch.Tensor:
-        info = plan.source.tensors[canonical]
-        holder = named[info.stored]
-        value = optimizer.state[holder].get(slot) if holder in optimizer.state else None
-        if value is None:  # never stepped
-            value = torch.zeros_like(holder, dtype=like.dtype)
-        return take(value, info.piece)
-
-    whole = torch.zeros(stored.shape, dtype=like.dtype, device=like.device)
-    for spec, index, piece in stored.parts:
-        if policy == "zero-new" and plan.is_new(index):
-            continue
-        tensor = slot_plan(tensor_plan(plan, spec, index), power)
-        values = materialise(tensor, Initialisation("zero"), read, like.dtype, like.device)
-        take(whole, piece).copy_(values)
-    return whole
-
-
-def slot_plan(tensor: TensorPlan, power: int) -> TensorPlan:
-    """Return what becomes of a slot that averages a power of the gradient: source blocks times the slope's power."""
-    return replace(tensor, blocks=tuple(Block(block.region, _slot_value(block, power)) for block in tensor.blocks))
-
-
-def _slot_value(block: Block, power: int) -> Affine | Constant:
-    value = block.value
-    if isinstance(value, Sum):
-        value = next(part for part in value.parts if isinstance(part, Affine))
-    if not isinstance(value, Affine):
-        return _ZERO
-    return Affine(value.tensor, value.region, _power(value.slope, power))
-
-
-def _power(root: Root, power: int) -> Root:
-    result = ONE
-    for _ in range(abs(power)):
-        result = result * root
-    return result if power >= 0 else ONE / result
-
-
-__all__ = ["POLICIES", "SLOTS", "GrownSlots", "grow_optimizer", "slot_plan"]
+__all__ = ["grow_optimizer"]
