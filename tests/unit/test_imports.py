@@ -57,7 +57,6 @@ ABOVE = {
         "api",
         "api_sizing",
         "runs",
-        "training",
         "architecture",
         "planning",
         "sizing",

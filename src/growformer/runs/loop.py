@@ -12,9 +12,8 @@ from growformer.architecture.declaration import Architecture
 from growformer.errors import OutputError, RequestError, SourceError
 from growformer.runs.planned import plan_schedule
 from growformer.sizing.flops import count_flops
-from growformer.storage import disk
-from growformer.storage.plain_json import read_json
 from growformer.training.growth_log import GrowthEvent, GrowthLog, begin_stage, event_of
+from growformer.training.region_file import SavedRegions, read_regions, write_regions
 from growformer.training.schedule import GrowthSchedule, GrowthStage
 from growformer.training.tensorboard import Writer, write_event
 from growformer.training.updates import updates_of
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from growformer.execute.module import Build
-
-UPDATES_FILE = "region_updates.json"
 
 
 class ScheduledGrowth:
@@ -89,8 +86,7 @@ class ScheduledGrowth:
             begin_stage(self.log, plans[0], grown=False)
             updates_of(optimizer)
             return
-        data = _read(state) if isinstance(state, (str, Path)) else state
-        self.log = GrowthLog.from_json(data["log"])
+        self.log = GrowthLog.load(state) if isinstance(state, (str, Path)) else GrowthLog.from_json(state["log"])
         self.log.follow(schedule)
         if self._config is None and self.log.events and not hasattr(model, "config"):
             self._config = dict(self.log.events[-1].plan["target_config"])
@@ -100,7 +96,10 @@ class ScheduledGrowth:
             plan_schedule(
                 schedule, model, architecture=architecture, config=self._config, first=first, ask_class=build is None
             )
-        updates_of(optimizer).load_state_dict(data["updates"])
+        if isinstance(state, (str, Path)):
+            self._read_regions(Path(state))
+        else:
+            updates_of(optimizer).load_state_dict(state["updates"])
 
     def after_step(self, *, loss: float | torch.Tensor | None = None, tokens: int | None = None) -> GrowthStage | None:
         """Count a step of the optimizer, and return the stage that is due now; call ``grow`` then.
@@ -163,12 +162,26 @@ class ScheduledGrowth:
         Raises:
             OutputError: they cannot be written.
         """
-        text = json.dumps(updates_of(self.optimizer).state_dict(), allow_nan=False) + "\n"
-        file = self.log.save(folder).with_name(UPDATES_FILE)
+        updates = updates_of(self.optimizer)
+        named = {name: updates.regions(parameter) for name, parameter in self.model.named_parameters()}
+        regions = {name: found for name, found in named.items() if found}
+        file = self.log.save(folder)
         try:
-            disk.replace_file(file, text.encode())
+            write_regions(file.parent, SavedRegions(self.log.step, updates.steps, regions))
         except OSError as error:
-            raise OutputError(f"{file}: cannot be written: {error.strerror or error}") from None
+            raise OutputError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from None
+
+    def _read_regions(self, folder: Path) -> None:
+        parameters = dict(self.model.named_parameters())
+        saved = read_regions(folder, {name: tuple(p.shape) for name, p in parameters.items()})
+        if saved.global_step != self.log.step:
+            raise SourceError(
+                f"{folder}: the region updates are of step {saved.global_step}, the growth log of step "
+                f"{self.log.step}; take both from the same checkpoint"
+            )
+        updates_of(self.optimizer).set_regions(
+            saved.steps, {parameters[n]: found for n, found in saved.regions.items()}
+        )
 
     def _check_model(self) -> None:
         """Refuse a model that is not of the sizes that the last growth made."""
@@ -195,13 +208,6 @@ def refuse_other_sizes(sizes: Mapping[str, Any], expected: Mapping[str, Any], wh
 
 def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
-
-
-def _read(folder: str | Path) -> dict[str, Any]:
-    if not Path(folder).is_dir():
-        raise SourceError(f"{folder}: no such folder; expected one that ScheduledGrowth.save wrote to")
-    updates = read_json(Path(folder) / UPDATES_FILE, "ScheduledGrowth.save writes it beside the growth log")
-    return {"log": GrowthLog.load(folder).to_json(), "updates": updates}
 
 
 __all__ = ["GrowthEvent", "ScheduledGrowth", "refuse_other_sizes"]

@@ -12,18 +12,20 @@ it may have been killed in is done again from the disk, with the same bits.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from growformer.errors import RequestError, SourceError
-from growformer.runs.callback import GrowthCallback, read_state
+from growformer.runs.callback import GrowthCallback
 from growformer.runs.grown_stage import load_model, write_grown
 from growformer.runs.planned import plan_schedule
 from growformer.storage.plain_json import read_json
-from growformer.training.growth_log import GrowthLog, begin_stage
+from growformer.training.growth_log import FILE, GrowthLog, begin_stage
+from growformer.training.region_file import FILE as REGIONS
 from growformer.training.schedule import GrowthSchedule
+from growformer.training.trainer_callback import RegionUpdatesCallback
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,13 +41,11 @@ class Standing:
     Attributes:
         checkpoint: the newest whole one.
         log: how far it is.
-        updates: state of the region updates.
         max_steps: at which the run was to end when it was written.
     """
 
     checkpoint: Path
     log: GrowthLog
-    updates: Mapping[str, Any]
     max_steps: int
 
     def goes_on(self, args: Any) -> bool:
@@ -93,17 +93,18 @@ def train_in_stages(
             if not standing.goes_on(trainer.args):
                 return _finished(standing, make_trainer, model), standing.log
             if standing.log.due is not None:
-                standing = _grow(standing, schedule, make_trainer, model, measure)
+                write_grown(
+                    standing.checkpoint, _grown_folder(standing.checkpoint), standing.log, like=model, measure=measure
+                )
+                standing = _read(standing.checkpoint, schedule)
             trainer = make_trainer(load_model(model, standing.checkpoint))
-            log, updates, checkpoint = standing.log, standing.updates, str(standing.checkpoint)
+            log, checkpoint = standing.log, str(standing.checkpoint)
         else:
-            log, updates, checkpoint = GrowthLog(schedule, sequence_length), None, None
+            log, checkpoint = GrowthLog(schedule, sequence_length), None
             begin_stage(log, plans[0], grown=False)
-        handler = trainer.callback_handler
-        trainer.add_callback(GrowthCallback(log, updates, handler.callbacks))
+        trainer.add_callback(RegionUpdatesCallback(checkpoint))
+        trainer.add_callback(GrowthCallback(log, trainer.callback_handler.callbacks))
         trainer.train(resume_from_checkpoint=checkpoint)
-        # Trainer makes callbacks anew where it restores their states.
-        log = next(c.log for c in handler.callbacks if isinstance(c, GrowthCallback) and c.log is not None)
         if log.due is None or trainer.state.global_step >= trainer.state.max_steps:
             return trainer, log
         standing = _read(folder / f"checkpoint-{log.step}", schedule)
@@ -112,46 +113,35 @@ def train_in_stages(
 def _newest(folder: Path, schedule: GrowthSchedule) -> Standing | None:
     """Return the newest whole checkpoint of a run, grown where it has been grown; None where there is none."""
     found = [(int(m[1]), path) for path in folder.glob("checkpoint-*") if (m := _CHECKPOINT.fullmatch(path.name))]
+    others = []
     for _, path in sorted(found, reverse=True):
         try:
-            whole = read_json(path / TRAINER_STATE, "Trainer writes it last")
+            read_json(path / TRAINER_STATE, "Trainer writes it after all else")
         except SourceError:
             continue  # killed while it was written
-        return _read(path, schedule, whole)
+        if (path / FILE).exists() and (path / REGIONS).exists():
+            return _read(path, schedule)
+        others.append(path)
+    if others:
+        raise RequestError(
+            f"{others[0]} has no {FILE}: it is of a run without a schedule, or of one that was killed at its first "
+            "checkpoint. Choose an output_dir of this run's own, or remove it"
+        )
     return None
 
 
-def _read(path: Path, schedule: GrowthSchedule, data: dict[str, Any] | None = None) -> Standing:
+def _read(path: Path, schedule: GrowthSchedule) -> Standing:
     """Read how far a checkpoint is; where it has been grown, the grown one."""
-    if _grown_folder(path).is_dir():
-        path, data = _grown_folder(path), None
-    file = path / TRAINER_STATE
-    data = data or read_json(file, "every checkpoint of Trainer has one")
-    found = read_state(data, schedule, str(file))
-    if found is None:
-        raise RequestError(
-            f"{path} is of a run without a growth schedule: choose an output_dir of this run's own, or remove it"
+    path = _grown_folder(path) if _grown_folder(path).is_dir() else path
+    data = read_json(path / TRAINER_STATE, "every checkpoint of Trainer has one")
+    log = GrowthLog.load(path)
+    if data.get("global_step") != log.step:
+        raise SourceError(
+            f"{path}: {TRAINER_STATE} is of step {data.get('global_step')!r}, {FILE} of step {log.step}: they are of "
+            "different checkpoints"
         )
-    return Standing(path, *found, int(data.get("max_steps") or 0))
-
-
-def _grow(
-    standing: Standing,
-    schedule: GrowthSchedule,
-    make_trainer: Callable[[nn.Module], Any],
-    model: nn.Module,
-    measure: Callable[[nn.Module], float] | None,
-) -> Standing:
-    write_grown(
-        standing.checkpoint,
-        _grown_folder(standing.checkpoint),
-        standing.log,
-        standing.updates,
-        make_trainer=make_trainer,
-        like=model,
-        measure=measure,
-    )
-    return _read(standing.checkpoint, schedule)
+    log.follow(schedule)
+    return Standing(path, log, int(data.get("max_steps") or 0))
 
 
 def _finished(standing: Standing, make_trainer: Callable[[nn.Module], Any], model: nn.Module) -> Any:
@@ -171,6 +161,10 @@ def _check_arguments(args: Any, schedule: GrowthSchedule) -> None:
         raise RequestError(
             "staged runs are for one process: with several, stop at the growth step, grow the checkpoint with "
             "growformer.grow_checkpoint, and resume from it"
+        )
+    if args.save_total_limit == 1:
+        raise RequestError(
+            "save_total_limit = 1: a run that is killed while it saves its one checkpoint has none left; keep 2 or more"
         )
     if args.save_only_model:
         raise RequestError("save_only_model leaves out the optimizer, without which a run cannot go on; turn it off")

@@ -87,7 +87,7 @@ class GrowthStage:
             )
         Initialisation(self.init, self.seed)  # refuses unknown names
         if self.state != "carry":
-            from growformer.execute.optimizer import POLICIES
+            from growformer.execute.slots import POLICIES
 
             if self.state not in POLICIES:
                 raise RequestError(
