@@ -16,6 +16,7 @@ from growformer.planning.layers import NewLayersAt
 from growformer.planning.plan import Plan
 from growformer.planning.planner import make_plan
 from growformer.planning.transformations import Transformation, merge
+from growformer.storage.dcp import NEEDS_CONFIG, is_dcp, open_dcp
 from growformer.storage.folder import ModelFolder, open_folder, open_headers, read_json
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from growformer.drafting.draft import Draft
     from growformer.execute.checkpoint import GrownCheckpoint, Progress
     from growformer.execute.companion import Companion
+    from growformer.execute.distributed import Parallelize
     from growformer.execute.module import Build
     from growformer.training.updates import UpdateRules
     from growformer.verification.verification import Verification
@@ -82,7 +84,7 @@ def plan(
         seed: of all fresh values.
         set_fields: other config fields to change.
         architecture: the declaration of an own model.
-        config: the config of a live model that has none.
+        config: the config of a live model, or of a distributed checkpoint, that has none.
         revision: of a hub model.
         to_parameters: a number of parameters, ``"1.2B"``, instead of sizes; the plan's notes say what was chosen.
         shape: of such a growth: ``balanced`` (default), ``deeper`` or ``wider``.
@@ -160,6 +162,8 @@ def grow(
     model: nn.Module,
     *transformations: Transformation,
     optimizer: None = None,
+    parallelize: Parallelize | None = None,
+    free_source: bool = False,
     plan: Plan | None = None,
     build: Build | None = None,
     architecture: Architecture | None = None,
@@ -176,6 +180,8 @@ def grow(
     state: str = "carry",
     slots: Mapping[str, int] | None = None,
     updates: UpdateRules | None = None,
+    parallelize: Parallelize | None = None,
+    free_source: bool = False,
     plan: Plan | None = None,
     build: Build | None = None,
     architecture: Architecture | None = None,
@@ -191,6 +197,8 @@ def grow(
     state: str = "carry",
     slots: Mapping[str, int] | None = None,
     updates: UpdateRules | None = None,
+    parallelize: Parallelize | None = None,
+    free_source: bool = False,
     plan: Plan | None = None,
     build: Build | None = None,
     architecture: Architecture | None = None,
@@ -202,6 +210,10 @@ def grow(
     With its optimizer, training goes on: the same optimizer object then holds the grown model's parameters, with state
     that follows the plan, and is returned as well.
 
+    Among several ranks every one makes this call with the same arguments. A model in DistributedDataParallel comes back
+    in one with the same settings. One that ``fully_shard`` spread over ranks grows shard by shard, into what
+    ``parallelize`` says, with the parameters that one process would give, bit by bit.
+
     Args:
         model: a ``transformers`` model, or any module with an ``architecture`` declaration.
         transformations: any of the six, in any order.
@@ -210,6 +222,10 @@ def grow(
         slots: name of a slot that torch does not have -> the power of the gradient that it averages.
         updates: how what is new and what is old is updated from then on; by default, new regions get the bias
             correction of their own age in Adam and AdamW. See ``growformer.UpdateRules``.
+        parallelize: shards the grown model in place, as with ``fully_shard``, or returns it; gets it with parameters on
+            the meta device.
+        free_source: free each of the source's tensors, and its optimizer state, after its last reader: neither can be
+            used afterwards.
         plan: a plan made for this model, instead of a request.
         build: makes a model from a config dictionary; by default the model's own class.
         architecture: the declaration of an own model.
@@ -219,19 +235,43 @@ def grow(
     Raises:
         As ``growformer.plan``.
     """
-    from growformer.execute.module import grow_module
-
     if not hasattr(model, "state_dict"):
         raise SourceError(
             f"expected a live model, got {type(model).__name__}; grow_checkpoint grows a model folder into another"
         )
-    made = _given(plan) or _plan(model, *transformations, architecture=architecture, config=config, **options)
-    grown = grow_module(made, model, build)
-    if optimizer is None:
-        return grown
-    from growformer.training.continuation import continue_training
+    from growformer.execute.data_parallel import check_wrapper, rewrapped, unwrapped
 
-    return grown, continue_training(made, optimizer, model, grown, state=state, slots=slots, updates=updates)
+    if parallelize is None:
+        check_wrapper(model)
+    source = unwrapped(model)
+    made = _given(plan) or _plan(source, *transformations, architecture=architecture, config=config, **options)
+    if optimizer is not None:
+        from growformer.execute.optimizer import check_optimizer
+
+        check_optimizer(optimizer, source, state=state, slots=slots)
+    grown = _grown(made, source, build, parallelize, free_source)
+    if optimizer is not None:
+        from growformer.training.continuation import continue_training
+
+        continue_training(
+            made, optimizer, source, grown, state=state, slots=slots, updates=updates, free_source=free_source
+        )
+    if free_source:
+        source.to("meta")
+    result = grown if parallelize is not None else rewrapped(model, grown)
+    return result if optimizer is None else (result, optimizer)
+
+
+def _grown(
+    made: Plan, source: nn.Module, build: Build | None, parallelize: Parallelize | None, free_source: bool
+) -> nn.Module:
+    """Return a grown module, by the executor that the call asks for."""
+    from growformer.execute.distributed import grow_sharded, is_distributed
+    from growformer.execute.module import grow_module
+
+    if parallelize is None and not free_source and not is_distributed(source):
+        return grow_module(made, source, build)
+    return grow_sharded(made, source, parallelize, build, free_source=free_source)
 
 
 def grow_checkpoint(
@@ -258,13 +298,17 @@ def grow_checkpoint(
     Of a checkpoint of ``transformers``' Trainer, the training state grows as well: ``Trainer.train`` resumes from the
     result with the same step, order of data and learning rate, and moments that follow the plan.
 
+    A folder of ``torch.distributed.checkpoint`` becomes another one, with the optimizer's state, tensor by tensor in
+    one process. Its config is the ``config.json`` in it, or ``config=``; of the keywords below it takes ``plan``,
+    ``state``, ``slots`` and those of ``growformer.plan``.
+
     Args:
-        source: a model folder or hub id.
+        source: a model folder or hub id, or a folder of ``torch.distributed.checkpoint``.
         out: a folder that does not exist yet.
         transformations: any of the six, in any order.
         plan: a plan made for this source, instead of a request.
-        state: of a Trainer checkpoint, what becomes of the optimizer's state: ``carry`` (default), ``zero-new`` or
-            ``drop``, see ``execute.optimizer``; ``omit`` leaves it behind.
+        state: of a training checkpoint, what becomes of the optimizer's state: ``carry`` (default), ``zero-new`` or
+            ``drop``, see ``execute.optimizer``; ``omit`` leaves Trainer's behind.
         slots: name of a slot that torch's optimizers do not have -> the power of the gradient that it averages.
         updates: how what is new and what is old is updated from then on, with ``growformer.RegionUpdatesCallback``.
         dtype: of the result; by default each tensor keeps its own. Optimizer state keeps its own in any case.
@@ -279,6 +323,15 @@ def grow_checkpoint(
         As ``growformer.plan``, and OutputError where ``out`` exists or cannot be written. RequestError and SourceError
         also where the training state does not fit the model, is of another step, or cannot be grown.
     """
+    if not isinstance(source, ModelFolder) and is_dcp(source):
+        given = {"dtype": dtype, "threads": threads, "keep_code": keep_code, "revision": revision, "updates": updates}
+        asked = [name for name, value in given.items() if value]
+        if asked:
+            raise RequestError(f"{source}: a distributed checkpoint is grown without {', '.join(asked)}; leave it out")
+        from growformer.execute.dcp import grow_dcp
+
+        made = _given(plan) or _plan(source, *transformations, **options)
+        return grow_dcp(made, open_dcp(source), out, state=state or "carry", slots=slots)
     from growformer.execute.checkpoint import grow_folder
 
     folder = source if isinstance(source, ModelFolder) else open_folder(source, revision)
@@ -407,6 +460,15 @@ def _describe(
         return without_absent_heads(specialised(found, shapes), described), described
     if isinstance(source, (str, Path)) and str(source).endswith(".json"):
         return _describe(read_json(Path(source), "expected a config.json"), architecture, None, None)
+    if isinstance(source, (str, Path)) and is_dcp(source):
+        from growformer.execute.dcp import describe_dcp, parameters_of
+
+        saved = open_dcp(source)
+        fields = dict(config) if config is not None else read_json(Path(source) / "config.json", NEEDS_CONFIG)
+        found = architecture or for_config(fields)
+        found = specialised(found, parameters_of(found, saved))
+        described = describe_dcp(found, saved, fields)
+        return without_absent_heads(found, described), described
     if isinstance(source, (str, Path, ModelFolder)):
         folder = source if isinstance(source, ModelFolder) else open_headers(source, revision)
         found = specialised(architecture or for_config(folder.config), folder.shapes())
@@ -415,11 +477,13 @@ def _describe(
         described = describe_folder(found, folder)
         return without_absent_heads(found, described), described
     if hasattr(source, "state_dict"):
-        from growformer.execute.module import config_of, describe_module
+        from growformer.execute.data_parallel import unwrapped
+        from growformer.execute.module import config_of, describe_module, tensors_of
 
-        found = architecture or for_config(dict(config) if config is not None else config_of(source))
-        found = specialised(found, {name: (tuple(t.shape), "") for name, t in source.state_dict().items()})
-        described = describe_module(found, source, config)
+        model = unwrapped(source)
+        found = architecture or for_config(dict(config) if config is not None else config_of(model))
+        found = specialised(found, {name: (tuple(t.shape), "") for name, t in tensors_of(model).items()})
+        described = describe_module(found, model, config)
         return without_absent_heads(found, described), described
     raise SourceError(f"expected a model folder, a hub id, a config or a live model, got {type(source).__name__}")
 

@@ -151,7 +151,7 @@ def grow_folder(
         shares = _Shares(partial, layout, ranks, checking, progress)
         shares.write(filler, finished, threads or min(MAX_THREADS, (os.cpu_count() or 1) + 1))
         ranks.together(lambda: _check_unchanged(before, partial))
-        tensors = {s.name: _status(plan, s) for shard in layout.shards for s in shard.tensors}
+        tensors = {s.name: status_of(plan, s) for shard in layout.shards for s in shard.tensors}
         dropped, notes = {**plan.source.dropped, **dropped_files}, () if companion is None else companion.notes
         grown = GrownCheckpoint(out, plan, tensors, dropped, {}, layout.tensor_bytes, partial.note, notes)
 
@@ -257,7 +257,7 @@ def check_same_source(plan: Plan, source: ModelFolder) -> None:
         )
 
 
-def _status(plan: Plan, stored: StoredTensor) -> str:
+def status_of(plan: Plan, stored: StoredTensor) -> str:
     """Return whether a stored tensor is new, grown or carried: of several declared ones, the first of these."""
     found = {plan.status(tensor_plan(plan, spec, index)) for spec, index, _ in stored.parts}
     if len(found) > 1:

@@ -19,7 +19,7 @@ from growformer.architecture.packing import Piece
 from growformer.errors import PlanError
 from growformer.execute.layout import Band
 from growformer.execute.numbers import SPAN, OrderedSum, decode, encode
-from growformer.execute.stored import Part
+from growformer.execute.stored import Part, declared_bounds, held
 from growformer.planning.blocks import (
     Affine,
     Block,
@@ -32,9 +32,11 @@ from growformer.planning.blocks import (
     Sum,
     TensorPlan,
     Value,
+    found_in,
     length,
     positions,
     restrict,
+    shifted,
 )
 from growformer.planning.initialisation import draw
 from growformer.planning.plan import Plan
@@ -89,12 +91,10 @@ class BandFiller:
         """
         for part in band.stored.parts:
             piece = part[2]
-            if piece is not None and piece.at is not None and not _within(piece.at, band.bounds[0]):
-                continue
-            made = self._of(part, band.stored.dtype)
-            bounds = _declared(piece, band.bounds, made.tensor.shape)
+            bounds = declared_bounds(piece, band.bounds)
             if bounds is None:
                 continue
+            made = self._of(part, band.stored.dtype)
             for number, block in enumerate(made.tensor.blocks):
                 inside = restrict(block, bounds)
                 if inside is not None:
@@ -120,7 +120,7 @@ class BandFiller:
         self, made: _Made, number: int, block: Block, piece: Piece | None, band: Band, out: Bits, scratch: Scratch
     ) -> None:
         place = held(piece, block.region)
-        into = tuple(_shifted(index, bounds.start) for index, bounds in zip(place, band.bounds, strict=True))
+        into = tuple(shifted(index, bounds.start) for index, bounds in zip(place, band.bounds, strict=True))
         lead = 0 if piece is None or piece.at is None else 1
         turned = piece is not None and piece.transposed
         if all(isinstance(index, slice) for index in into):
@@ -132,7 +132,7 @@ class BandFiller:
         values = np.empty(tuple(length(index) for index in block.region), dtype=out.dtype)
         self._fill(made, number, block.value, values, scratch)
         values = values.T if turned else values
-        out[np.ix_(*(_along(index) for index in into))] = values[None] if lead else values
+        out[np.ix_(*map(positions, into))] = values[None] if lead else values
 
     def _fill(self, made: _Made, number: int, value: Value, out: Bits, scratch: Scratch) -> None:
         """Write a value's bits into ``out``, which has the shape of the declared region."""
@@ -211,7 +211,7 @@ class BandFiller:
             whole = made.tensor.blocks[number].value
             assert isinstance(whole, Fill)
             values = made.once(number, lambda: encode(init.values(whole), made.dtype))
-            out[...] = values[np.ix_(*map(_found, whole.coordinates, fill.coordinates))]
+            out[...] = values[np.ix_(*map(found_in, whole.coordinates, fill.coordinates))]
         elif isinstance(kind, float):
             out[...] = encode(np.float64(kind)[None], made.dtype)[0]
         else:
@@ -257,56 +257,8 @@ def _scaled_table(before: str, after: str, scale: float | None, shift: float) ->
         return encode(numbers if scale is None else numbers.astype(np.float64) * scale + shift, after)
 
 
-def held(piece: Piece | None, region: Region) -> Region:
-    """Return a region of a declared tensor as one of the stored tensor that holds it."""
-    if piece is None:
-        return region
-    dims = list(region[::-1] if piece.transposed else region)
-    along = dims[piece.dim]
-    if isinstance(along, slice):
-        first, last = piece.start + along.start * piece.step, piece.start + (along.stop - 1) * piece.step
-        dims[piece.dim] = slice(first, last + 1, piece.step)
-    else:
-        dims[piece.dim] = piece.start + along * piece.step
-    return (slice(piece.at, piece.at + 1), *dims) if piece.at is not None else tuple(dims)
-
-
-def _declared(piece: Piece | None, bounds: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...] | None:
-    """Return what of a declared tensor lies inside bounds of the stored one, or None."""
-    if piece is None:
-        return bounds
-    dims = list(bounds if piece.at is None else bounds[1:])
-    along = dims[piece.dim]
-    first = max(0, -(-(along.start - piece.start) // piece.step))
-    last = min(piece.count, -(-(along.stop - piece.start) // piece.step))
-    if first >= last:
-        return None
-    dims[piece.dim] = slice(first, last)
-    return tuple(dims[::-1] if piece.transposed else dims)
-
-
-def _within(at: int, bounds: slice) -> bool:
-    return bool(bounds.start <= at < bounds.stop)
-
-
-def _along(index: Index1D) -> npt.NDArray[np.int64]:
-    return np.arange(index.start, index.stop, index.step or 1) if isinstance(index, slice) else index
-
-
-def _shifted(index: Index1D, by: int) -> Index1D:
-    return slice(index.start - by, index.stop - by, index.step) if isinstance(index, slice) else index - by
-
-
 def _key(index: Index1D) -> Any:
     return (index.start, index.stop) if isinstance(index, slice) else index.tobytes()
-
-
-def _found(whole: Index1D, part: Index1D) -> npt.NDArray[np.int64]:
-    """Return where in an index the positions of a part of it stand."""
-    everything = positions(whole)
-    order = np.argsort(everything)
-    at: npt.NDArray[np.int64] = order[np.searchsorted(everything, positions(part), sorter=order)]
-    return at
 
 
 def _by_rows(out: Bits, make: Callable[[Any], Bits]) -> None:
@@ -327,4 +279,4 @@ def _total(parts: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
     return total
 
 
-__all__ = ["BandFiller", "held"]
+__all__ = ["BandFiller"]

@@ -6,11 +6,13 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from growformer.architecture.declaration import Architecture
 from growformer.architecture.source import SourceInfo, describe
 from growformer.errors import PlanError, RequestError, SourceError
+from growformer.execute.placement import is_sharded
 from growformer.execute.state_dict import grow_state_dict
 from growformer.planning.plan import Plan
 
@@ -30,15 +32,40 @@ def describe_module(
     owners: dict[tuple[int, int], str] = {}
     tensors: dict[str, tuple[tuple[int, ...], str]] = {}
     aliases: dict[str, str] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
+    for name, tensor in tensors_of(model).items():
         if tensor.device.type == "meta":
             raise SourceError(f"{name} lies on the meta device: the model has no weights to grow")
         tensors[name] = (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-        owner = owners.setdefault((tensor.data_ptr(), tensor.numel()), name) if tensor.numel() else name
+        # Of a sharded parameter some ranks may hold nothing; one that is tied is the same object under both names.
+        key = (id(tensor), 0) if is_sharded(tensor) else (tensor.data_ptr(), tensor.numel())
+        owner = owners.setdefault(key, name) if tensor.numel() else name
         if owner != name:
             aliases[name] = owner
     aliases = towards_declared(architecture, aliases)
-    return describe(architecture, config, tensors, aliases=aliases, location=type(model).__name__)
+    return describe(architecture, config, tensors, aliases=aliases, location=class_of(model).__name__)
+
+
+def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return a live model's parameters and persistent buffers by name, not copied, those of FSDP2 as its shards.
+
+    Wrappers of activation checkpointing and of compilation leave no trace in the names.
+    """
+    return {plain_name(name): tensor for name, tensor in model.state_dict(keep_vars=True).items()}
+
+
+def plain_name(name: str) -> str:
+    """Return the name that a parameter has without wrappers around the modules that it is in."""
+    for wrapper in ("_checkpoint_wrapped_module.", "_orig_mod."):
+        name = name.replace(wrapper, "")
+    return name
+
+
+def class_of(model: nn.Module) -> type[nn.Module]:
+    """Return a model's own class: ``fully_shard`` puts another one in front of it."""
+    found = type(model)
+    while len(found.__bases__) == 2 and found.__bases__[0].__module__.startswith("torch.distributed."):
+        found = found.__bases__[1]
+    return found
 
 
 def config_of(model: nn.Module) -> dict[str, Any]:
@@ -55,7 +82,7 @@ def config_of(model: nn.Module) -> dict[str, Any]:
     assert config is not None
     found = dict(config.to_dict())
     if hasattr(model, "base_model_prefix"):
-        found["architectures"] = [type(model).__name__]
+        found["architectures"] = [class_of(model).__name__]
     return found
 
 
@@ -71,14 +98,8 @@ def grow_module(plan: Plan, model: nn.Module, build: Build | None = None) -> nn.
         PlanError: the grown tensors do not fit the class.
         RequestError: the class refuses the target config.
     """
-    own = _own_class if plan.source.original is None else _other_class
-    grown = (build or own(model))(dict(plan.target_config))
-    for path, part in list(grown.named_modules()):
-        for name in [n for n, _ in part.named_children()]:
-            counterpart = _at(model, path)
-            if counterpart is not None and getattr(counterpart, name, part) is None:
-                setattr(part, name, None)  # such as BertModel(add_pooling_layer=False)
-    state = grow_state_dict(plan, model.state_dict())
+    grown = build_ungrown(plan, model, build)
+    state = grow_state_dict(plan, tensors_of(model))
     try:
         result = grown.load_state_dict(state, strict=False, assign=True)
     except RuntimeError as error:
@@ -89,8 +110,24 @@ def grow_module(plan: Plan, model: nn.Module, build: Build | None = None) -> nn.
             f"{type(grown).__name__} built from the target config has other tensors: missing {sorted(left)[:3]}, "
             f"unexpected {sorted(result.unexpected_keys)[:3]}"
         )
-    _restore_ties(plan, model, grown)
-    _match(model, grown)
+    restore_ties(plan, grown)
+    match(model, grown)
+    return grown
+
+
+def build_ungrown(plan: Plan, model: nn.Module, build: Build | None = None) -> nn.Module:
+    """Return a module of the target's class and sizes, with the parts that the source has; its values mean nothing.
+
+    Raises:
+        RequestError: the class refuses the target config.
+    """
+    own = _own_class if plan.source.original is None else _other_class
+    grown = (build or own(model))(dict(plan.target_config))
+    for path, part in list(grown.named_modules()):
+        for name in [n for n, _ in part.named_children()]:
+            counterpart = _at(model, path)
+            if counterpart is not None and getattr(counterpart, name, part) is None:
+                setattr(part, name, None)  # such as BertModel(add_pooling_layer=False)
     return grown
 
 
@@ -129,14 +166,14 @@ def _own_class(model: nn.Module) -> Build:
                     if hasattr(config, how):
                         setattr(made, how, getattr(config, how))
                 with no_init_weights():
-                    grown = type(model)(made)
+                    grown = class_of(model)(made)
             else:
                 made = type(config).from_dict(target)  # type: ignore[union-attr]
-                grown = type(model)(made)
+                grown = class_of(model)(made)
         except (ValueError, TypeError) as error:
             cause = error.__cause__ or error
             raise RequestError(
-                f"{type(model).__name__} refuses the target config: {str(cause).strip().splitlines()[-1]}"
+                f"{class_of(model).__name__} refuses the target config: {str(cause).strip().splitlines()[-1]}"
             ) from None
         return grown
 
@@ -166,7 +203,8 @@ def _other_class(model: nn.Module) -> Build:
     return build
 
 
-def _restore_ties(plan: Plan, model: nn.Module, grown: nn.Module) -> None:
+def restore_ties(plan: Plan, grown: nn.Module) -> None:
+    """Let the parameters of a grown model that share storage in the source be one."""
     for alias, reason in plan.source.dropped.items():
         if not reason.startswith("the same storage as "):
             continue
@@ -176,15 +214,15 @@ def _restore_ties(plan: Plan, model: nn.Module, grown: nn.Module) -> None:
             setattr(grown.get_submodule(parent), leaf, grown.get_parameter(owner))
 
 
-def _match(model: nn.Module, grown: nn.Module) -> None:
+def match(model: nn.Module, grown: nn.Module) -> None:
     """Give the grown model the source's mode, buffers' dtypes and devices, frozen state and generation settings."""
-    buffers = dict(model.named_buffers())
+    buffers = {plain_name(name): buffer for name, buffer in model.named_buffers()}
     for name, buffer in list(grown.named_buffers()):
         if name in buffers:
             parent, _, leaf = name.rpartition(".")
             moved = buffer.to(dtype=buffers[name].dtype, device=buffers[name].device)
             grown.get_submodule(parent)._buffers[leaf] = moved
-    learning = {name: p.requires_grad for name, p in model.named_parameters()}
+    learning = {plain_name(name): p.requires_grad for name, p in model.named_parameters()}
     for name, p in grown.named_parameters():
         p.requires_grad_(learning.get(name, p.requires_grad))
     grown.train(model.training)

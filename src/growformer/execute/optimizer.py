@@ -7,14 +7,27 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from growformer.errors import RequestError
-from growformer.execute.slots import GrownSlots, check_policy, check_slots, grown_state, powers_of
-from growformer.execute.stored import stored_tensors
+from growformer.execute.distributed import Readers, agree, describe_state
+from growformer.execute.module import tensors_of
+from growformer.execute.placement import OneWhole, bounds_of, is_sharded, local, placed_like, working_device
+from growformer.execute.ranks import current
+from growformer.execute.slots import (
+    GrownSlots,
+    States,
+    check_policy,
+    check_slots,
+    grow_slot,
+    grown_state,
+    powers_of,
+)
+from growformer.execute.stored import StoredTensor, stored_tensors, take
 from growformer.planning.plan import Plan
 
 
@@ -26,6 +39,7 @@ def grow_optimizer(
     *,
     state: str = "carry",
     slots: Mapping[str, int] | None = None,
+    free_source: bool = False,
 ) -> list[GrownSlots[nn.Parameter]]:
     """Give an optimizer of the source the grown model's parameters, in place; schedulers and scalers stay attached.
 
@@ -40,26 +54,20 @@ def grow_optimizer(
         state: ``carry``: what comes from the source, copies included, keeps its state. ``zero-new``: copies in new
             layers start at zero as well. ``drop``: all start anew.
         slots: name -> power of the gradient, for slots that torch's optimizers do not have.
+        free_source: free the state of every source parameter after its last reader.
 
     Raises:
-        RequestError: an unknown policy, a parameter that is not the source's, or a slot that cannot be grown; nothing
-            has been changed then.
+        RequestError: as ``check_optimizer``; nothing has been changed then.
     """
-    check_policy(state)
-    kind = type(optimizer).__name__
-    powers = powers_of(kind, slots)
-    before = dict(source.named_parameters(remove_duplicate=False))
+    powers = check_optimizer(optimizer, source, state=state, slots=slots)
+    before = _parameters(source)
     group_of = _groups(optimizer, before, type(source).__name__)
-    states: dict[str, Mapping[str, Any]] = {}
-    if state != "drop":
-        states = {
-            name: optimizer.state[parameter] for name, parameter in before.items() if parameter in optimizer.state
-        }
-        check_slots(kind, states, {name: tuple(p.shape) for name, p in before.items()}, powers)
+    states = _states(optimizer, before)
+    readers, wholes = Readers(plan) if free_source else None, OneWhole()
     found: list[GrownSlots[nn.Parameter]] = []
     after: dict[nn.Parameter, dict[str, Any]] = {}
     members: dict[int, list[tuple[str, nn.Parameter]]] = defaultdict(list)
-    parameters = dict(grown.named_parameters(remove_duplicate=False))
+    parameters = _parameters(grown)
     for stored in stored_tensors(plan):
         parameter = parameters.get(stored.name)
         if parameter is None:
@@ -72,10 +80,15 @@ def grow_optimizer(
         members[group].append((stored.name, parameter))
         own: dict[str, Any] = {}
         if state != "drop":
-            own = grown_state(plan, stored, states, origin, powers, state, _zeros)
+            make = _Placed(plan, stored, states, state, before, parameter, wholes)
+            own = grown_state(plan, stored, states, origin, powers, state, make)
         if own:
             after[parameter] = own
         found.append(GrownSlots(stored, before[origin], parameter, bool(own)))
+        for name in readers.finished(stored) if readers is not None else ():
+            if name in before:
+                optimizer.state.pop(before[name], None)
+                states.pop(name, None)
     for number, group_ in enumerate(optimizer.param_groups):
         names = {name: place for place, name in enumerate(parameters)}
         ordered = sorted(members[number], key=lambda member: names[member[0]])
@@ -86,6 +99,40 @@ def grow_optimizer(
     for parameter, own in after.items():
         optimizer.state[parameter] = own
     return found
+
+
+def check_optimizer(
+    optimizer: torch.optim.Optimizer, source: nn.Module, *, state: str, slots: Mapping[str, int] | None
+) -> dict[str, int]:
+    """Return the power of the gradient that each slot averages, of an optimizer whose state can be grown.
+
+    Raises:
+        RequestError: an unknown policy, a parameter that is not the source's, a slot that cannot be grown, or ranks
+            that hold different state.
+    """
+    check_policy(state)
+    kind = type(optimizer).__name__
+    powers = powers_of(kind, slots)
+    before = _parameters(source)
+
+    def check() -> None:
+        _groups(optimizer, before, type(source).__name__)
+        if state != "drop":
+            shapes = {name: tuple(p.shape) for name, p in before.items()}
+            check_slots(kind, _states(optimizer, before), shapes, powers)
+
+    if not any(map(is_sharded, before.values())):
+        check()
+        return powers
+    ranks = current("nothing was grown", RequestError)
+    ranks.together(check)
+    if state != "drop":
+        agree(ranks, "the optimizer's state", describe_state(optimizer, before))
+    return powers
+
+
+def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: tensor for name, tensor in tensors_of(model).items() if isinstance(tensor, nn.Parameter)}
 
 
 def _groups(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter], model: str) -> dict[nn.Parameter, int]:
@@ -102,8 +149,40 @@ def _groups(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter],
     return found
 
 
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    return torch.zeros(shape, dtype=dtype, device=device)
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """Makes the slots of one grown parameter, placed as the parameter is."""
+
+    plan: Plan
+    stored: StoredTensor
+    states: States
+    policy: str
+    before: Mapping[str, nn.Parameter]
+    parameter: nn.Parameter
+    wholes: OneWhole
+
+    def __call__(self, slot: str, power: int, like: torch.Tensor) -> torch.Tensor:
+        """Return this rank's part of a slot; ``like`` is the slot of the source's parameter that it comes from."""
+        device = working_device(like)
+
+        def find(name: str) -> torch.Tensor:
+            value: torch.Tensor | None = self.states.get(name, {}).get(slot)
+            if value is None:  # never stepped
+                return torch.zeros(self.before[name].shape, dtype=like.dtype, device=device)
+            return value
+
+        def read(canonical: str) -> torch.Tensor:
+            info = self.plan.source.tensors[canonical]
+            return take(self.wholes.get((slot, info.stored), lambda: find(info.stored)), info.piece)
+
+        bounds = bounds_of(self.parameter)
+        part = grow_slot(self.plan, self.stored, power, read, like.dtype, device, policy=self.policy, within=bounds)
+        holder = self.parameter if is_sharded(self.parameter) else like
+        return placed_like(self.parameter, part.to(local(holder).device))
 
 
-__all__ = ["grow_optimizer"]
+def _states(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]) -> dict[str, dict[str, Any]]:
+    return {name: optimizer.state[parameter] for name, parameter in named.items() if parameter in optimizer.state}
+
+
+__all__ = ["check_optimizer", "grow_optimizer"]

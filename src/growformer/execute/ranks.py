@@ -26,10 +26,14 @@ class Ranks:
     Attributes:
         rank: which of them this is; the first one makes and publishes the output.
         size: how many they are.
+        consequence: of a failure on one of them, for the others' messages.
+        failure: what the others raise then.
     """
 
     rank: int = 0
     size: int = 1
+    consequence: str = "nothing was published"
+    failure: type[GrowformerError] = OutputError
 
     @property
     def first(self) -> bool:
@@ -58,7 +62,7 @@ class Ranks:
             raise error
         for rank, (_, trouble) in enumerate(said):
             if trouble is not None:
-                raise OutputError(f"rank {rank} failed, so nothing was published: {trouble}")
+                raise self.failure(f"rank {rank} failed, so {self.consequence}: {trouble}")
         return [found for found, _ in said]
 
     def on_first(self, action: Callable[[], T]) -> T:
@@ -80,6 +84,15 @@ def from_environment() -> Ranks:
     return Ranks(dist.get_rank(), dist.get_world_size())
 
 
+def current(consequence: str, failure: type[GrowformerError]) -> Ranks:
+    """Return the processes of a group that exists already; alone, where there is none."""
+    import torch.distributed as dist
+
+    if not dist.is_available() or not dist.is_initialized():
+        return Ranks()
+    return Ranks(dist.get_rank(), dist.get_world_size(), consequence, failure)
+
+
 def _leave() -> None:
     """End the group's threads before the interpreter ends, which would abort with them alive."""
     import torch.distributed as dist
@@ -94,4 +107,4 @@ def _said(error: BaseException) -> str:
     return "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
 
 
-__all__ = ["Ranks", "from_environment"]
+__all__ = ["Ranks", "current", "from_environment"]

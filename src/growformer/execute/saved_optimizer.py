@@ -17,6 +17,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ import torch
 
 from growformer.errors import OutputError, RequestError, SourceError
 from growformer.execute.live_plan import LiveParameter, LivePlan
-from growformer.execute.slots import FACTORED, GrownSlots, check_slots, grown_state, powers_of
+from growformer.execute.slots import FACTORED, GrownSlots, States, check_slots, grow_slot, grown_state, powers_of
+from growformer.execute.stored import StoredTensor, take
 from growformer.storage.links import open_inside
 
 _INSTEAD = "Leave it behind with state='omit' (--optimizer-state omit), and the optimizer starts anew"
@@ -279,18 +281,33 @@ class OptimizerGrowth:
         stored = {p.name: p.stored for p in self.live.source}
         by_stored = {stored[name]: slots for name, slots in self.saved.states.items()}
         with tempfile.TemporaryDirectory(prefix=".optimizer-", dir=folder) as scratch:
-            zeros = _Scratch(Path(scratch))
+            empty = _Scratch(Path(scratch))
             for slots in self.grown:
                 if slots.carried:
-                    origin = stored[slots.before]
+                    make = partial(self._slot, slots.stored, by_stored, empty)
                     states[slots.parameter] = grown_state(
-                        self.live.plan, slots.stored, by_stored, origin, self.powers, self.state, zeros
+                        self.live.plan, slots.stored, by_stored, stored[slots.before], self.powers, self.state, make
                     )
             try:
                 torch.save(self._state_dict(states), folder / name)
             except RuntimeError as error:
                 reason = (str(error).strip().splitlines() or ["no reason given"])[0]
                 raise OutputError(f"{folder / name}: cannot be written: {reason}") from None
+
+    def _slot(
+        self, stored: StoredTensor, states: States, empty: _Scratch, slot: str, power: int, like: torch.Tensor
+    ) -> torch.Tensor:
+        """Return one slot of one grown parameter, in memory that a file holds."""
+
+        def read(canonical: str) -> torch.Tensor:
+            info = self.live.plan.source.tensors[canonical]
+            value = states.get(info.stored, {}).get(slot)
+            if value is None:  # never stepped
+                return torch.zeros(info.shape, dtype=like.dtype)
+            return take(value, info.piece)
+
+        made = grow_slot(self.live.plan, stored, power, read, like.dtype, policy=self.state)
+        return empty(stored.shape, like.dtype).copy_(made)
 
     def _state_dict(self, states: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         numbers = {name: n for n, name in enumerate(name for some in self.members for name in some)}
@@ -309,7 +326,7 @@ class _Scratch:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def __call__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    def __call__(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         size = prod(shape)
         if not size:
             return torch.zeros(shape, dtype=dtype)

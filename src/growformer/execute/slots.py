@@ -14,18 +14,16 @@ import torch
 
 from growformer.architecture.exact import ONE, Root
 from growformer.errors import RequestError, did_you_mean
-from growformer.execute.stored import StoredTensor, take
-from growformer.execute.values import materialise
+from growformer.execute.stored import StoredTensor, materialise_stored
+from growformer.execute.values import Read
 from growformer.planning.blocks import Affine, Block, Constant, Sum, TensorPlan
-from growformer.planning.initialisation import Initialisation
 from growformer.planning.plan import Plan
-from growformer.planning.rules import tensor_plan
 
 P = TypeVar("P")
 States = Mapping[str, Mapping[str, Any]]
 """Name of a parameter -> slot -> value; a parameter that was never stepped is absent or has no slots."""
-Zeros = Callable[[tuple[int, ...], torch.dtype, torch.device], torch.Tensor]
-"""Makes a tensor of zeros."""
+Make = Callable[[str, int, torch.Tensor], torch.Tensor]
+"""Gives a grown slot: its name, the power of the gradient that it averages, and that of the source's parameter."""
 
 POLICIES = ("carry", "zero-new", "drop")
 SLOTS: dict[str, int] = {
@@ -83,43 +81,63 @@ def check_slots(kind: str, states: States, shapes: Mapping[str, tuple[int, ...]]
         powers: slot -> power of the gradient.
 
     Raises:
-        RequestError: a slot is factored, quantised, of another shape, or unknown.
+        RequestError: as ``check_slot``.
     """
     for name, slots in states.items():
         for slot, value in slots.items():
-            where = f"{kind}'s slot {slot!r} of {name}"
-            if not isinstance(value, torch.Tensor) or value.ndim == 0:
-                continue
-            found, expected = list(value.shape), list(shapes[name])
-            if slot in FACTORED:
-                raise RequestError(
-                    f"{where} is factored, of shape {found} for a parameter of shape {expected}: what it stands for "
-                    "cannot be cut into blocks. Drop the state (state='drop'), or train with an optimizer whose state "
-                    "has the parameter's shape"
-                )
-            if not value.is_floating_point():
-                raise RequestError(
-                    f"{where} holds {str(value.dtype).removeprefix('torch.')}: quantised state cannot be cut into "
-                    "blocks. Drop the state (state='drop'), or train with an optimizer that keeps floating-point state"
-                )
-            if found != expected:
-                raise RequestError(
-                    f"{where} has shape {found}, expected that of the parameter, {expected}; drop the state with "
-                    "state='drop'"
-                )
-            if slot not in powers:
-                raise RequestError(
-                    f"{where} is unknown, so that its scaling is too; say which power of the gradient it averages, as "
-                    f"in slots={{{slot!r}: 1}}, or drop the state with state='drop'"
-                )
+            if isinstance(value, torch.Tensor) and value.ndim:
+                where = f"{kind}'s slot {slot!r} of {name}"
+                check_slot(where, slot, tuple(value.shape), value.dtype, shapes[name], powers)
+
+
+def check_slot(
+    where: str,
+    slot: str,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    owner: tuple[int, ...],
+    powers: Mapping[str, int],
+) -> None:
+    """Refuse a slot whose values cannot follow the blocks of its parameter.
+
+    Args:
+        where: what it is, for the message.
+        slot: its name.
+        shape: its shape.
+        dtype: of its values.
+        owner: the parameter's shape.
+        powers: slot -> power of the gradient.
+
+    Raises:
+        RequestError: it is factored, quantised, of another shape than the parameter, or nobody knows what it averages.
+    """
+    found, expected = list(shape), list(owner)
+    if slot in FACTORED:
+        raise RequestError(
+            f"{where} is factored, of shape {found} for a parameter of shape {expected}: what it stands for "
+            "cannot be cut into blocks. Drop the state (state='drop'), or train with an optimizer whose state "
+            "has the parameter's shape"
+        )
+    if not dtype.is_floating_point:
+        raise RequestError(
+            f"{where} holds {str(dtype).removeprefix('torch.')}: quantised state cannot be cut into "
+            "blocks. Drop the state (state='drop'), or train with an optimizer that keeps floating-point state"
+        )
+    if found != expected:
+        raise RequestError(
+            f"{where} has shape {found}, expected that of the parameter, {expected}; drop the state with state='drop'"
+        )
+    if slot not in powers:
+        raise RequestError(
+            f"{where} is unknown, so that its scaling is too; say which power of the gradient it averages, as "
+            f"in slots={{{slot!r}: 1}}, or drop the state with state='drop'"
+        )
 
 
 def grown_state(
-    plan: Plan, stored: StoredTensor, states: States, origin: str, powers: Mapping[str, int], policy: str, zeros: Zeros
+    plan: Plan, stored: StoredTensor, states: States, origin: str, powers: Mapping[str, int], policy: str, make: Make
 ) -> dict[str, Any]:
     """Return the state of one grown parameter; nothing where it starts anew.
-
-    Copies are bitwise; scaled values are computed in float64 and rounded once to the slot's own dtype.
 
     Args:
         plan: what was grown by it, under the names of parameters.
@@ -128,7 +146,7 @@ def grown_state(
         origin: the name of the source's parameter that it comes from, or copies.
         powers: slot -> power of the gradient.
         policy: ``carry`` or ``zero-new``; with ``drop`` there is nothing to ask.
-        zeros: makes what holds the result.
+        make: gives the slots that have the parameter's shape, by ``grow_slot``.
     """
     present = states.get(origin, {})
     if not present or (policy == "zero-new" and plan.is_new(stored.parts[0][1])):
@@ -137,38 +155,45 @@ def grown_state(
     for slot, value in present.items():
         if not isinstance(value, torch.Tensor):
             made[slot] = value
-        elif value.ndim == 0 and (stored.shape or slot not in powers):  # a parameter may be a number, too
+        elif value.ndim == 0 and stored.shape:
             made[slot] = value.clone()
         else:
-            made[slot] = _grown_slot(plan, stored, states, slot, powers[slot], policy, value, zeros)
+            made[slot] = make(slot, powers[slot], value)
     return made
 
 
-def _grown_slot(
+def grow_slot(
     plan: Plan,
     stored: StoredTensor,
-    states: States,
-    slot: str,
     power: int,
-    policy: str,
-    like: torch.Tensor,
-    zeros: Zeros,
+    read: Read,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    *,
+    policy: str = "carry",
+    within: tuple[slice, ...] | None = None,
 ) -> torch.Tensor:
-    def read(canonical: str) -> torch.Tensor:
-        info = plan.source.tensors[canonical]
-        value = states.get(info.stored, {}).get(slot)
-        if value is None:  # never stepped
-            return torch.zeros(info.shape, dtype=like.dtype, device=like.device)
-        return take(value, info.piece)
+    """Return a slot of the grown tensor, or the part of it inside bounds.
 
-    whole = zeros(stored.shape, like.dtype, like.device)
-    for spec, index, piece in stored.parts:
-        if policy == "zero-new" and plan.is_new(index):
-            continue
-        tensor = slot_plan(tensor_plan(plan, spec, index), power)
-        values = materialise(tensor, Initialisation("zero"), read, like.dtype, like.device)
-        take(whole, piece).copy_(values)
-    return whole
+    Copies are bitwise; scaled values are computed in float64 and rounded once to the slot's own dtype.
+
+    Args:
+        plan: what was grown by it.
+        stored: the tensor that it belongs to.
+        power: of the gradient that it averages.
+        read: gives the slot of a declared source tensor.
+        dtype: of the slot.
+        device: of the slot.
+        policy: ``carry`` or ``zero-new``.
+        within: bounds of what is wanted; by default all.
+    """
+
+    def planned(tensor: TensorPlan) -> TensorPlan:
+        if policy == "zero-new" and plan.is_new(dict(tensor.index)):
+            return replace(tensor, blocks=tuple(Block(block.region, _ZERO) for block in tensor.blocks))
+        return slot_plan(tensor, power)
+
+    return materialise_stored(stored, plan, read, dtype, device, within=within, planned=planned)
 
 
 def slot_plan(tensor: TensorPlan, power: int) -> TensorPlan:
@@ -196,9 +221,12 @@ __all__ = [
     "POLICIES",
     "SLOTS",
     "GrownSlots",
+    "Make",
     "States",
     "check_policy",
+    "check_slot",
     "check_slots",
+    "grow_slot",
     "grown_state",
     "powers_of",
     "slot_plan",

@@ -11,6 +11,7 @@ from growformer.architecture.declaration import TensorSpec
 from growformer.architecture.packing import Piece, packed_shape, pieces
 from growformer.architecture.source import spelled
 from growformer.errors import PlanError
+from growformer.planning.blocks import Region, TensorPlan, shifted
 from growformer.planning.plan import Plan
 from growformer.planning.rules import tensor_plan
 
@@ -74,24 +75,77 @@ def materialise_stored(
     read: Callable[[str], torch.Tensor],
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
+    *,
+    within: tuple[slice, ...] | None = None,
+    planned: Callable[[TensorPlan], TensorPlan] | None = None,
 ) -> torch.Tensor:
-    """Return the values of a stored tensor; see ``materialise``."""
+    """Return the values of a stored tensor, or of the part of it inside bounds; see ``materialise``.
+
+    Args:
+        stored: which.
+        plan: what becomes of each declared tensor.
+        read: gives declared source tensors.
+        dtype: of the result.
+        device: of the result.
+        within: bounds of what is wanted; by default all.
+        planned: turns the plan of each declared tensor into that of what belongs to it, such as optimizer state.
+    """
     import torch
 
-    from growformer.execute.values import materialise
+    from growformer.execute.values import assign, materialise
 
     out: torch.Tensor | None = None
     for spec, index, piece in stored.parts:
-        values = materialise(tensor_plan(plan, spec, index), plan.init, read, dtype, device)
+        tensor = tensor_plan(plan, spec, index)
+        tensor = tensor if planned is None else planned(tensor)
+        bounds = None if within is None else declared_bounds(piece, within)
+        if within is not None and bounds is None:
+            bounds = (slice(0, 0),) * len(tensor.shape)  # nothing, but its sources are read in step with other ranks
+        values = materialise(tensor, plan.init, read, dtype, device, within=bounds)
         if piece is None:
             return values
         if out is None:
-            out = torch.empty(stored.shape, dtype=dtype, device=device)
-        inside = out if piece.at is None else out[piece.at]
-        inside[piece.slices] = values.T if piece.transposed else values
+            shape = stored.shape if within is None else tuple(b.stop - b.start for b in within)
+            out = torch.empty(shape, dtype=dtype, device=device)
+        if not values.numel():
+            continue
+        place = held(piece, bounds or tuple(slice(0, size) for size in tensor.shape))
+        if within is not None:
+            place = tuple(shifted(index_, b.start) for index_, b in zip(place, within, strict=True))
+        assign(out, place, values.T if piece.transposed else values)
     if out is None:
         raise PlanError(f"{stored.name} holds no declared tensor")
     return out
+
+
+def held(piece: Piece | None, region: Region) -> Region:
+    """Return a region of a declared tensor as one of the stored tensor that holds it."""
+    if piece is None:
+        return region
+    dims = list(region[::-1] if piece.transposed else region)
+    along = dims[piece.dim]
+    if isinstance(along, slice):
+        first, last = piece.start + along.start * piece.step, piece.start + (along.stop - 1) * piece.step
+        dims[piece.dim] = slice(first, last + 1, piece.step)
+    else:
+        dims[piece.dim] = piece.start + along * piece.step
+    return (slice(piece.at, piece.at + 1), *dims) if piece.at is not None else tuple(dims)
+
+
+def declared_bounds(piece: Piece | None, bounds: tuple[slice, ...]) -> tuple[slice, ...] | None:
+    """Return what of a declared tensor lies inside bounds of the stored one, or None."""
+    if piece is None:
+        return bounds
+    if piece.at is not None and not bounds[0].start <= piece.at < bounds[0].stop:
+        return None
+    dims = list(bounds if piece.at is None else bounds[1:])
+    along = dims[piece.dim]
+    first = max(0, -(-(along.start - piece.start) // piece.step))
+    last = min(piece.count, -(-(along.stop - piece.start) // piece.step))
+    if first >= last:
+        return None
+    dims[piece.dim] = slice(first, last)
+    return tuple(dims[::-1] if piece.transposed else dims)
 
 
 def take(stored: torch.Tensor, piece: Piece | None) -> torch.Tensor:
@@ -102,4 +156,4 @@ def take(stored: torch.Tensor, piece: Piece | None) -> torch.Tensor:
     return part.T if piece.transposed else part
 
 
-__all__ = ["StoredTensor", "materialise_stored", "stored_tensors", "take"]
+__all__ = ["StoredTensor", "declared_bounds", "held", "materialise_stored", "stored_tensors", "take"]

@@ -114,6 +114,21 @@ class Block:
     region: Region
     value: Value
 
+    def sources(self, *, copies: bool = True) -> set[str]:
+        """Return the canonical names of the source tensors that the value reads.
+
+        Args:
+            copies: whether fresh values start from their templates.
+        """
+        value = self.value
+        if isinstance(value, (Affine, Mean)):
+            return {value.tensor}
+        if isinstance(value, Fill) and value.template and copies:
+            return {value.template[0]}
+        if isinstance(value, Sum):
+            return {part.tensor for part in value.parts if isinstance(part, Affine)}
+        return set()
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -148,12 +163,25 @@ def compact(positions: npt.NDArray[np.int64]) -> Index1D:
 
 def length(index: Index1D) -> int:
     """Return how many positions an index selects."""
-    return index.stop - index.start if isinstance(index, slice) else int(index.size)
+    return len(range(index.start, index.stop, index.step or 1)) if isinstance(index, slice) else int(index.size)
 
 
 def positions(index: Index1D) -> npt.NDArray[np.int64]:
     """Return the positions that an index selects."""
-    return np.arange(index.start, index.stop, dtype=np.int64) if isinstance(index, slice) else index
+    return np.arange(index.start, index.stop, index.step or 1, dtype=np.int64) if isinstance(index, slice) else index
+
+
+def shifted(index: Index1D, by: int) -> Index1D:
+    """Return an index seen from ``by`` positions further on."""
+    return slice(index.start - by, index.stop - by, index.step) if isinstance(index, slice) else index - by
+
+
+def found_in(whole: Index1D, part: Index1D) -> npt.NDArray[np.int64]:
+    """Return where in an index the positions of a part of it stand."""
+    everything = positions(whole)
+    order = np.argsort(everything)
+    at: npt.NDArray[np.int64] = order[np.searchsorted(everything, positions(part), sorter=order)]
+    return at
 
 
 def restrict(block: Block, region: tuple[slice, ...]) -> Block | None:
@@ -223,13 +251,4 @@ class TensorPlan:
 
     def sources(self) -> set[str]:
         """Return the canonical names of the source tensors that the blocks read."""
-        found: set[str] = set()
-        for block in self.blocks:
-            value = block.value
-            if isinstance(value, (Affine, Mean)):
-                found.add(value.tensor)
-            elif isinstance(value, Fill) and value.template:
-                found.add(value.template[0])
-            elif isinstance(value, Sum):
-                found |= {part.tensor for part in value.parts if isinstance(part, Affine)}
-        return found
+        return {name for block in self.blocks for name in block.sources()}

@@ -21,6 +21,7 @@ def continue_training(
     state: str = "carry",
     slots: Mapping[str, int] | None = None,
     updates: UpdateRules | None = None,
+    free_source: bool = False,
 ) -> torch.optim.Optimizer:
     """Give the optimizer the grown model, with state and region updates that follow the plan; see ``growformer.grow``.
 
@@ -28,7 +29,7 @@ def continue_training(
         RequestError: as ``execute.optimizer.grow_optimizer``; the optimizer is as it was then.
     """
     steps = steps_of(optimizer)
-    slots_grown = grow_optimizer(plan, optimizer, source, grown, state=state, slots=slots)
+    slots_grown = grow_optimizer(plan, optimizer, source, grown, state=state, slots=slots, free_source=free_source)
     updates_of(optimizer).grow(plan, slots_grown, updates or UpdateRules(), steps, state=state)
     return optimizer
 

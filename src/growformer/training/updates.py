@@ -26,8 +26,9 @@ import numpy as np
 import torch
 
 from growformer.errors import RequestError, did_you_mean
-from growformer.execute.fill import held
+from growformer.execute.placement import local, local_region
 from growformer.execute.slots import GrownSlots, P
+from growformer.execute.stored import held
 from growformer.execute.values import assign, select
 from growformer.planning.blocks import Affine, Index1D, Region, Sum, compact, positions
 from growformer.planning.plan import Plan
@@ -153,7 +154,7 @@ class RegionUpdates:
         self.steps = 0
         self._optimizer = weakref.ref(optimizer)
         self._regions: dict[torch.nn.Parameter, list[UpdateRegion]] = {}
-        self._kept: list[tuple[torch.nn.Parameter, UpdateRegion, torch.Tensor]] = []
+        self._kept: list[tuple[torch.nn.Parameter, UpdateRegion, Region, torch.Tensor]] = []
         self._rates: dict[torch.nn.Parameter, tuple[float, float]] = {}
         self._steps: dict[torch.nn.Parameter, int | None] = {}
         self._hooks = [
@@ -217,25 +218,27 @@ class RegionUpdates:
             self._rates[parameter] = (float(group["lr"]), decay)
             self._steps[parameter] = _step_of(self.optimizer, parameter)
             for region in self._regions[parameter]:
-                self._kept.append((parameter, region, select(parameter.detach(), region.region).clone()))
+                inside = local_region(parameter, region.region)
+                if inside is not None:
+                    self._kept.append((parameter, region, inside, select(local(parameter), inside).clone()))
 
     @torch.no_grad()
     def _after(self) -> None:
         self.steps += 1
         groups = dict(_with_groups(self.optimizer))
         # What is frozen comes last, whatever else is said of it.
-        for parameter, region, kept in sorted(self._kept, key=lambda entry: entry[1].frozen):
+        for parameter, region, inside, kept in sorted(self._kept, key=lambda entry: entry[1].frozen):
             step = _step_of(self.optimizer, parameter)
             if step is not None and step == self._steps[parameter]:
                 continue  # the step was skipped: an infinite gradient under a scaler
             if region.frozen:
-                assign(parameter.detach(), region.region, kept)
+                assign(local(parameter), inside, kept)
                 continue
             factor = region.factor(self.steps, step, _betas(self.optimizer, groups[parameter]))
             rate, decay = self._rates[parameter]
             plain, base = (kept * (1 - rate * decay * share) for share in (1.0, region.decay))
-            updated = select(parameter.detach(), region.region)
-            assign(parameter.detach(), region.region, base + factor * (updated - plain))
+            updated = select(local(parameter), inside)
+            assign(local(parameter), inside, base + factor * (updated - plain))
         self._kept.clear()
         for parameter, regions in list(self._regions.items()):
             step, betas = _step_of(self.optimizer, parameter), _betas(self.optimizer, groups.get(parameter, {}))
@@ -431,7 +434,9 @@ def _moved(regions: Sequence[UpdateRegion], origin: Region, target: Region) -> l
 
 
 def _index_to_json(index: Index1D) -> list[int] | dict[str, list[int]]:
-    return [index.start, index.stop] if isinstance(index, slice) else {"at": index.tolist()}
+    if isinstance(index, slice) and index.step in (None, 1):
+        return [index.start, index.stop]
+    return {"at": positions(index).tolist()}
 
 
 def _index_from_json(data: Any) -> Index1D:

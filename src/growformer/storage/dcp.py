@@ -1,0 +1,344 @@
+"""A folder of torch.distributed.checkpoint as a source: what it holds, and its tensors one by one.
+
+    .metadata         a pickle: names, shapes, dtypes, and where in which file each piece is
+    __r_k.distcp      pieces one after the other, each as torch.save wrote it
+
+The pickle is read by an unpickler that knows the few names which such a file needs, and turns each into a record of its
+own; any other name is refused before anything is called. Pieces are read with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from growformer.errors import SourceError
+from growformer.storage.links import leads_outside, open_inside
+
+if TYPE_CHECKING:
+    import torch
+
+METADATA = ".metadata"
+MAX_METADATA = 1 << 30
+_TORCH = "torch.distributed.checkpoint"
+_RECORDS = {
+    (f"{_TORCH}.metadata", name)
+    for name in (
+        "BytesStorageMetadata",
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+        "_MEM_FORMAT_ENCODING",
+    )
+} | {
+    (f"{_TORCH}.filesystem", "_StorageInfo"),
+    ("torch", "Size"),
+    ("torch.serialization", "_get_layout"),
+    *((f"pathlib{part}", name) for part in ("", "._local") for name in ("PosixPath", "PurePosixPath", "WindowsPath")),
+}  # fmt: skip
+_DTYPES = (
+    "bfloat16", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool",
+    "float8_e4m3fn", "float8_e5m2",
+)  # fmt: skip
+
+NEEDS_CONFIG = "put the model's config.json beside .metadata, or pass config="
+"""Said where a checkpoint comes without a config."""
+
+KeyPath = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where some bytes are.
+
+    Attributes:
+        file: name of the file in the folder.
+        start, num_bytes: where in it.
+    """
+
+    file: str
+    start: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SavedTensor:
+    """One tensor, in pieces.
+
+    Attributes:
+        dtype: torch's name of it.
+        shape: of the whole.
+        pieces: offsets and sizes of each piece, and where it is.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    pieces: tuple[tuple[tuple[int, ...], tuple[int, ...], Place], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DcpFolder:
+    """A checkpoint whose metadata have been read and checked.
+
+    Attributes:
+        path: the folder.
+        tensors: key -> tensor.
+        blobs: key -> where the bytes of something else are.
+        paths: key -> where it stood in the nested state dict that was saved.
+    """
+
+    path: Path
+    tensors: dict[str, SavedTensor]
+    blobs: dict[str, Place]
+    paths: dict[str, KeyPath]
+
+    def read(self, key: str) -> torch.Tensor:
+        """Return a whole tensor, in memory of its own; besides it, one piece is held at a time.
+
+        Raises:
+            SourceError: a file is not what the metadata say.
+        """
+        import torch
+
+        saved = self.tensors[key]
+        whole = torch.zeros(saved.shape, dtype=getattr(torch, saved.dtype))
+        for offsets, sizes, place in saved.pieces:
+            piece = self._load(key, place)
+            if not isinstance(piece, torch.Tensor) or tuple(piece.shape) != sizes or piece.dtype != whole.dtype:
+                raise SourceError(
+                    f"{self.path / place.file}: at byte {place.start} is not the piece of {key} that {METADATA} says: "
+                    f"{saved.dtype} {list(sizes)}"
+                )
+            region = tuple(slice(first, first + size) for first, size in zip(offsets, sizes, strict=True))
+            whole[region].copy_(piece)
+        return whole
+
+    def read_object(self, key: str) -> Any:
+        """Return plain data that was saved beside the tensors.
+
+        Raises:
+            SourceError: it is not plain.
+        """
+        return self._load(key, self.blobs[key])
+
+    def read_bytes(self, key: str) -> bytes:
+        """Return the bytes of something that is not a tensor, unread.
+
+        Raises:
+            SourceError: the file is shorter than the metadata say.
+        """
+        place = self.blobs[key]
+        with self._open(place) as file:
+            return file.read()
+
+    def _load(self, key: str, place: Place) -> Any:
+        import torch
+
+        with self._open(place) as file:
+            try:
+                with zipfile.ZipFile(file) as archive:
+                    entries = archive.infolist()
+                if any(e.compress_type for e in entries) or sum(e.file_size for e in entries) > place.num_bytes:
+                    raise SourceError(f"{self.path / place.file}: {key} is compressed; torch.save never does that")
+                file.seek(0)
+                return torch.load(file, map_location="cpu", weights_only=True)
+            except (zipfile.BadZipFile, RuntimeError, pickle.UnpicklingError, ValueError, EOFError, KeyError) as error:
+                reason = str(error).strip().splitlines()[0]
+                raise SourceError(f"{self.path / place.file}: {key} cannot be read: {reason}") from None
+
+    def _open(self, place: Place) -> BinaryIO:
+        return io.BufferedReader(_Slice(open_inside(self.path, self.path / place.file), place))
+
+
+class _Slice(io.RawIOBase):
+    """A part of a file, as a file."""
+
+    def __init__(self, file: BinaryIO, place: Place) -> None:
+        self._file = file
+        self._start, self._size, self._at = place.start, place.num_bytes, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        count = max(0, min(len(view), self._size - self._at))
+        self._file.seek(self._start + self._at)
+        found: int = self._file.readinto(view[:count])  # type: ignore[attr-defined]
+        self._at += found
+        return found
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+@dataclass(slots=True, eq=False)
+class _Record:
+    """What stands for an object in the pickle: its arguments and its state, and no behaviour."""
+
+    kind: str
+    arguments: tuple[Any, ...] = ()
+    state: Any = field(default=None)
+    items: list[tuple[Any, Any]] = field(default_factory=list)
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.items.append((key, value))
+
+    def __getitem__(self, name: str) -> Any:
+        return self.state[name]
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows the names that such metadata need, and refuses all others before anything is called."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _RECORDS:
+            # A class of its own for every mention: what a pickle does to it is done to nothing else.
+            return type(name, (_Record,), {"__slots__": (), "__new__": _new, "__init__": lambda *_: None})
+        if module == "torch" and name in _DTYPES:
+            return name
+        raise SourceError(f"names {module}.{name}, which no checkpoint's metadata need; it was not called")
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise SourceError("refers to something outside of itself")
+
+
+def _new(kind: type[_Record], *arguments: Any) -> _Record:
+    record = object.__new__(kind)
+    record.kind, record.arguments, record.state, record.items = kind.__name__, arguments, None, []
+    return record
+
+
+def is_dcp(path: str | Path) -> bool:
+    """Return whether a path is a folder that torch.distributed.checkpoint wrote."""
+    return (Path(path) / METADATA).is_file()
+
+
+def open_dcp(path: str | Path) -> DcpFolder:
+    """Read and check the metadata of a checkpoint; no tensor is read.
+
+    Raises:
+        SourceError: they are missing, hostile or contradict the files.
+    """
+    folder = Path(path)
+    file = folder / METADATA
+    if not file.is_file():
+        raise SourceError(f"{file}: missing; every folder of torch.distributed.checkpoint has one")
+    if file.stat().st_size > MAX_METADATA:
+        raise SourceError(f"{file}: {file.stat().st_size:,} bytes of metadata; expected at most {MAX_METADATA:,}")
+    try:
+        with open_inside(folder, file) as opened:
+            found = _Unpickler(opened).load()
+        return _Checked(folder).all_of(found)
+    except SourceError as error:
+        raise SourceError(f"{file}: {error}") from None
+    except Exception as error:
+        raise SourceError(f"{file}: not metadata of a checkpoint: {type(error).__name__}: {error}") from None
+
+
+class _Checked:
+    """Turns records into what they say, and refuses what a checkpoint cannot say."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._sizes: dict[str, int] = {}
+
+    def all_of(self, found: Any) -> DcpFolder:
+        places: dict[str, list[tuple[tuple[int, ...], Place]]] = {}
+        for index, info in found["storage_data"].items():
+            offset = index["offset"] if "offset" in index.state else None
+            entry = (_numbers(offset) if offset is not None else (), self._place(info))
+            places.setdefault(_text(index["fqn"]), []).append(entry)
+        tensors: dict[str, SavedTensor] = {}
+        blobs: dict[str, Place] = {}
+        for key, saved in found["state_dict_metadata"].items():
+            if saved.kind == "BytesStorageMetadata":
+                ((_, blobs[_text(key)]),) = places[key]
+            else:
+                tensors[_text(key)] = _tensor(key, saved, places.get(key, []))
+        paths = found.state.get("planner_data") or {}
+        known: dict[str, KeyPath] = {}
+        for key in (*tensors, *blobs):
+            path = paths.get(key, (key,))
+            if not isinstance(path, tuple) or not all(type(part) in (str, int) for part in path):
+                raise SourceError(f"{key!r} stood at {path!r}; expected names and numbers")
+            known[key] = path
+        return DcpFolder(self.folder, tensors, blobs, known)
+
+    def _place(self, info: Any) -> Place:
+        name, start, count = _text(info["relative_path"]), info["offset"], info["length"]
+        if info.state.get("transform_descriptors"):
+            raise SourceError(f"{name} is written through {info.state['transform_descriptors']!r}: expected none")
+        if Path(name).name != name or name in (".", "..") or "\0" in name:
+            raise SourceError(f"{name!r} is not the name of a file in this folder")
+        if name not in self._sizes:
+            path = self.folder / name
+            if leads_outside(self.folder, path) or not path.is_file():
+                raise SourceError(f"{name} is missing, or leads out of the folder")
+            self._sizes[name] = path.stat().st_size
+        if type(start) is not int or type(count) is not int or start < 0 or count < 0:
+            raise SourceError(f"bytes {start!r} and following {count!r} of {name}: expected whole numbers")
+        if start + count > self._sizes[name]:
+            raise SourceError(f"{name} has {self._sizes[name]:,} bytes; something is said to end at {start + count:,}")
+        return Place(name, start, count)
+
+
+def _tensor(key: str, saved: Any, places: list[tuple[tuple[int, ...], Place]]) -> SavedTensor:
+    properties = saved["properties"].state
+    dtype = properties[0] if isinstance(properties, tuple) else properties["dtype"]
+    if dtype not in _DTYPES:
+        raise SourceError(f"{key} has dtype {dtype!r}; expected one of {', '.join(_DTYPES)}")
+    shape, at = _numbers(saved["size"]), dict(places)
+    pieces = []
+    for chunk in saved["chunks"]:
+        offsets, sizes = _numbers(chunk["offsets"]), _numbers(chunk["sizes"])
+        inside = len(offsets) == len(sizes) == len(shape) and all(
+            first + size <= whole for first, size, whole in zip(offsets, sizes, shape, strict=True)
+        )
+        if not inside:
+            raise SourceError(f"{key}: a piece of {list(sizes)} at {list(offsets)} is not inside {list(shape)}")
+        if prod(sizes):
+            pieces.append((offsets, sizes, at[offsets] if offsets in at else at[()]))
+    if sum(prod(sizes) for _, sizes, _ in pieces) != prod(shape):
+        raise SourceError(f"{key}: its pieces do not make up {list(shape)}")
+    return SavedTensor(dtype, shape, tuple(pieces))
+
+
+def _numbers(size: Any) -> tuple[int, ...]:
+    found = size.arguments[0] if isinstance(size, _Record) else size
+    numbers = tuple(found)
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise SourceError(f"{numbers!r}: expected whole numbers")
+    return numbers
+
+
+def _text(name: Any) -> str:
+    if not isinstance(name, str):
+        raise SourceError(f"{name!r}: expected a name")
+    return name
+
+
+__all__ = ["METADATA", "NEEDS_CONFIG", "DcpFolder", "KeyPath", "Place", "SavedTensor", "is_dcp", "open_dcp"]
