@@ -37,6 +37,17 @@ if TYPE_CHECKING:
         LayerAddition,
         MLPExpansion,
     )
+    from growformer.runs.loop import ScheduledGrowth
+    from growformer.runs.planned import plan_schedule
+    from growformer.runs.proposal import Proposal, propose_schedule
+    from growformer.runs.replay import replay
+    from growformer.runs.stages import train_in_stages
+    from growformer.training.flat import WhenFlat
+    from growformer.training.growth_log import GrowthEvent, GrowthLog
+    from growformer.training.ledger import FlopsLedger
+    from growformer.training.plot import plot_growth
+    from growformer.training.schedule import GrowthSchedule, GrowthStage
+    from growformer.training.trainer_callback import RegionUpdatesCallback
     from growformer.training.updates import RegionUpdates, UpdateRules, updates_of
     from growformer.verification.file_digests import DigestsReport, check_digests
 
@@ -65,6 +76,17 @@ _WHERE = {
         "LayerAddition",
         "MLPExpansion",
     ),
+    "growformer.runs.loop": ("ScheduledGrowth",),
+    "growformer.runs.planned": ("plan_schedule",),
+    "growformer.runs.proposal": ("Proposal", "propose_schedule"),
+    "growformer.runs.replay": ("replay",),
+    "growformer.runs.stages": ("train_in_stages",),
+    "growformer.training.flat": ("WhenFlat",),
+    "growformer.training.growth_log": ("GrowthEvent", "GrowthLog"),
+    "growformer.training.ledger": ("FlopsLedger",),
+    "growformer.training.plot": ("plot_growth",),
+    "growformer.training.schedule": ("GrowthSchedule", "GrowthStage"),
+    "growformer.training.trainer_callback": ("RegionUpdatesCallback",),
     "growformer.training.updates": ("RegionUpdates", "UpdateRules", "updates_of"),
     "growformer.verification.file_digests": ("DigestsReport", "check_digests"),
 }
@@ -75,7 +97,12 @@ __all__ = [
     "ArchitectureError",
     "AttentionExpansion",
     "DigestsReport",
+    "FlopsLedger",
     "GrowformerError",
+    "GrowthEvent",
+    "GrowthLog",
+    "GrowthSchedule",
+    "GrowthStage",
     "HeadAddition",
     "HeadsExpansion",
     "HiddenDimensionExpansion",
@@ -86,13 +113,17 @@ __all__ = [
     "OutputError",
     "Plan",
     "PlanError",
+    "Proposal",
     "Provenance",
     "RegionUpdates",
+    "RegionUpdatesCallback",
     "RequestError",
+    "ScheduledGrowth",
     "SourceError",
     "UnknownArchitectureError",
     "UpdateRules",
     "VerificationError",
+    "WhenFlat",
     "__version__",
     "check_digests",
     "draft_architecture",
@@ -103,7 +134,12 @@ __all__ = [
     "pad",
     "plan",
     "plan_padding",
+    "plan_schedule",
+    "plot_growth",
+    "propose_schedule",
+    "replay",
     "suggest",
+    "train_in_stages",
     "updates_of",
     "verify",
 ]

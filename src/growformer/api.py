@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from growformer.drafting.draft import Draft
     from growformer.execute.checkpoint import GrownCheckpoint, Progress
+    from growformer.execute.companion import Companion
     from growformer.execute.distributed import Parallelize
     from growformer.execute.module import Build
     from growformer.training.updates import UpdateRules
@@ -278,20 +279,24 @@ def grow_checkpoint(
     out: str | Path,
     *transformations: Transformation,
     plan: Plan | None = None,
+    state: str | None = None,
+    slots: Mapping[str, int] | None = None,
+    updates: UpdateRules | None = None,
     dtype: str | None = None,
     max_shard_bytes: int = 5_000_000_000,
     threads: int | None = None,
     keep_code: bool = False,
     progress: Progress | None = None,
     revision: str | None = None,
-    state: str = "carry",
-    slots: Mapping[str, int] | None = None,
     **options: Any,
 ) -> GrownCheckpoint:
     """Write a grown checkpoint that stock classes load; it appears whole or not at all.
 
     Memory does not depend on the size of the model. A run that was stopped is continued by the same call. Under
     ``torchrun`` every rank makes this call, and they share the work.
+
+    Of a checkpoint of ``transformers``' Trainer, the training state grows as well: ``Trainer.train`` resumes from the
+    result with the same step, order of data and learning rate, and moments that follow the plan.
 
     A folder of ``torch.distributed.checkpoint`` becomes another one, with the optimizer's state, tensor by tensor in
     one process. Its config is the ``config.json`` in it, or ``config=``; of the keywords below it takes ``plan``,
@@ -302,28 +307,31 @@ def grow_checkpoint(
         out: a folder that does not exist yet.
         transformations: any of the six, in any order.
         plan: a plan made for this source, instead of a request.
-        dtype: of the result; by default each tensor keeps its own.
+        state: of a training checkpoint, what becomes of the optimizer's state: ``carry`` (default), ``zero-new`` or
+            ``drop``, see ``execute.optimizer``; ``omit`` leaves Trainer's behind.
+        slots: name of a slot that torch's optimizers do not have -> the power of the gradient that it averages.
+        updates: how what is new and what is old is updated from then on, with ``growformer.RegionUpdatesCallback``.
+        dtype: of the result; by default each tensor keeps its own. Optimizer state keeps its own in any case.
         max_shard_bytes: the largest shard.
         threads: how many make and write; by default one more than cores, at most 8. The bytes do not depend on it.
         keep_code: carry the source's code files, unread, and their names in the config.
         progress: called with bytes written, bytes in all, tensor name.
         revision: of a hub model.
-        state: what becomes of optimizer state, as for ``growformer.grow``.
-        slots: likewise.
         options: as for ``growformer.plan``.
 
     Raises:
-        As ``growformer.plan``, and OutputError where ``out`` exists or cannot be written.
+        As ``growformer.plan``, and OutputError where ``out`` exists or cannot be written. RequestError and SourceError
+        also where the training state does not fit the model, is of another step, or cannot be grown.
     """
     if not isinstance(source, ModelFolder) and is_dcp(source):
-        given = {"dtype": dtype, "threads": threads, "keep_code": keep_code, "revision": revision}
+        given = {"dtype": dtype, "threads": threads, "keep_code": keep_code, "revision": revision, "updates": updates}
         asked = [name for name, value in given.items() if value]
         if asked:
             raise RequestError(f"{source}: a distributed checkpoint is grown without {', '.join(asked)}; leave it out")
         from growformer.execute.dcp import grow_dcp
 
         made = _given(plan) or _plan(source, *transformations, **options)
-        return grow_dcp(made, open_dcp(source), out, state=state, slots=slots)
+        return grow_dcp(made, open_dcp(source), out, state=state or "carry", slots=slots)
     from growformer.execute.checkpoint import grow_folder
 
     folder = source if isinstance(source, ModelFolder) else open_folder(source, revision)
@@ -337,7 +345,31 @@ def grow_checkpoint(
         threads=threads,
         keep_code=keep_code,
         progress=progress,
+        companion=training_state(made, folder, state=state, slots=slots, updates=updates),
     )
+
+
+def training_state(
+    plan: Plan,
+    folder: ModelFolder,
+    *,
+    state: str | None = None,
+    slots: Mapping[str, int] | None = None,
+    updates: UpdateRules | None = None,
+) -> Companion | None:
+    """Return what grows the training state of a folder, if it has any; torch is not imported where it has none.
+
+    Raises:
+        RequestError: as ``training.trainer_checkpoint.trainer_checkpoint``.
+    """
+    from growformer.execute.side_files import TRAINER_STATE
+
+    asked = state is not None or slots is not None or updates is not None
+    if not asked and not (folder.path / TRAINER_STATE).exists():
+        return None
+    from growformer.training.trainer_checkpoint import trainer_checkpoint
+
+    return trainer_checkpoint(plan, folder, state=state, slots=slots, updates=updates)
 
 
 def verify(source: Source, grown: Source, *, checks: Sequence[str] | None = None, **options: Any) -> Verification:

@@ -10,7 +10,8 @@ import torch
 from tests.theorems.support import CONFIGS, THEOREMS, execute, inputs_for, plan_for, random_model, select
 
 from growformer import RequestError, UpdateRules
-from growformer.execute.optimizer import grow_optimizer, slot_plan
+from growformer.execute.optimizer import grow_optimizer
+from growformer.execute.slots import slot_plan
 from growformer.planning.blocks import Affine
 from growformer.planning.plan import Plan
 from growformer.reference import ReferenceTransformer

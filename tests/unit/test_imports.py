@@ -27,7 +27,7 @@ ABOVE = {
     "sizing": {"architecture", "planning", "errors"},
     "execute": {"architecture", "planning", "storage", "errors"},
     "verification": {"architecture", "planning", "execute", "storage", "errors"},
-    "training": {"architecture", "planning", "execute", "errors"},
+    "training": {"architecture", "planning", "sizing", "execute", "storage", "errors"},
     "drafting": {"architecture", "verification", "errors"},
     "api": {
         "training",
@@ -41,20 +41,33 @@ ABOVE = {
         "errors",
     },
     "api_sizing": {"api", "architecture", "planning", "sizing", "execute", "storage", "errors"},
-    "cli": {
-        "",
+    "runs": {
         "api",
         "api_sizing",
         "architecture",
         "planning",
         "sizing",
         "execute",
+        "training",
+        "storage",
+        "errors",
+    },
+    "cli": {
+        "",
+        "api",
+        "api_sizing",
+        "runs",
+        "architecture",
+        "planning",
+        "sizing",
+        "execute",
+        "training",
         "verification",
         "storage",
         "errors",
     },
     "__main__": {"cli"},
-    "": {"api", "api_sizing", "architecture", "planning", "execute", "training", "verification", "errors"},
+    "": {"api", "api_sizing", "runs", "architecture", "planning", "execute", "training", "verification", "errors"},
 }
 #: (module, what it imports) that goes against the flow → the reason.
 EXCEPTIONS = {

@@ -333,20 +333,24 @@ def describe(
 def from_config(architecture: Architecture, config: Mapping[str, Any], dtype: str | None = None) -> SourceInfo:
     """Describe a source from its config alone, all shapes taken from the declaration.
 
-    A language model's head is there if ``architectures`` names a class with one; other optional heads are not. Unless
-    a dtype is given, it is the config's, or else float32.
+    A language model's head is there if ``architectures`` names a class with one, with all of the module that it is the
+    end of; other optional heads are not. Unless a dtype is given, it is the config's, or else float32.
     """
     dtype = dtype or str(config.get("dtype") or config.get("torch_dtype") or "float32")
     resolved = architecture.resolve_config(config)
     check_fields(architecture, resolved, "config")
     with_head = any("For" in str(a) or "Head" in str(a) for a in config.get("architectures") or ())
     tied = bool(with_head and architecture.tie_field and resolved.get(architecture.tie_field))
+    is_language = any(word in str(a) for a in config.get("architectures") or () for word in _LANGUAGE_MODELS)
+    owners = (architecture.tensors[template].owner for template in architecture.ties)
+    modules = tuple(f"{module}." for owner in owners if is_language and (module := owner.rpartition(".")[0]))
     tensors = {}
     prefix = f"{architecture.prefix}." if architecture.prefix and with_head else ""
     for spec in architecture.tensors.values():
         optional = architecture.arrows[spec.owner].optional
         is_tied_head = tied and spec.template in architecture.ties
         is_lm_head = spec.template in architecture.ties and with_head
+        is_lm_head = is_lm_head or spec.owner.startswith(modules)
         if not architecture.exists(spec, resolved) or is_tied_head or (optional and not is_lm_head):
             continue
         for index in architecture.instances_of(spec, resolved):

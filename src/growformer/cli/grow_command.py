@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from growformer.cli.options import Growth, Json, Model, takes
+from growformer.cli.training import Training
 from growformer.cli.writing import KeepCode, Threads
 from growformer.errors import RequestError
 
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
     from growformer.verification.verification import Verification
 
 
+@takes(Training)
 @takes(Growth)
 def grow(
     model: Model,
     out: Annotated[str, typer.Argument(metavar="OUT", help="A folder that does not exist yet.")],
     growth: Growth,
+    training: Training,
     plan: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Carry out this plan of growformer plan -o, instead of a request."),
@@ -45,13 +48,18 @@ def grow(
     continued by the same command. Under torchrun, all ranks share the work. A training checkpoint that
     torch.distributed.checkpoint (DCP) wrote becomes another one, with its optimizer.
 
+    Of a checkpoint of Trainer, the optimizer's state grows as well, so that Trainer.train(resume_from_checkpoint=OUT)
+    goes on with the same step, order of data and learning rate.
+
         $ growformer grow SmolLM2-135M SmolLM2-168M --hidden-size 720
         $ growformer grow SmolLM2-135M deeper --num-hidden-layers 36 --new-layers-at end
         $ growformer grow SmolLM2-135M SmolLM2-168M --plan plan.json
+        $ growformer grow out/checkpoint-5000 deeper --num-hidden-layers 36 --optimizer-state carry
         $ torchrun --nproc-per-node 4 -m growformer grow SmolLM2-135M SmolLM2-168M --hidden-size 720
     """
     from growformer.cli import render
     from growformer.cli.request import read, read_plan
+    from growformer.cli.training import companion
     from growformer.cli.writing import early_check, write
     from growformer.execute.ranks import from_environment
     from growformer.storage.dcp import is_dcp
@@ -70,7 +78,7 @@ def grow(
         refuse_standstill(wanted)
         grown, checked = write(
             wanted, out, ranks=ranks, checking=checking, threads=threads, keep_code=keep_code,
-            check=not no_verify, shown=not json,
+            check=not no_verify, shown=not json, companion=companion(wanted, training),
         )  # fmt: skip
     if not ranks.first:
         return
@@ -130,7 +138,7 @@ def _show(model: str, grown: GrownCheckpoint, wanted: Wanted, checked: Verificat
     if grown.dropped:
         render.heading("Left behind")
         render.lines([f"{name}: {why}" for name, why in grown.dropped.items()])
-    notes = [*resumed_notes(grown), *grown.plan.notes, *wanted.notes]
+    notes = [*resumed_notes(grown), *grown.notes, *grown.plan.notes, *wanted.notes]
     if notes:
         render.heading("Notes")
         render.lines(notes)

@@ -28,6 +28,7 @@ from growformer.cli.options import help_text
 from growformer.cli.pad_command import pad
 from growformer.cli.plan_command import plan
 from growformer.cli.render import escaped
+from growformer.cli.schedule_command import schedule
 from growformer.cli.verify_command import verify
 from growformer.cli.writing import Stopped
 from growformer.errors import GrowformerError, VerificationError
@@ -42,7 +43,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 a check failed, 2 the request or the input is wrong, 130 interrupted.",
 )
-for command in (inspect, plan, grow, pad, verify):
+for command in (inspect, plan, grow, pad, verify, schedule):
     app.command(help=help_text(command))(command)
 
 

@@ -110,6 +110,7 @@ def pad(
     from growformer.api_sizing import plan_padding
     from growformer.cli import render
     from growformer.cli.request import Wanted, check_with_class, open_source, parse_bytes
+    from growformer.cli.training import Training, companion
     from growformer.cli.writing import write
     from growformer.errors import RequestError
     from growformer.execute.ranks import from_environment
@@ -144,7 +145,7 @@ def pad(
     _refuse_standstill(model, wanted, fit)
     grown, checked = write(
         wanted, out, ranks=ranks, checking=None, threads=threads, keep_code=keep_code, check=not no_verify,
-        shown=not json,
+        shown=not json, companion=companion(wanted, Training()),
     )  # fmt: skip
     if not ranks.first:
         return
@@ -214,7 +215,7 @@ def _show_written(model: str, grown: GrownCheckpoint, checked: Verification | No
         text += " Every block was compared with the source: all constraints hold, so it computes the same."
     print()
     render.paragraph(text)
-    for note in resumed_notes(grown):
+    for note in [*resumed_notes(grown), *grown.notes]:
         render.paragraph(note)
     if grown.dropped:
         render.heading("Left behind")

@@ -49,12 +49,12 @@ def plan(
         show_suggestions(model, growth.revision, json)
         return
     if out is not None:
-        _refuse_existing(Path(out))
+        refuse_existing(Path(out))
     with early_check(model, Ranks()) as early:
         wanted = read(model, growth, with_weights=False)
         _check(wanted, early)
     if out is not None:
-        _write(Path(out), wanted.plan.to_json(indent=1) + "\n")
+        write_new(Path(out), wanted.plan.to_json(indent=1) + "\n")
     if json:
         render.print_json({**as_json(model, wanted), "written": out})
         return
@@ -161,7 +161,12 @@ def as_json(model: str, wanted: Wanted) -> dict[str, Any]:
     }
 
 
-def _refuse_existing(path: Path) -> None:
+def refuse_existing(path: Path) -> None:
+    """Refuse to write a file that exists, or into a folder that does not.
+
+    Raises:
+        OutputError: so it is.
+    """
     from growformer.errors import OutputError
 
     if path.exists():
@@ -170,7 +175,12 @@ def _refuse_existing(path: Path) -> None:
         raise OutputError(f"{path}: its parent folder {path.parent} does not exist; create it first")
 
 
-def _write(path: Path, text: str) -> None:
+def write_new(path: Path, text: str) -> None:
+    """Write a file that does not exist yet.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     from growformer.errors import OutputError
 
     try:

@@ -14,14 +14,13 @@ or stands twice, is an error.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
 
 from growformer.errors import RequestError, did_you_mean
+from growformer.storage.plain_yaml import read_yaml
 
 
 class Recipe(BaseModel):
@@ -55,19 +54,7 @@ def load_recipe(path: str | Path) -> dict[str, Any]:
         RequestError: it is missing, not YAML, or has keys or values that are not known; all are named.
     """
     path = Path(path)
-    if not path.is_file():
-        raise RequestError(f"{path}: no such recipe; expected a YAML file with lines such as hidden_size: 720")
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise RequestError(f"{path}: not YAML: {line}{error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
-    if data is None:
-        data = {}
-    if not isinstance(data, dict):
-        raise RequestError(f"{path}: expected lines such as hidden_size: 720, found a {type(data).__name__}")
+    data = read_yaml(path, "recipe", "hidden_size: 720")
     try:
         said = Recipe.model_validate(data).model_dump(exclude_none=True)
     except ValidationError as error:
@@ -97,17 +84,3 @@ def _expected(kind: str, context: dict[str, Any], message: str) -> str:
         return str(context["expected"])
     names = {"int_type": "a whole number", "string_type": "text", "dict_type": "a mapping", "list_type": "a list"}
     return names.get(kind, message)
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain YAML in which a key may stand once only."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Return the mapping, or refuse a key that stands twice."""
-        seen: list[Any] = []
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark)
-            seen.append(key)
-        return super().construct_mapping(node, deep=deep)

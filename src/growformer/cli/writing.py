@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from growformer.cli.request import Wanted
     from growformer.execute.checkpoint import GrownCheckpoint
     from growformer.execute.class_check import ClassCheck
+    from growformer.execute.companion import Companion
     from growformer.execute.ranks import Ranks
     from growformer.verification.verification import Verification
 
@@ -76,6 +77,7 @@ def write(
     keep_code: bool,
     check: bool,
     shown: bool,
+    companion: Companion | None = None,
 ) -> tuple[GrownCheckpoint, Verification | None]:
     """Write a checkpoint and compare its blocks with the source; of several ranks, the first one shows and compares."""
     from growformer.cli import render
@@ -96,6 +98,7 @@ def write(
                 progress=advance,
                 checking=checking,
                 estimated=_say if shown else None,
+                companion=companion,
             )
     except KeyboardInterrupt as stopped:
         raise Stopped(*stopped.args) from None
@@ -127,6 +130,7 @@ def left_as_json(grown: GrownCheckpoint) -> dict[str, Any]:
         "files": grown.files,
         "dropped": grown.dropped,
         "resumed": grown.resumed,
+        "notes": list(grown.notes),
     }
 
 

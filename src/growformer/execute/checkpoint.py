@@ -24,6 +24,7 @@ from growformer.architecture.registry import for_config
 from growformer.architecture.source import SourceInfo, canonical_names, describe
 from growformer.errors import OutputError, PlanError, RequestError, SourceError
 from growformer.execute.class_check import ClassCheck
+from growformer.execute.companion import Companion
 from growformer.execute.fill import BandFiller
 from growformer.execute.layout import Band, Layout, lay_out
 from growformer.execute.pipeline import Digests, Pipeline
@@ -59,6 +60,7 @@ class GrownCheckpoint:
         files: file beside the weights -> ``carried`` or ``updated: …``.
         num_bytes: size of the weights.
         resumed: what an earlier, unfinished run had left, and what was made of it; empty if there was none.
+        notes: what the user should know of what lies beside the weights.
     """
 
     path: Path
@@ -68,6 +70,7 @@ class GrownCheckpoint:
     files: dict[str, str]
     num_bytes: int
     resumed: str = ""
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         count = {kind: sum(found == kind for found in self.tensors.values()) for kind in ("grown", "carried", "new")}
@@ -87,6 +90,7 @@ def grow_folder(
     progress: Progress | None = None,
     checking: ClassCheck | None = None,
     estimated: Callable[[int, float], None] | None = None,
+    companion: Companion | None = None,
 ) -> GrownCheckpoint:
     """Write the grown checkpoint of a source folder.
 
@@ -104,6 +108,7 @@ def grow_folder(
         progress: called after every piece of a tensor.
         checking: a check of the target config that was started early; by default it starts now.
         estimated: called before a long run writes anything, with its bytes and about how many seconds they take.
+        companion: what grows with the weights.
 
     Raises:
         PlanError: the source is not the one that the plan was made for.
@@ -120,7 +125,8 @@ def grow_folder(
     if threads is not None and threads < 1:
         raise RequestError(f"{threads} threads: expected 1 or more")
     config = _target_config(plan, dtype, keep_code)
-    side_files, dropped_files = choose_side_files(plan, source, keep_code=keep_code)
+    grown_files = frozenset() if companion is None else companion.files
+    side_files, dropped_files = choose_side_files(plan, source, keep_code=keep_code, grown_otherwise=grown_files)
     layout = lay_out(stored_tensors(plan, dtype), max_shard_bytes)
     if out.resolve().is_relative_to(source.path.resolve()):
         raise OutputError(f"{out}: lies inside the source {source.path}; write beside it")
@@ -132,7 +138,7 @@ def grow_folder(
 
         def begin() -> dict[str, str]:
             check_free(out)
-            check_room(out, layout.num_bytes)
+            check_room(out, layout.num_bytes + (0 if companion is None else companion.prepare()))
             if estimated is not None and layout.num_bytes >= LONG:
                 estimated(layout.num_bytes, estimated_seconds(out.parent, layout.num_bytes))
             if checking is not None:
@@ -146,12 +152,14 @@ def grow_folder(
         shares.write(filler, finished, threads or min(MAX_THREADS, (os.cpu_count() or 1) + 1))
         ranks.together(lambda: _check_unchanged(before, partial))
         tensors = {s.name: status_of(plan, s) for shard in layout.shards for s in shard.tensors}
-        grown = GrownCheckpoint(
-            out, plan, tensors, {**plan.source.dropped, **dropped_files}, {}, layout.tensor_bytes, partial.note
-        )
+        dropped, notes = {**plan.source.dropped, **dropped_files}, () if companion is None else companion.notes
+        grown = GrownCheckpoint(out, plan, tensors, dropped, {}, layout.tensor_bytes, partial.note, notes)
 
         def publish() -> dict[str, str]:
             carried = write_side_files(source, partial.path, side_files)
+            if companion is not None:
+                companion.check_unchanged()
+                carried |= companion.write(partial.path)
             if len(layout.shards) > 1:
                 disk.write_file(partial.path / INDEX, _index(layout))
             record = _provenance(grown, source, partial.finished, carried)

@@ -10,7 +10,10 @@ import gc
 import json
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,21 @@ class Built:
 
 def build(config: dict[str, Any]) -> Built:
     """Build a config's class without memory for its tensors."""
+    model, refusal = build_model(config)
+    if model is None:
+        return Built(None, {}, refusal)
+    tensors = model.state_dict(keep_vars=True)
+    shapes = {name: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()}
+    owners: dict[int, str] = {}
+    aliases = {name: owner for name, t in tensors.items() if (owner := owners.setdefault(id(t), name)) != name}
+    return Built(shapes, aliases)
+
+
+def build_model(config: dict[str, Any]) -> tuple[nn.Module | None, str | None]:
+    """Return a model of a config's class, on the meta device, or why the class refuses the config.
+
+    Neither is returned where transformers has no class for it.
+    """
     import torch
     import transformers
     from transformers import AutoConfig
@@ -37,7 +55,7 @@ def build(config: dict[str, Any]) -> Built:
 
     model_type = config.get("model_type")
     if model_type not in CONFIG_MAPPING_NAMES:
-        return Built(None, {})
+        return None, None
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     try:
@@ -48,18 +66,13 @@ def build(config: dict[str, Any]) -> Built:
         if not (isinstance(model_class, type) and issubclass(model_class, torch.nn.Module)):
             model_class = None  # a config may name anything
         if model_class is None and type(made) not in transformers.MODEL_MAPPING:
-            return Built(None, {})  # a part of other models, which has no class of its own outside of them
+            return None, None  # a part of other models, which has no class of its own outside of them
         with torch.device("meta"):
-            model = model_class(made) if model_class else transformers.AutoModel.from_config(made)
+            return (model_class(made) if model_class else transformers.AutoModel.from_config(made)), None
     except Exception as error:
-        return Built(None, {}, _last_line(error.__cause__ or error))
+        return None, _last_line(error.__cause__ or error)
     finally:
         transformers.logging.set_verbosity(level)
-    tensors = model.state_dict(keep_vars=True)
-    shapes = {name: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()}
-    owners: dict[int, str] = {}
-    aliases = {name: owner for name, t in tensors.items() if (owner := owners.setdefault(id(t), name)) != name}
-    return Built(shapes, aliases)
 
 
 def _special_floats(value: Any) -> Any:

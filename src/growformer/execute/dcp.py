@@ -29,9 +29,9 @@ from growformer.errors import OutputError, PlanError, SourceError
 from growformer.execute.checkpoint import GrownCheckpoint, status_of
 from growformer.execute.dcp_layout import DcpLayout, OfParameter, key_of, sort_keys
 from growformer.execute.distributed import TIED
-from growformer.execute.optimizer import OWN_SLOTS, SLOTS, check_policy, check_slot, grow_slot
 from growformer.execute.placement import OneWhole
 from growformer.execute.provenance import FILE, new_region_groups
+from growformer.execute.slots import OWN_SLOTS, SLOTS, check_policy, check_slot, grow_slot
 from growformer.execute.stored import StoredTensor, materialise_stored, stored_tensors, take
 from growformer.planning.plan import Plan
 from growformer.storage import disk
@@ -241,7 +241,7 @@ class _Planned:
             zero = torch.zeros((), dtype=dtype)
             output.tensor(path, (), saved.dtype, (lambda: zero) if fresh else (lambda: self.folder.read(entry.key)))
             return
-        check_slot(f"{self.folder.path}: {entry.key}", entry.what, saved.shape, owner, self.powers)
+        check_slot(f"{self.folder.path}: {entry.key}", entry.what, saved.shape, dtype, owner, self.powers)
 
         def read(canonical: str) -> torch.Tensor:
             info = self.plan.source.tensors[canonical]

@@ -41,7 +41,7 @@ def describe_module(
         owner = owners.setdefault(key, name) if tensor.numel() else name
         if owner != name:
             aliases[name] = owner
-    aliases = _towards_declared(architecture, aliases)
+    aliases = towards_declared(architecture, aliases)
     return describe(architecture, config, tensors, aliases=aliases, location=class_of(model).__name__)
 
 
@@ -138,7 +138,7 @@ def _at(model: nn.Module, path: str) -> nn.Module | None:
         return None
 
 
-def _towards_declared(architecture: Architecture, aliases: Mapping[str, str]) -> dict[str, str]:
+def towards_declared(architecture: Architecture, aliases: Mapping[str, str]) -> dict[str, str]:
     """Keep the owner of a tie (the embedding) and drop the other name (the head), whichever came first."""
     found: dict[str, str] = {}
     for name, owner in aliases.items():

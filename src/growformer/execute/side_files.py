@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,36 @@ from growformer.storage import disk
 from growformer.storage.folder import INDEX, WEIGHT_SUFFIXES, ModelFolder
 from growformer.storage.plain_json import load_json
 
+OPTIMIZER, SCHEDULER, TRAINER_STATE, SCALER = "optimizer.pt", "scheduler.pt", "trainer_state.json", "scaler.pt"
+REGION_UPDATES = "region_updates.json"
 _PIECE = 8 << 20
+_TRAINING = ("training_args.bin", SCHEDULER, TRAINER_STATE, SCALER)
+_SHARDED_STATE = re.compile(
+    r"global_step\d+|pytorch_model_fsdp(_\d+|\.bin)|optimizer_\d+|optimizer\.bin|optimizer\.pt_\d+|"
+    r"rank\d+-of-\d+-optimizer\.pt"
+)
+"""Files and folders in which DeepSpeed, FSDP and others keep the state of optimizers."""
 
 
 def choose_side_files(
-    plan: Plan, source: ModelFolder, *, keep_code: bool = False
+    plan: Plan, source: ModelFolder, *, keep_code: bool = False, grown_otherwise: frozenset[str] = frozenset()
 ) -> tuple[dict[Path, dict[str, Any] | None], dict[str, str]]:
-    """Return the files to carry (None) or to write anew (their content), and those to drop with the reason."""
+    """Return the files to carry (None) or to write anew (their content), and those to drop with the reason.
+
+    Args:
+        plan: what the model becomes.
+        source: the folder.
+        keep_code: whether code is carried.
+        grown_otherwise: files that somebody else answers for.
+    """
     found: dict[Path, dict[str, Any] | None] = {}
     dropped: dict[str, str] = {}
     field_name = plan.architecture.roles.get("hidden", "hidden_size")
     before, after = plan.source_sizes.get(field_name), plan.target_sizes.get(field_name)
     for path in source.other_files():
         nested_weights = len(path.parts) > 1 and path.suffix in WEIGHT_SUFFIXES
+        if str(path) in grown_otherwise:
+            continue
         if source.leads_outside(path):
             dropped[str(path)] = "a link that leads out of the model's folder"
         elif (source.path / path).is_dir():
@@ -37,7 +55,9 @@ def choose_side_files(
             dropped[str(path)] = "the record of an earlier growth; its digest is kept in the new one"
         elif path.suffix == ".py" and not keep_code:
             dropped[str(path)] = "code; a stock class loads the result (--keep-code carries it, unread)"
-        elif path.name in ("training_args.bin", "scheduler.pt", "trainer_state.json") or path.name.startswith("rng_"):
+        elif str(path) in (OPTIMIZER, REGION_UPDATES) or _SHARDED_STATE.fullmatch(path.parts[0]):
+            dropped[str(path)] = "the state of an optimizer, of the source's sizes"
+        elif path.name in _TRAINING or path.name.startswith("rng_"):
             found[path] = None
         elif path.suffix in WEIGHT_SUFFIXES or path.name.endswith(".index.json"):
             if nested_weights and path.parts[0] not in ("onnx", "openvino"):
@@ -116,4 +136,19 @@ def _read(source: Path, descriptor: int, piece: memoryview, offset: int) -> int:
         raise SourceError(f"{source}: cannot be carried along: {error.strerror or error}") from None
 
 
-__all__ = ["choose_side_files", "write_side_files"]
+def sharded_state(source: ModelFolder) -> str | None:
+    """Return the file or folder in which a distributed run keeps the state of its optimizer, if there is one."""
+    tops = (path.parts[0] for path in source.other_files())
+    return next((top for top in tops if _SHARDED_STATE.fullmatch(top)), None)
+
+
+__all__ = [
+    "OPTIMIZER",
+    "REGION_UPDATES",
+    "SCALER",
+    "SCHEDULER",
+    "TRAINER_STATE",
+    "choose_side_files",
+    "sharded_state",
+    "write_side_files",
+]

@@ -89,8 +89,9 @@ def place_layers(before: int, after: int, at: str | Sequence[int]) -> tuple[int,
 def with_templates(positions: tuple[int, ...]) -> list[tuple[int, bool]]:
     """Return for every target layer the source layer it comes from or, where new, copies: ``(source, is new)``.
 
-    A run of new layers after source layer j repeats the run of source layers that ends with j, in order; new
-    layers in front of the first repeat it.
+    A run of new layers after source layer j repeats the run of source layers that ends with j, in order, and all of
+    them as often as needed where it is longer: ``end`` stacks the whole model. New layers in front of the first repeat
+    it.
     """
     found: list[tuple[int, bool]] = []
     start = 0
@@ -105,7 +106,7 @@ def with_templates(positions: tuple[int, ...]) -> list[tuple[int, bool]]:
         before = positions[start - 1] if start else -1
         run = end - start
         for i in range(run):
-            found.append((max(before - run + 1 + i, 0) if before >= 0 else 0, True))
+            found.append(((i - run) % (before + 1) if before >= 0 else 0, True))
         start = end
     return found
 

@@ -23,25 +23,39 @@ def count_parameters(architecture: Architecture, source: SourceInfo, sizes: Mapp
     Raises:
         ArchitectureError: a size would not be a whole number.
     """
+    return sum(count_entries(architecture, source, sizes_over(architecture, source, sizes)).values())
+
+
+def sizes_over(architecture: Architecture, source: SourceInfo, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a source's resolved config at other sizes; layers that come after its own are like its last one."""
     config = {**architecture.resolve_config(source.sizes), **sizes}
-    for name in architecture.layer_lists:  # layers that come after the source's are counted as its last one
+    for name in architecture.layer_lists:
         values = config.get(name)
         if isinstance(values, list) and values and name not in sizes:
             most = max(architecture.size(a, config) for a in architecture.index_axes if not architecture.size_index(a))
             config[name] = [*values, *values[-1:] * max(most - len(values), 0)]
+    return config
+
+
+def count_entries(architecture: Architecture, source: SourceInfo, config: Mapping[str, Any]) -> dict[str, int]:
+    """Return template -> entries of all its instances together, under a resolved config.
+
+    Raises:
+        ArchitectureError: a size would not be a whole number.
+    """
     varying = {axis for axis in architecture.sizes if architecture.size_index(axis)}
-    total = 0
-    for spec in architecture.tensors.values():
-        if spec.template not in source.templates:
+    axes = {axis for space in architecture.spaces.values() for axis in space.axes} & varying
+    found: dict[str, int] = {}
+    for template, spec in architecture.tensors.items():
+        if template not in source.templates:
             continue
-        axes = {axis for space in architecture.spaces.values() for axis in space.axes} & varying
         if axes or any(index in varying for index in spec.index):
-            total += sum(prod(architecture.shape(spec, config, i)) for i in architecture.instances_of(spec, config))
+            shapes = (architecture.shape(spec, config, i) for i in architecture.instances_of(spec, config))
+            found[template] = sum(map(prod, shapes))
         else:
-            total += _instances(architecture, spec, config) * prod(
-                architecture.shape(spec, config, dict.fromkeys(spec.index, 0))
-            )
-    return total
+            shape = architecture.shape(spec, config, dict.fromkeys(spec.index, 0))
+            found[template] = _instances(architecture, spec, config) * prod(shape)
+    return found
 
 
 def _instances(architecture: Architecture, spec: TensorSpec, config: Mapping[str, Any]) -> int:

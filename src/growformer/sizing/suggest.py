@@ -89,8 +89,8 @@ class _Source:
         return self.architecture.roles[role]
 
 
-def parse_count(text: str | int) -> int:
-    """Return a number of parameters: ``1.2B``, ``350M``, ``7e9``, or a number.
+def parse_count(text: str | int, name: str = "to_parameters", what: str = "parameters") -> int:
+    """Return a number of parameters (or of what else ``name`` counts): ``1.2B``, ``350M``, ``7e9``, or a number.
 
     Raises:
         RequestError: it is none.
@@ -101,7 +101,7 @@ def parse_count(text: str | int) -> int:
         match = re.fullmatch(r"\s*(\d[\d_]*(?:\.\d+)?(?:[eE]\+?\d+)?)\s*([KkMmBbTt]?)\s*", str(text))
         found = float(match[1].replace("_", "")) * _UNITS[match[2].upper()] if match else 0.0
     if found < 1:
-        raise RequestError(f"to_parameters = {text!r}: expected a number of parameters such as 1.2B, 350M or 7e9")
+        raise RequestError(f"{name} = {text!r}: expected a number of {what} such as 1.2B, 350M or 7e9")
     return round(found)
 
 

@@ -26,8 +26,8 @@ import numpy as np
 import torch
 
 from growformer.errors import RequestError, did_you_mean
-from growformer.execute.optimizer import GrownSlots
 from growformer.execute.placement import local, local_region
+from growformer.execute.slots import GrownSlots, P
 from growformer.execute.stored import held
 from growformer.execute.values import assign, select
 from growformer.planning.blocks import Affine, Index1D, Region, Sum, compact, positions
@@ -99,6 +99,18 @@ class UpdateRegion:
     ramp: int = 0
     decay: float = 1.0
     frozen: bool = False
+
+    def check(self) -> None:
+        """Refuse what no rule gives.
+
+        Raises:
+            ValueError: a number is of another kind, or less than 0.
+        """
+        whole = [self.born, self.ramp, *([] if self.inherited is None else [self.inherited])]
+        rates = [self.rate, self.decay]
+        sound = all(type(n) is int and n >= 0 for n in whole) and isinstance(self.frozen, bool)
+        if not sound or not all(isinstance(n, (int, float)) and 0 <= n < math.inf for n in rates):
+            raise ValueError(f"a region that no rule gives: {self}")
 
     def factor(self, now: int, step: int | None, betas: tuple[float, float] | None) -> float:
         """Return the factor on an update.
@@ -172,7 +184,13 @@ class RegionUpdates:
     # Growth.
 
     def grow(
-        self, plan: Plan, grown: Iterable[GrownSlots], rules: UpdateRules, steps: Mapping[Any, int], *, state: str
+        self,
+        plan: Plan,
+        grown: Iterable[GrownSlots[torch.nn.Parameter]],
+        rules: UpdateRules,
+        steps: Mapping[torch.nn.Parameter, int],
+        *,
+        state: str,
     ) -> None:
         """Follow a growth: regions move with what they are in, and what is new gets regions by the rules.
 
@@ -183,44 +201,9 @@ class RegionUpdates:
             steps: the source's parameters -> their step counts before the growth.
             state: the policy by which the state was grown.
         """
-        following: dict[torch.nn.Parameter, list[UpdateRegion]] = {}
-        grown = list(grown)
-        by_parameter = {slots.before: self._regions.get(slots.before, []) for slots in grown}
-        normalised = type(self.optimizer).__name__ in _NORMALISED
-        for slots in grown:
-            found: list[UpdateRegion] = []
-            for spec, index, piece in slots.stored.parts:
-                is_new = plan.is_new(index)
-                for block in tensor_plan(plan, spec, index).blocks:
-                    value, target = block.value, held(piece, block.region)
-                    if isinstance(value, Sum):
-                        value = next(part for part in value.parts if isinstance(part, Affine))
-                    copied = isinstance(value, Affine)
-                    if isinstance(value, Affine) and not is_new:
-                        info = plan.source.tensors[value.tensor]
-                        found += _moved(by_parameter[slots.before], held(info.piece, value.region), target)
-                        factor = _function_space(value, normalised) if rules.policy == "function_space" else 1.0
-                        found.append(UpdateRegion(target, self.steps, rate=factor, frozen=rules.freeze_old))
-                        continue
-                    has_state = copied and state == "carry"
-                    inherited = steps.get(slots.before) if slots.carried and not has_state else None
-                    found.append(
-                        UpdateRegion(
-                            target,
-                            self.steps,
-                            inherited if rules.bias_correction else None,
-                            rules.new_rate,
-                            rules.ramp,
-                            rules.new_decay,
-                        )
-                    )
-            following[slots.parameter] = [r for r in found if not self._says_nothing(r)]
-        self._regions = {parameter: regions for parameter, regions in following.items() if regions}
-
-    @staticmethod
-    def _says_nothing(region: UpdateRegion) -> bool:
-        neutral = region.rate == 1 and region.decay == 1 and not region.ramp and not region.frozen
-        return neutral and region.inherited is None
+        self._regions = grown_regions(
+            plan, grown, self._regions, rules, steps, state=state, now=self.steps, kind=type(self.optimizer).__name__
+        )
 
     # Around the step.
 
@@ -270,39 +253,133 @@ class RegionUpdates:
     def state_dict(self) -> dict[str, Any]:
         """Return plain data: the steps, and the regions by the number that the optimizer's own state dict gives."""
         numbers = {p: n for n, p in enumerate(p for g in self.optimizer.param_groups for p in g["params"])}
-        return {
-            "steps": self.steps,
-            "regions": {
-                numbers[parameter]: [{**asdict(r), "region": [_index_to_json(i) for i in r.region]} for r in regions]
-                for parameter, regions in self._regions.items()
-            },
-        }
+        regions = {numbers[parameter]: regions for parameter, regions in self._regions.items()}
+        return {"steps": self.steps, "regions": regions_to_json(regions)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what ``state_dict`` gave, for an optimizer of the same parameters.
 
         Raises:
-            RequestError: a region lies outside of its parameter.
+            RequestError: a region lies outside of its parameter, or there is no such parameter.
         """
         parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
-        found: dict[torch.nn.Parameter, list[UpdateRegion]] = {}
-        for number, regions in state["regions"].items():
-            if not 0 <= int(number) < len(parameters):
-                raise RequestError(f"region updates of parameter {number}; the optimizer has {len(parameters)}")
-            parameter = parameters[int(number)]
-            for data in regions:
-                region = tuple(_index_from_json(index) for index in data["region"])
-                fits = len(region) == parameter.ndim and all(
-                    int(positions(index).max(initial=-1)) < size
-                    for index, size in zip(region, parameter.shape, strict=True)
+        by_number = {int(number): regions for number, regions in state["regions"].items()}
+        found = regions_from_json(by_number, {number: tuple(p.shape) for number, p in enumerate(parameters)})
+        self.set_regions(int(state["steps"]), {parameters[number]: regions for number, regions in found.items()})
+
+    def set_regions(self, steps: int, regions: Mapping[torch.nn.Parameter, Sequence[UpdateRegion]]) -> None:
+        """Take over regions in place of all that there are, and the steps that have been counted."""
+        self.steps, self._regions = steps, {parameter: list(some) for parameter, some in regions.items()}
+
+
+def regions_to_json(regions: Mapping[Any, Sequence[UpdateRegion]]) -> dict[Any, list[dict[str, Any]]]:
+    """Return regions by parameter as plain data."""
+    return {
+        key: [{**asdict(r), "region": [_index_to_json(i) for i in r.region]} for r in some]
+        for key, some in regions.items()
+    }
+
+
+def regions_from_json(
+    data: Mapping[P, Sequence[Mapping[str, Any]]], shapes: Mapping[P, tuple[int, ...]]
+) -> dict[P, list[UpdateRegion]]:
+    """Read what ``regions_to_json`` gave.
+
+    Args:
+        data: parameter (its name, or its number) -> regions.
+        shapes: of all parameters that there are.
+
+    Raises:
+        RequestError: a region lies outside of its parameter, or there is no such parameter.
+    """
+    found: dict[P, list[UpdateRegion]] = {}
+    for key, regions in data.items():
+        if key not in shapes:
+            raise RequestError(
+                f"region updates of parameter {key}, which is none of the {len(shapes)}: they belong to another model"
+            )
+        for entry in regions:
+            region = tuple(_index_from_json(index) for index in entry["region"])
+            fits = len(region) == len(shapes[key]) and all(
+                _reach(index) <= size for index, size in zip(region, shapes[key], strict=True)
+            )
+            if not fits:
+                raise RequestError(
+                    f"a region of parameter {key} lies outside of its shape {list(shapes[key])}: the region updates "
+                    "belong to another model"
                 )
-                if not fits:
-                    raise RequestError(
-                        f"a region of parameter {number} lies outside of its shape {list(parameter.shape)}: the region "
-                        "updates belong to another model"
+            made = UpdateRegion(**{**entry, "region": region})
+            made.check()
+            found.setdefault(key, []).append(made)
+    return found
+
+
+def _reach(index: Index1D) -> float:
+    """Return how long a dimension must be for an index; infinity for one that starts before it."""
+    if isinstance(index, slice):
+        return index.stop if 0 <= index.start <= index.stop else math.inf
+    return int(index.max(initial=-1)) + 1 if int(index.min(initial=0)) >= 0 else math.inf
+
+
+def grown_regions(
+    plan: Plan,
+    grown: Iterable[GrownSlots[P]],
+    regions: Mapping[P, Sequence[UpdateRegion]],
+    rules: UpdateRules,
+    steps: Mapping[P, int],
+    *,
+    state: str,
+    now: int,
+    kind: str,
+) -> dict[P, list[UpdateRegion]]:
+    """Return the regions after a growth: old ones move with what they are in, and what is new gets some by the rules.
+
+    Args:
+        plan: what was grown by it.
+        grown: what an optimizer executor made.
+        regions: the source's parameters -> their regions so far.
+        rules: for what is new, and for what is old.
+        steps: the source's parameters -> their step counts before the growth.
+        state: the policy by which the state was grown.
+        now: the controller's steps, from which ages count.
+        kind: the optimizer's name.
+    """
+    following: dict[P, list[UpdateRegion]] = {}
+    normalised = kind in _NORMALISED
+    for slots in grown:
+        found: list[UpdateRegion] = []
+        for spec, index, piece in slots.stored.parts:
+            is_new = plan.is_new(index)
+            for block in tensor_plan(plan, spec, index).blocks:
+                value, target = block.value, held(piece, block.region)
+                if isinstance(value, Sum):
+                    value = next(part for part in value.parts if isinstance(part, Affine))
+                copied = isinstance(value, Affine)
+                if isinstance(value, Affine) and not is_new:
+                    info = plan.source.tensors[value.tensor]
+                    found += _moved(regions.get(slots.before, ()), held(info.piece, value.region), target)
+                    factor = _function_space(value, normalised) if rules.policy == "function_space" else 1.0
+                    found.append(UpdateRegion(target, now, rate=factor, frozen=rules.freeze_old))
+                    continue
+                has_state = copied and state == "carry"
+                inherited = steps.get(slots.before) if slots.carried and not has_state else None
+                found.append(
+                    UpdateRegion(
+                        target,
+                        now,
+                        inherited if rules.bias_correction else None,
+                        rules.new_rate,
+                        rules.ramp,
+                        rules.new_decay,
                     )
-                found.setdefault(parameter, []).append(UpdateRegion(**{**data, "region": region}))
-        self.steps, self._regions = int(state["steps"]), found
+                )
+        following[slots.parameter] = [region for region in found if not _says_nothing(region)]
+    return {parameter: found for parameter, found in following.items() if found}
+
+
+def _says_nothing(region: UpdateRegion) -> bool:
+    neutral = region.rate == 1 and region.decay == 1 and not region.ramp and not region.frozen
+    return neutral and region.inherited is None
 
 
 _ATTACHED: weakref.WeakKeyDictionary[torch.optim.Optimizer, RegionUpdates] = weakref.WeakKeyDictionary()
@@ -368,4 +445,14 @@ def _index_from_json(data: Any) -> Index1D:
     return slice(int(data[0]), int(data[1]))
 
 
-__all__ = ["RegionUpdates", "UpdateRegion", "UpdateRules", "correction", "steps_of", "updates_of"]
+__all__ = [
+    "RegionUpdates",
+    "UpdateRegion",
+    "UpdateRules",
+    "correction",
+    "grown_regions",
+    "regions_from_json",
+    "regions_to_json",
+    "steps_of",
+    "updates_of",
+]

@@ -1,0 +1,1 @@
+"""A training run that grows: schedules in plain loops and in Trainer, replay, proposals."""

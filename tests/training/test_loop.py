@@ -1,0 +1,233 @@
+"""Scheduled growth in a plain loop: when it is due, once; and a resumed run is the run that was not stopped."""
+
+from __future__ import annotations
+
+import copy
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.theorems.support import CONFIGS, random_model
+from tests.training.runs import BATCH, DEEPER, LENGTH, SCHEDULE, WIDER, adam, batch, llama, loss_of, same, train
+
+import growformer
+from growformer import GrowthLog, GrowthSchedule, GrowthStage, RequestError, ScheduledGrowth, SourceError
+from growformer.reference import reference_architecture
+
+STEPS = 18
+
+
+def started(schedule: GrowthSchedule = SCHEDULE, **options: Any) -> tuple[ScheduledGrowth, Any]:
+    model = llama()
+    optimizer = adam(model)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=STEPS)
+    return ScheduledGrowth(schedule, model, optimizer, sequence_length=LENGTH, **options), scheduler
+
+
+def stripped(run: ScheduledGrowth) -> Any:
+    """A run's state, without what a config says of the file that it was loaded from."""
+    state = json.loads(json.dumps(run.state_dict()))
+    for event in state["log"]["events"]:
+        event["plan"]["target_config"] = {
+            name: value
+            for name, value in event["plan"]["target_config"].items()
+            if name not in ("_name_or_path", "dtype", "transformers_version", "architectures")
+        }
+    return state
+
+
+def test_growths_come_when_they_are_due_and_leave_the_loss() -> None:
+    run, scheduler = started()
+    train(run, 0, STEPS, scheduler)
+    assert [(e.stage, e.step, e.tokens) for e in run.log.events] == [
+        (1, 4, 4 * BATCH * LENGTH), (2, 10, 10 * BATCH * LENGTH), (3, 14, 14 * BATCH * LENGTH)
+    ]  # fmt: skip
+    config = run.model.config
+    assert {name: getattr(config, name) for name in WIDER} == {**WIDER, "intermediate_size": 37}
+    assert config.num_hidden_layers == DEEPER["num_hidden_layers"]
+    assert scheduler.optimizer is run.optimizer
+    assert run.optimizer.param_groups[0]["lr"] < 1e-4
+    held = {id(p) for group in run.optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for p in run.model.parameters()}
+    assert run.log.next_stage is None
+
+
+def test_the_loss_is_the_same_on_either_side_of_a_growth() -> None:
+    run, _ = started()
+    run.model.double()
+    measured = batch(999)
+
+    def measure(model: Any) -> float:
+        with torch.no_grad():
+            return float(loss_of(model, measured))
+
+    for step in range(6):
+        loss = loss_of(run.model, batch(step))
+        loss.backward()
+        run.optimizer.step()
+        if run.after_step(loss=loss, tokens=BATCH * LENGTH):
+            before = measure(run.model)
+            grown = run.grow(measure)
+            event = run.log.events[-1]
+            assert event.loss_before == before
+            assert event.loss_after == measure(grown)
+            assert event.loss_after == pytest.approx(before, rel=1e-12)
+            with torch.no_grad():  # and the measure can tell: one source block changed
+                grown.model.layers[0].mlp.down_proj.weight[0, 0] += 0.1
+            assert abs(measure(grown) - before) > 1e-6
+    assert len(run.log.events) == 1
+
+
+@pytest.mark.parametrize("stop", [3, 4, 5, 9, 10, 13, 14, 17])
+def test_a_resumed_run_is_the_one_that_was_not_stopped(stop: int, tmp_path: Path) -> None:
+    whole, scheduler = started()
+    losses = train(whole, 0, STEPS, scheduler)
+
+    run, scheduler = started()
+    train(run, 0, stop, scheduler)
+    run.save(tmp_path)
+    run.model.save_pretrained(tmp_path)
+    torch.save({"optimizer": run.optimizer.state_dict(), "scheduler": scheduler.state_dict()}, tmp_path / "rest.pt")
+
+    model = type(run.model).from_pretrained(tmp_path, attn_implementation="eager")
+    optimizer = adam(model)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=STEPS)
+    rest = torch.load(tmp_path / "rest.pt", weights_only=True)
+    optimizer.load_state_dict(rest["optimizer"])
+    scheduler.load_state_dict(rest["scheduler"])
+    resumed = ScheduledGrowth(SCHEDULE, model, optimizer, sequence_length=LENGTH, state=tmp_path)
+    assert train(resumed, stop, STEPS, scheduler) == losses[stop:]
+    assert same(resumed.model, whole.model)
+    assert stripped(resumed) == stripped(whole)
+
+
+@pytest.mark.parametrize("lost", ["events", "flat", "updates"])
+def test_a_run_resumed_without_part_of_its_state_is_another(lost: str, tmp_path: Path) -> None:
+    """The test above can fail: each part of the state matters."""
+    whole, _ = started()
+    train(whole, 0, STEPS)
+    run, _ = started()
+    train(run, 0, 7)
+    state = run.state_dict()
+    if lost == "events":
+        with pytest.raises(RequestError, match="repeats the sizes that the model has then"):
+            ScheduledGrowth(SCHEDULE, run.model, run.optimizer)
+        return
+    if lost == "flat":
+        state["log"]["flat"] = {"sum": 0.0, "steps": 0, "best": None, "waited": 0}
+    else:
+        state["updates"] = {"steps": state["updates"]["steps"], "regions": {}}
+    model = copy.deepcopy(run.model)
+    optimizer = adam(model)
+    optimizer.load_state_dict(run.optimizer.state_dict())
+    resumed = ScheduledGrowth(SCHEDULE, model, optimizer, sequence_length=LENGTH, state=state)
+    train(resumed, 7, STEPS)
+    assert not same(resumed.model, whole.model) or resumed.log.to_json() != whole.log.to_json()
+
+
+def test_a_growth_is_neither_left_out_nor_repeated() -> None:
+    run, _ = started()
+    train(run, 0, 3)
+    with pytest.raises(RequestError, match="no growth is due at step 3: grow when after_step returns a stage"):
+        run.grow()
+    assert run.after_step(loss=1.0, tokens=21) is SCHEDULE.stages[0]
+    with pytest.raises(RequestError, match=r"stage 1 \(at step 4\) is due since step 4: grow before the next step"):
+        run.after_step(loss=1.0, tokens=21)
+    run.grow()
+    with pytest.raises(RequestError, match="no growth is due at step 4"):
+        run.grow()
+    with pytest.raises(RequestError, match=r"stage 2 \(when flat: 2 windows of 2 steps .*\): the loss is needed"):
+        run.after_step(tokens=21)
+
+
+def test_tokens_are_needed_where_a_stage_waits_for_them() -> None:
+    run, _ = started(GrowthSchedule((GrowthStage(at_tokens=50, sizes=DEEPER),)))
+    with pytest.raises(RequestError, match=r"stage 1 \(at 50 tokens\): tokens are needed with every step"):
+        run.after_step(loss=1.0)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"hidden_size": 19}, r"stage 3 \(at step 9\): .*hidden_size.*20.*19"),
+        ({"hiden_size": 40}, r"stage 3 \(at step 9\): .*hiden_size.*did you mean 'hidden_size'"),
+        ({"num_attention_heads": 5}, r"stage 3 \(at step 9\): .*num_attention_heads"),
+        ({"num_hidden_layers": 3}, r"stage 3 \(at step 9\): it repeats num_hidden_layers = 3"),
+    ],
+)
+def test_a_wrong_third_stage_is_refused_before_the_first_step(sizes: dict, message: str) -> None:
+    model = llama()
+    optimizer, before = adam(model), copy.deepcopy(model)
+    with pytest.raises(RequestError, match=message):
+        ScheduledGrowth(
+            GrowthSchedule(
+                (
+                    GrowthStage(at_step=2, sizes={"num_hidden_layers": 3}),
+                    GrowthStage(at_step=5, sizes={"intermediate_size": 31}),
+                    GrowthStage(at_step=9, sizes=sizes),
+                )
+            ),
+            model,
+            optimizer,
+        )
+    assert same(model, before)
+    assert list(optimizer.param_groups[0]["params"]) == list(model.parameters())
+
+
+def test_every_stage_starts_from_the_one_before() -> None:
+    plans = growformer.plan_schedule(SCHEDULE, llama())
+    config = growformer.plan_schedule(SCHEDULE, llama().config.to_dict() | {"architectures": ["LlamaForCausalLM"]})
+    assert [p.num_parameters() for p in plans] == [p.num_parameters() for p in config]
+    assert all(a.num_parameters()[1] == b.num_parameters()[0] for a, b in pairwise(plans))
+    run, _ = started()
+    train(run, 0, STEPS)
+    configs = [{n: v for n, v in p.target_config.items() if n != "_name_or_path"} for p in plans]
+    assert configs == [dict(e.plan["target_config"]) for e in run.log.events]
+
+
+def test_a_schedule_may_change_in_what_has_not_happened() -> None:
+    run, _ = started()
+    train(run, 0, 6)
+    later = GrowthSchedule((SCHEDULE.stages[0], GrowthStage(at_step=12, sizes=DEEPER)))
+    resumed = ScheduledGrowth(later, run.model, run.optimizer, sequence_length=LENGTH, state=run.state_dict())
+    assert resumed.log.next_stage == later.stages[1]
+    other = GrowthSchedule((GrowthStage(at_step=3, sizes=WIDER), *SCHEDULE.stages[1:]))
+    with pytest.raises(RequestError, match=r"stage 1 \(at step 4\) has happened already, at step 4, as .*Change later"):
+        ScheduledGrowth(other, run.model, run.optimizer, state=run.state_dict())
+    with pytest.raises(RequestError, match=r"the model has .*hidden_size = 20.*growth 1 made .*hidden_size = 30"):
+        ScheduledGrowth(SCHEDULE, llama(), adam(llama()), state=run.state_dict())
+
+
+def test_a_state_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="nothing: missing; every checkpoint of a run with a growth schedule has one"):
+        ScheduledGrowth(SCHEDULE, llama(), adam(llama()), state=tmp_path / "nothing")
+    run, _ = started()
+    train(run, 0, 2)
+    run.save(tmp_path)
+    run.after_step(loss=1.0, tokens=21)
+    run.log.save(tmp_path)
+    with pytest.raises(SourceError, match="the region updates are of step 2, the growth log of step 3; take both from"):
+        ScheduledGrowth(SCHEDULE, run.model, run.optimizer, state=tmp_path)
+    (tmp_path / "region_updates.json").unlink()
+    with pytest.raises(SourceError, match=r"region_updates.json: missing"):
+        ScheduledGrowth(SCHEDULE, run.model, run.optimizer, state=tmp_path)
+
+
+def test_an_own_model_grows_by_its_declaration(tmp_path: Path) -> None:
+    source = random_model(CONFIGS["final norm"])
+    schedule = GrowthSchedule(
+        (GrowthStage(at_step=1, sizes={"hidden_size": 8}), GrowthStage(at_step=2, sizes={"hidden_size": 11}))
+    )
+    how = reference_architecture(source.config.to_dict())
+    run = ScheduledGrowth(schedule, source, torch.optim.AdamW(source.parameters()), architecture=how)
+    assert run.after_step() is schedule.stages[0]
+    run.grow()
+    assert run.after_step() is schedule.stages[1]
+    grown = run.grow()
+    assert grown.config.hidden_size == 11
+    run.save(tmp_path)
+    assert GrowthLog.load(tmp_path).to_json() == run.log.to_json()
+    assert same(growformer.replay(tmp_path, source), grown)
