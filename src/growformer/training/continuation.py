@@ -9,7 +9,8 @@ from torch import nn
 
 from growformer.errors import RequestError
 from growformer.execute.module import tensors_of
-from growformer.execute.optimizer import GrownSlots, grow_optimizer
+from growformer.execute.optimizer import grow_optimizer
+from growformer.execute.slots import GrownSlots
 from growformer.execute.stored import stored_tensors
 from growformer.planning.plan import Plan
 from growformer.training.updates import UpdateRules, steps_of, updates_of
