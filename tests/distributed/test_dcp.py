@@ -201,6 +201,10 @@ def test_on_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     small, out = saved(tmp_path / "small", model, optimizer), tmp_path / "large"
     assert main(["grow", str(small), str(out), "--hidden-size", "48", "--threads", "2"]) == 2
     assert "is grown without --threads" in capfd.readouterr().err
+    assert main(["grow", str(small), str(out), "--hidden-size", "48", "--ramp", "2"]) == 2
+    assert "--ramp is for checkpoints of Trainer" in capfd.readouterr().err
+    assert main(["grow", str(small), str(out), "--hidden-size", "48", "--optimizer-state", "omit"]) == 2
+    assert "unknown state policy 'omit'" in capfd.readouterr().err
     assert main(["grow", str(small), str(out), "--hidden-size", "24"]) == 2
     assert "nothing grows" in capfd.readouterr().err
     config = (small / "config.json").rename(tmp_path / "config.json")
@@ -215,5 +219,9 @@ def test_on_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     other, fresh = fresh_like(grown)
     loaded(out, other, fresh)
     assert all(torch.equal(one, two) for one, two in zip(other.parameters(), grown.parameters(), strict=True))
+    dropped = ["--config", str(config), "--optimizer-state", "drop"]
+    assert main(["grow", str(small), str(tmp_path / "x"), "--hidden-size", "48", *dropped]) == 0
+    found = dcp.FileSystemReader(tmp_path / "x").read_metadata().state_dict_metadata
+    assert not any(key.startswith("optim.state.") for key in found)
     assert main(["grow", str(config), str(tmp_path / "x"), "--hidden-size", "48", "--config", str(config)]) == 2
     assert "goes with a distributed checkpoint" in capfd.readouterr().err

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from growformer.errors import RequestError
 
 if TYPE_CHECKING:
     from growformer.cli.options import Growth
+    from growformer.cli.training import Training
 
 
 def grow_distributed(
     model: str,
     out: str,
     growth: Growth,
+    training: Training,
     *,
     plan: str | None,
     config: str | None,
@@ -34,6 +37,7 @@ def grow_distributed(
     from growformer.cli.request import check_with_class, read, read_plan
     from growformer.cli.writing import left_as_json
     from growformer.execute.dcp import grow_dcp
+    from growformer.execute.slots import check_policy
     from growformer.storage.dcp import open_dcp
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -43,11 +47,19 @@ def grow_distributed(
     asked += [option for option, value in (("--threads", threads), ("--keep-code", keep_code)) if value]
     if asked:
         raise RequestError(f"{model}: a distributed checkpoint is grown without {', '.join(asked)}; leave it out")
+    rules = [f.name for f in fields(training) if f.name != "optimizer_state" and getattr(training, f.name) is not None]
+    if rules:
+        raise RequestError(
+            f"{model}: --{rules[0].replace('_', '-')} is for checkpoints of Trainer; of a distributed checkpoint, give "
+            "such rules to growformer.training.continuation.scale_updates when the grown one has been loaded"
+        )
+    state = training.optimizer_state or "carry"
+    check_policy(state)
     wanted = read_plan(model, plan, growth) if plan else read(model, growth, with_weights=True, config=config)
     refuse_standstill(wanted)
     check_with_class(wanted.plan)
     with render.status("Writing, tensor by tensor", not json):
-        grown = grow_dcp(wanted.plan, open_dcp(model), out)
+        grown = grow_dcp(wanted.plan, open_dcp(model), out, state=state)
     if json:
         render.print_json({**left_as_json(grown), "tensors": grown.tensors})
         return

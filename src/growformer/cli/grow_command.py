@@ -67,7 +67,9 @@ def grow(
     if is_dcp(model):
         from growformer.cli.dcp_growth import grow_distributed
 
-        grow_distributed(model, out, growth, plan=plan, config=config, threads=threads, keep_code=keep_code, json=json)
+        grow_distributed(
+            model, out, growth, training, plan=plan, config=config, threads=threads, keep_code=keep_code, json=json
+        )
         return
     if config is not None:
         raise RequestError("--config goes with a distributed checkpoint; a model folder has its config.json")
