@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import weakref
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,22 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(executor, "grow_slot", fail)
     with pytest.raises(growformer.OutputError, match="cannot be written: No space left on device"):
         growformer.grow_checkpoint(tmp_path / "small", tmp_path / "large", **sizes)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small"]
+
+
+def test_a_source_that_changes_meanwhile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, optimizer, sizes = trained()
+    small = saved(tmp_path / "small", model, optimizer)
+    make = executor.grow_slot
+
+    def meanwhile(*arguments: Any, **options: Any) -> torch.Tensor:
+        file = next(small.glob("*.distcp"))
+        os.utime(file, ns=(1, 1))
+        return make(*arguments, **options)
+
+    monkeypatch.setattr(executor, "grow_slot", meanwhile)
+    with pytest.raises(growformer.SourceError, match="changed while it was read"):
+        growformer.grow_checkpoint(small, tmp_path / "large", **sizes)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small"]
 
 

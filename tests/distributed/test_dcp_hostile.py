@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import random
 import struct
 import zipfile
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, TensorStorageMetadata
 
 import growformer
 from growformer.storage.dcp import open_dcp
@@ -86,6 +87,47 @@ def test_nothing_that_a_pickle_does_to_a_class_is_done_to_torch(folder: Path) ->
     Metadata.__init__ = before
 
 
+def test_a_memo_that_would_fill_the_memory_is_refused(folder: Path) -> None:
+    (folder / ".metadata").write_bytes(b"\x80\x04Nr\xff\xff\xff\x7f.")
+    with pytest.raises(growformer.SourceError, match="remembers something as number 2,147,483,647 in 9 bytes"):
+        open_dcp(folder)
+
+
+@pytest.mark.parametrize(
+    "evil", [b"\x80\x04\x82\x01.", b"\x80\x04NQ.", b"(S'x'\nios\nsystem\n.", b"\x80\x05\x96" + b"\xff" * 7 + b"\x00."]
+)
+def test_other_instructions_are_refused(folder: Path, evil: bytes) -> None:
+    (folder / ".metadata").write_bytes(evil)
+    with pytest.raises(growformer.SourceError, match=r"has the instruction [A-Z0-9]+ at byte|not metadata"):
+        open_dcp(folder)
+
+
+def test_mutated_metadata_are_read_or_refused(folder: Path) -> None:
+    """Whatever bytes are changed, there is one error of ours, or a checkpoint whose claims were checked."""
+    path = folder / ".metadata"
+    honest, numbers = path.read_bytes(), random.Random(5)
+    refused = 0
+    for _ in range(1500):
+        content = bytearray(honest)
+        for _ in range(numbers.choice((1, 1, 2, 8))):
+            at = numbers.randrange(len(content))
+            kind = numbers.random()
+            if kind < 0.6:
+                content[at] = numbers.randrange(256)
+            elif kind < 0.8:
+                del content[at : at + numbers.randrange(1, 9)]
+            else:
+                content[at:at] = numbers.randbytes(numbers.randrange(1, 9))
+        path.write_bytes(bytes(content))
+        try:
+            found = open_dcp(folder)
+            for key in found.tensors:
+                found.read(key)
+        except growformer.SourceError:
+            refused += 1
+    assert refused > 700
+
+
 def _elsewhere(metadata: Metadata, name: str) -> None:
     for info in metadata.storage_data.values():
         info.relative_path = name
@@ -111,9 +153,25 @@ LIES: dict[str, tuple[Callable[[Metadata], Any], str]] = {
         lambda m: setattr(m.state_dict_metadata["model.a"], "size", torch.Size([1 << 40, 4])),
         "its pieces do not make up",
     ),
+    "larger than the file": (
+        lambda m: m.state_dict_metadata.update(
+            {
+                "model.a": TensorStorageMetadata(
+                    m.state_dict_metadata["model.a"].properties,
+                    torch.Size([1 << 40, 4]),
+                    [ChunkStorageMetadata(torch.Size([0, 0]), torch.Size([1 << 40, 4]))],
+                )
+            }
+        ),
+        "is said to fit into",
+    ),
     "a piece outside": (
         lambda m: setattr(m.state_dict_metadata["model.a"].chunks[0], "offsets", torch.Size([1, 0])),
         r"a piece of \[3, 4\] at \[1, 0\] is not inside \[3, 4\]",
+    ),
+    "a piece that is nowhere": (
+        lambda m: [m.storage_data.pop(index) for index in list(m.storage_data) if index.fqn == "model.a"] and None,
+        r"nothing says where the piece at \[0, 0\] is",
     ),
     "another dtype": (
         lambda m: setattr(m.state_dict_metadata["model.a"].properties, "dtype", torch.complex64),

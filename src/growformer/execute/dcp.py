@@ -134,12 +134,16 @@ def grow_dcp(
     layout = sort_keys(plan.architecture, folder)
     output = _Planned(plan, folder, layout, state, _powers(layout, slots)).output()
     check_room(out, output.num_bytes)
+    before = folder.stamps()
     tensors = {stored.name: status_of(plan, stored) for stored in stored_tensors(plan)}
     dropped = {name: why for name, why in plan.source.dropped.items() if not why.startswith(TIED)}
     grown = GrownCheckpoint(out, plan, tensors, dropped, {}, output.num_bytes)
     try:
         with OutputFolder(out, None) as partial:
             _save(output, partial.path, out)
+            changed = [name for name, stamp in folder.stamps().items() if before.get(name) != stamp]
+            if changed:
+                raise SourceError(f"{folder.path / changed[0]}: changed while it was read, so nothing was published")
             disk.write_file(partial.path / FILE, (json.dumps(_record(grown, plan)) + "\n").encode())
             text = json.dumps(dict(plan.target_config), indent=2) + "\n"
             disk.write_file(partial.path / "config.json", text.encode())

@@ -3,8 +3,9 @@
     .metadata         a pickle: names, shapes, dtypes, and where in which file each piece is
     __r_k.distcp      pieces one after the other, each as torch.save wrote it
 
-The pickle is read by an unpickler that knows the few names which such a file needs, and turns each into a record of its
-own; any other name is refused before anything is called. Pieces are read with ``weights_only=True``.
+The pickle is read by an unpickler that knows the few instructions and names which such a file needs, and turns each
+name into a record of its own; anything else is refused before anything is called. Pieces are read with
+``weights_only=True``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import pickletools
 import zipfile
 from dataclasses import dataclass, field
 from math import prod
@@ -45,13 +47,21 @@ _RECORDS = {
     ("torch.serialization", "_get_layout"),
     *((f"pathlib{part}", name) for part in ("", "._local") for name in ("PosixPath", "PurePosixPath", "WindowsPath")),
 }  # fmt: skip
-_DTYPES = (
-    "bfloat16", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool",
-    "float8_e4m3fn", "float8_e5m2",
-)  # fmt: skip
+_DTYPES = {
+    "bfloat16": 2, "float16": 2, "float32": 4, "float64": 8, "int8": 1, "int16": 2, "int32": 4, "int64": 8, "uint8": 1,
+    "bool": 1, "float8_e4m3fn": 1, "float8_e5m2": 1,
+}  # fmt: skip
+"""torch's name of a dtype -> bytes of one value."""
 
 NEEDS_CONFIG = "put the model's config.json beside .metadata, or name it (config=, --config FILE)"
 """Said where a checkpoint comes without a config."""
+
+_OPCODES = frozenset({
+    "PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1",
+    "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST",
+    "APPEND", "APPENDS", "EMPTY_DICT", "SETITEM", "SETITEMS", "GLOBAL", "STACK_GLOBAL", "NEWOBJ", "REDUCE", "BUILD", "MEMOIZE",
+    "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET",
+})  # fmt: skip
 
 KeyPath = tuple[str | int, ...]
 
@@ -100,6 +110,22 @@ class DcpFolder:
     tensors: dict[str, SavedTensor]
     blobs: dict[str, Place]
     paths: dict[str, KeyPath]
+
+    def stamps(self) -> dict[str, tuple[int, int]]:
+        """Return the size and the time of the last change of every file that something is in.
+
+        Raises:
+            SourceError: one of them is gone.
+        """
+        places = [place for saved in self.tensors.values() for _, _, place in saved.pieces]
+        found = {}
+        for name in sorted({METADATA, *(place.file for place in (*places, *self.blobs.values()))}):
+            try:
+                status = (self.path / name).stat()
+            except OSError as error:
+                raise SourceError(f"{self.path / name}: cannot be read: {error.strerror}") from None
+            found[name] = (status.st_size, status.st_mtime_ns)
+        return found
 
     def read(self, key: str) -> torch.Tensor:
         """Return a whole tensor, in memory of its own; besides it, one piece is held at a time.
@@ -251,12 +277,27 @@ def open_dcp(path: str | Path) -> DcpFolder:
         raise SourceError(f"{file}: {file.stat().st_size:,} bytes of metadata; expected at most {MAX_METADATA:,}")
     try:
         with open_inside(folder, file) as opened:
+            _check_opcodes(opened, file.stat().st_size)
+            opened.seek(0)
             found = _Unpickler(opened).load()
         return _Checked(folder).all_of(found)
     except SourceError as error:
         raise SourceError(f"{file}: {error}") from None
     except Exception as error:
         raise SourceError(f"{file}: not metadata of a checkpoint: {type(error).__name__}: {error}") from None
+
+
+def _check_opcodes(file: BinaryIO, num_bytes: int) -> None:
+    """Refuse instructions that such a pickle never needs, and a memo that would fill the memory.
+
+    Raises:
+        SourceError: there is one.
+    """
+    for opcode, argument, position in pickletools.genops(file):
+        if opcode.name not in _OPCODES:
+            raise SourceError(f"has the instruction {opcode.name} at byte {position}, which no checkpoint's needs")
+        if opcode.name.endswith("BINPUT") and int(argument or 0) > num_bytes:
+            raise SourceError(f"remembers something as number {argument:,} in {num_bytes:,} bytes")
 
 
 class _Checked:
@@ -321,7 +362,12 @@ def _tensor(key: str, saved: Any, places: list[tuple[tuple[int, ...], Place]]) -
         if not inside:
             raise SourceError(f"{key}: a piece of {list(sizes)} at {list(offsets)} is not inside {list(shape)}")
         if prod(sizes):
-            pieces.append((offsets, sizes, at[offsets] if offsets in at else at[()]))
+            place = at.get(offsets) or at.get(())
+            if place is None:
+                raise SourceError(f"{key}: nothing says where the piece at {list(offsets)} is")
+            if prod(sizes) * _DTYPES[dtype] > place.num_bytes:
+                raise SourceError(f"{key}: a piece of {list(sizes)} is said to fit into {place.num_bytes:,} bytes")
+            pieces.append((offsets, sizes, place))
     if sum(prod(sizes) for _, sizes, _ in pieces) != prod(shape):
         raise SourceError(f"{key}: its pieces do not make up {list(shape)}")
     return SavedTensor(dtype, shape, tuple(pieces))
