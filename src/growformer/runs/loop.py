@@ -16,7 +16,7 @@ from growformer.training.growth_log import GrowthEvent, GrowthLog, begin_stage, 
 from growformer.training.region_file import SavedRegions, read_regions, write_regions
 from growformer.training.schedule import GrowthSchedule, GrowthStage
 from growformer.training.tensorboard import Writer, write_event
-from growformer.training.updates import updates_of
+from growformer.training.updates import rekeyed, updates_of
 
 if TYPE_CHECKING:
     import torch
@@ -163,8 +163,7 @@ class ScheduledGrowth:
             OutputError: they cannot be written.
         """
         updates = updates_of(self.optimizer)
-        named = {name: updates.regions(parameter) for name, parameter in self.model.named_parameters()}
-        regions = {name: found for name, found in named.items() if found}
+        regions = updates.regions_of(self.model)
         file = self.log.save(folder)
         try:
             write_regions(file.parent, SavedRegions(self.log.step, updates.steps, regions))
@@ -179,9 +178,7 @@ class ScheduledGrowth:
                 f"{folder}: the region updates are of step {saved.global_step}, the growth log of step "
                 f"{self.log.step}; take both from the same checkpoint"
             )
-        updates_of(self.optimizer).set_regions(
-            saved.steps, {parameters[n]: found for n, found in saved.regions.items()}
-        )
+        updates_of(self.optimizer).set_regions(saved.steps, rekeyed(saved.regions, parameters))
 
     def _check_model(self) -> None:
         """Refuse a model that is not of the sizes that the last growth made."""

@@ -2,11 +2,12 @@
 
 Before the step the region is kept. Afterwards it becomes ``base + factor * (region - base)``, where ``base`` is the
 kept region after decoupled weight decay alone: the factor acts on the update, never on the decay. That works with any
-optimizer, fused and foreach too, and serves four ends:
+optimizer, fused and foreach too, and serves five ends:
 
     bias correction   a region born at step t0 shares the parameter's step count t, although its moments have seen only
                       n = t - t0 gradients. For Adam the factor is sqrt(1 - b2^n) / (1 - b1^n) over the same with t.
     rate, ramp        a learning rate of its own for what is new, reached over some steps
+    fade-in           what a copied layer writes with, zero at growth, comes to what the layer that it copies has
     freezing          what is old stays as it is, bit for bit
     function space    of a rescaled weight W' = s W: the function moves as it would have without the rescaling
 
@@ -19,18 +20,20 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from growformer.architecture.declaration import TensorSpec
+from growformer.architecture.packing import Piece
 from growformer.errors import RequestError, did_you_mean
 from growformer.execute.placement import local, local_region
 from growformer.execute.slots import GrownSlots, P
 from growformer.execute.stored import held
 from growformer.execute.values import assign, select
-from growformer.planning.blocks import Affine, Index1D, Region, Sum, compact, positions
+from growformer.planning.blocks import Affine, Constant, Index1D, Region, Sum, compact, length, positions
 from growformer.planning.plan import Plan
 from growformer.planning.rules import tensor_plan
 
@@ -52,6 +55,8 @@ class UpdateRules:
         new_rate: factor on the learning rate of new regions.
         ramp: steps over which new regions reach that rate, from 0 on, linearly.
         new_decay: factor on the decoupled weight decay of new regions.
+        fade_in: steps over which new layers that are copies begin to add to the residual stream: what they write with,
+            zero at growth, has come by then to what the layer that they copy has. 0: they learn it from zero.
         freeze_old: whether what comes from the source stays as it is.
         policy: ``raw``: rescaled weights get the optimizer's own update. ``function_space``: the update that moves the
             function as it would have moved without the rescaling: times s for Adam and its kind, s over the slope for
@@ -62,6 +67,7 @@ class UpdateRules:
     new_rate: float = 1.0
     ramp: int = 0
     new_decay: float = 1.0
+    fade_in: int = 0
     freeze_old: bool = False
     policy: str = "raw"
 
@@ -72,10 +78,10 @@ class UpdateRules:
                 f"unknown update policy {self.policy!r}: expected {', '.join(POLICIES)}"
                 f"{did_you_mean(self.policy, POLICIES)}"
             )
-        if self.ramp < 0 or not 0 <= self.new_rate < math.inf or not 0 <= self.new_decay < math.inf:
-            raise RequestError(
-                f"ramp = {self.ramp}, new_rate = {self.new_rate}, new_decay = {self.new_decay}: expected 0 or more"
-            )
+        numbers = {name: getattr(self, name) for name in ("ramp", "fade_in", "new_rate", "new_decay")}
+        if not all(0 <= number < math.inf for number in numbers.values()):
+            found = ", ".join(f"{name} = {number}" for name, number in numbers.items())
+            raise RequestError(f"{found}: expected 0 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,9 @@ class UpdateRegion:
         ramp: over how many steps.
         decay: factor on decoupled weight decay.
         frozen: whether it stays as it is.
+        fade: over how many steps it comes to what ``towards`` holds in the same region.
+        towards: the parameter that it fades in from: itself, its name or its number, as the regions are kept.
+        start: what all its values were when it came to be.
     """
 
     region: Region
@@ -99,6 +108,9 @@ class UpdateRegion:
     ramp: int = 0
     decay: float = 1.0
     frozen: bool = False
+    fade: int = 0
+    towards: Any = None
+    start: float = 0.0
 
     def check(self) -> None:
         """Refuse what no rule gives.
@@ -106,9 +118,10 @@ class UpdateRegion:
         Raises:
             ValueError: a number is of another kind, or less than 0.
         """
-        whole = [self.born, self.ramp, *([] if self.inherited is None else [self.inherited])]
+        whole = [self.born, self.ramp, self.fade, *([] if self.inherited is None else [self.inherited])]
         rates = [self.rate, self.decay]
         sound = all(type(n) is int and n >= 0 for n in whole) and isinstance(self.frozen, bool)
+        sound = sound and (self.towards is not None) == (self.fade > 0) and math.isfinite(self.start)
         if not sound or not all(isinstance(n, (int, float)) and 0 <= n < math.inf for n in rates):
             raise ValueError(f"a region that no rule gives: {self}")
 
@@ -126,8 +139,8 @@ class UpdateRegion:
         return factor
 
     def is_over(self, now: int, step: int | None, betas: tuple[float, float] | None) -> bool:
-        """Tell whether the factor is 1 from now on."""
-        if self.frozen or self.decay != 1 or self.rate != 1 or now - self.born < self.ramp:
+        """Tell whether the factor is 1 from now on, and it has faded in."""
+        if self.frozen or self.decay != 1 or self.rate != 1 or now - self.born < max(self.ramp, self.fade):
             return False
         return abs(self.factor(now, step, betas) - 1) < NEGLIGIBLE
 
@@ -174,6 +187,11 @@ class RegionUpdates:
     def regions(self, parameter: torch.nn.Parameter) -> Sequence[UpdateRegion]:
         """Return the regions of a parameter whose updates are still scaled."""
         return tuple(self._regions.get(parameter, ()))
+
+    def regions_of(self, model: torch.nn.Module) -> dict[str, list[UpdateRegion]]:
+        """Return all regions of a model's parameters, by their names."""
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        return rekeyed({p: some for p, some in self._regions.items() if p in names}, names)
 
     def detach(self) -> None:
         """Leave the optimizer to itself."""
@@ -238,7 +256,10 @@ class RegionUpdates:
             rate, decay = self._rates[parameter]
             plain, base = (kept * (1 - rate * decay * share) for share in (1.0, region.decay))
             updated = select(local(parameter), inside)
-            assign(local(parameter), inside, base + factor * (updated - plain))
+            values = base + factor * (updated - plain)
+            if self.steps - region.born <= region.fade:
+                values += (select(local(region.towards), inside) - region.start) / region.fade
+            assign(local(parameter), inside, values)
         self._kept.clear()
         for parameter, regions in list(self._regions.items()):
             step, betas = _step_of(self.optimizer, parameter), _betas(self.optimizer, groups.get(parameter, {}))
@@ -253,8 +274,7 @@ class RegionUpdates:
     def state_dict(self) -> dict[str, Any]:
         """Return plain data: the steps, and the regions by the number that the optimizer's own state dict gives."""
         numbers = {p: n for n, p in enumerate(p for g in self.optimizer.param_groups for p in g["params"])}
-        regions = {numbers[parameter]: regions for parameter, regions in self._regions.items()}
-        return {"steps": self.steps, "regions": regions_to_json(regions)}
+        return {"steps": self.steps, "regions": regions_to_json(rekeyed(self._regions, numbers))}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what ``state_dict`` gave, for an optimizer of the same parameters.
@@ -262,20 +282,28 @@ class RegionUpdates:
         Raises:
             RequestError: a region lies outside of its parameter, or there is no such parameter.
         """
-        parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
+        parameters = dict(enumerate(p for g in self.optimizer.param_groups for p in g["params"]))
         by_number = {int(number): regions for number, regions in state["regions"].items()}
-        found = regions_from_json(by_number, {number: tuple(p.shape) for number, p in enumerate(parameters)})
-        self.set_regions(int(state["steps"]), {parameters[number]: regions for number, regions in found.items()})
+        found = regions_from_json(by_number, {number: tuple(p.shape) for number, p in parameters.items()})
+        self.set_regions(int(state["steps"]), rekeyed(found, parameters))
 
     def set_regions(self, steps: int, regions: Mapping[torch.nn.Parameter, Sequence[UpdateRegion]]) -> None:
         """Take over regions in place of all that there are, and the steps that have been counted."""
         self.steps, self._regions = steps, {parameter: list(some) for parameter, some in regions.items()}
 
 
+def rekeyed(regions: Mapping[Any, Sequence[UpdateRegion]], keys: Mapping[Any, P]) -> dict[P, list[UpdateRegion]]:
+    """Return regions by another name of each parameter, such as its number in place of itself."""
+    return {
+        keys[key]: [r if r.towards is None else replace(r, towards=keys[r.towards]) for r in some]
+        for key, some in regions.items()
+    }
+
+
 def regions_to_json(regions: Mapping[Any, Sequence[UpdateRegion]]) -> dict[Any, list[dict[str, Any]]]:
     """Return regions by parameter as plain data."""
     return {
-        key: [{**asdict(r), "region": [_index_to_json(i) for i in r.region]} for r in some]
+        key: [{**_fields(r), "region": [_index_to_json(i) for i in r.region]} for r in some]
         for key, some in regions.items()
     }
 
@@ -310,8 +338,17 @@ def regions_from_json(
                 )
             made = UpdateRegion(**{**entry, "region": region})
             made.check()
+            if made.towards is not None and shapes.get(made.towards) != shapes[key]:
+                raise RequestError(
+                    f"a region of parameter {key} fades in from {made.towards}, which is none of the same shape: the "
+                    "region updates belong to another model"
+                )
             found.setdefault(key, []).append(made)
     return found
+
+
+def _fields(region: UpdateRegion) -> dict[str, Any]:
+    return {f.name: getattr(region, f.name) for f in fields(region)}
 
 
 def _reach(index: Index1D) -> float:
@@ -344,8 +381,12 @@ def grown_regions(
         now: the controller's steps, from which ages count.
         kind: the optimizer's name.
     """
+    grown = list(grown)
+    holders = {
+        spec.name(index): (slots.parameter, piece) for slots in grown for spec, index, piece in slots.stored.parts
+    }
+    renamed = {slots.before: slots.parameter for slots in grown if not plan.is_new(slots.stored.parts[0][1])}
     following: dict[P, list[UpdateRegion]] = {}
-    normalised = kind in _NORMALISED
     for slots in grown:
         found: list[UpdateRegion] = []
         for spec, index, piece in slots.stored.parts:
@@ -357,8 +398,9 @@ def grown_regions(
                 copied = isinstance(value, Affine)
                 if isinstance(value, Affine) and not is_new:
                     info = plan.source.tensors[value.tensor]
-                    found += _moved(regions.get(slots.before, ()), held(info.piece, value.region), target)
-                    factor = _function_space(value, normalised) if rules.policy == "function_space" else 1.0
+                    for moved in _moved(regions.get(slots.before, ()), held(info.piece, value.region), target):
+                        found.append(moved if moved.towards is None else _following(moved, renamed))
+                    factor = _function_space(value, kind in _NORMALISED) if rules.policy == "function_space" else 1.0
                     found.append(UpdateRegion(target, now, rate=factor, frozen=rules.freeze_old))
                     continue
                 has_state = copied and state == "carry"
@@ -373,13 +415,56 @@ def grown_regions(
                         rules.new_decay,
                     )
                 )
+                if rules.fade_in and isinstance(value, Constant) and plan.is_new(index):
+                    for region, towards in _faded(plan, spec, index, block.region, holders, piece):
+                        found.append(
+                            UpdateRegion(region, now, fade=rules.fade_in, towards=towards, start=float(value.value))
+                        )
         following[slots.parameter] = [region for region in found if not _says_nothing(region)]
     return {parameter: found for parameter, found in following.items() if found}
 
 
+def _following(region: UpdateRegion, renamed: Mapping[Any, Any]) -> UpdateRegion:
+    """Return a region that is still fading in, towards what its parameter has become."""
+    return replace(region, towards=renamed[region.towards])
+
+
+def _faded(
+    plan: Plan,
+    spec: TensorSpec,
+    index: Mapping[str, int],
+    region: Region,
+    holders: Mapping[str, tuple[P, Piece | None]],
+    piece: Piece | None,
+) -> Iterator[tuple[Region, P]]:
+    """Yield what of a constant region of a new layer the layer that it copies has from the source, and its holder."""
+    origin = plan.origin(index)
+    if origin is None:
+        return
+    copied: dict[str, int] = {}
+    for axis in index:  # the outer ones first: the place of a head depends on its layer
+        copied[axis] = int(np.flatnonzero(plan.axis_map(axis, {**index, **copied}).array() == origin[axis])[0])
+    holder, other = holders[spec.name(copied)]
+    for block in tensor_plan(plan, spec, copied).blocks:
+        value = block.value
+        if isinstance(value, Sum):
+            value = next(part for part in value.parts if isinstance(part, Affine))
+        if not isinstance(value, Affine):
+            continue
+        inside = tuple(
+            compact(np.intersect1d(positions(mine), positions(theirs)))
+            for mine, theirs in zip(region, block.region, strict=True)
+        )
+        if not all(length(i) for i in inside):
+            continue
+        here, there = held(piece, inside), held(other, inside)
+        if all(np.array_equal(positions(a), positions(b)) for a, b in zip(here, there, strict=True)):
+            yield here, holder
+
+
 def _says_nothing(region: UpdateRegion) -> bool:
     neutral = region.rate == 1 and region.decay == 1 and not region.ramp and not region.frozen
-    return neutral and region.inherited is None
+    return neutral and region.inherited is None and not region.fade
 
 
 _ATTACHED: weakref.WeakKeyDictionary[torch.optim.Optimizer, RegionUpdates] = weakref.WeakKeyDictionary()
@@ -453,6 +538,7 @@ __all__ = [
     "grown_regions",
     "regions_from_json",
     "regions_to_json",
+    "rekeyed",
     "steps_of",
     "updates_of",
 ]
