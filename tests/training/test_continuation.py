@@ -427,3 +427,19 @@ def test_a_fade_in_from_another_model_is_refused() -> None:
         updates_of(optimizer).load_state_dict({"steps": 0, "regions": {number: [region]}})
     with pytest.raises(ValueError, match="a region that no rule gives"):
         updates_of(optimizer).load_state_dict({"steps": 0, "regions": {number: [{**region, "towards": None}]}})
+
+
+@pytest.mark.parametrize("rate", [0.3, 2.7])
+def test_scaling_an_update_of_nothing_leaves_every_bit(rate: float) -> None:
+    """In bfloat16 too, where 0.3 w + 0.7 w is not w."""
+    model = random_model(CONFIGS["paper"])
+    plan = plan_for(model, *THEOREMS["all"])
+    grown, model = execute(plan, model).bfloat16(), model.bfloat16()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    continue_training(plan, optimizer, model, grown, updates=UpdateRules(new_rate=rate))
+    before = copy.deepcopy(grown.state_dict())
+    for p in grown.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert any(updates_of(optimizer).regions(p) for p in grown.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in grown.state_dict().items())

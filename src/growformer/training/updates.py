@@ -154,6 +154,39 @@ def correction(age: int, step: int, betas: tuple[float, float]) -> float:
     return of(age) / of(step)
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """This rank's part of a region, as it was before a step.
+
+    Attributes:
+        inside: where it lies in this rank's part of the parameter.
+        plain: its values after decoupled decay alone; of what is frozen, before it.
+        decay: learning rate times weight decay.
+    """
+
+    parameter: torch.nn.Parameter
+    region: UpdateRegion
+    inside: Region
+    plain: torch.Tensor
+    decay: float
+
+    def apply(self, now: int, factor: float) -> None:
+        """Scale the update that the step has made; computed by ``lerp``, so that no update leaves every bit."""
+        if self.region.frozen:
+            assign(local(self.parameter), self.inside, self.plain)
+            return
+        values = select(local(self.parameter), self.inside)
+        if factor != 1:
+            values = values.lerp_(self.plain, 1 - factor)
+        if self.region.decay != 1 and self.decay:
+            values = values.add_(self.plain, alpha=self.decay * (1 - self.region.decay) / (1 - self.decay))
+        if now - self.region.born <= self.region.fade:
+            aim = select(local(self.region.towards), self.inside)
+            values = values.add_(aim - self.region.start, alpha=1 / self.region.fade)
+        if any(not isinstance(index, slice) for index in self.inside):
+            assign(local(self.parameter), self.inside, values)
+
+
 class RegionUpdates:
     """Scales updates of regions around every step of an optimizer, which it is attached to.
 
@@ -167,9 +200,8 @@ class RegionUpdates:
         self.steps = 0
         self._optimizer = weakref.ref(optimizer)
         self._regions: dict[torch.nn.Parameter, list[UpdateRegion]] = {}
-        self._kept: list[tuple[torch.nn.Parameter, UpdateRegion, Region, torch.Tensor]] = []
-        self._rates: dict[torch.nn.Parameter, tuple[float, float]] = {}
-        self._steps: dict[torch.nn.Parameter, int | None] = {}
+        self._kept: list[_Kept] = []
+        self._steps: dict[torch.nn.Parameter, int] = {}
         self._hooks = [
             optimizer.register_step_pre_hook(lambda *_: self._before()),
             optimizer.register_step_post_hook(lambda *_: self._after()),
@@ -229,41 +261,32 @@ class RegionUpdates:
     def _before(self) -> None:
         self._kept.clear()
         decoupled = type(self.optimizer).__name__ in _DECOUPLED
-        for parameter, group in _with_groups(self.optimizer):
-            if parameter not in self._regions or parameter.grad is None:
-                continue
-            decay = float(group.get("weight_decay", 0.0)) if decoupled else 0.0
-            self._rates[parameter] = (float(group["lr"]), decay)
-            self._steps[parameter] = _step_of(self.optimizer, parameter)
+        learning = [(p, g) for p, g in _with_groups(self.optimizer) if p in self._regions and p.grad is not None]
+        self._steps = _steps(self.optimizer, [parameter for parameter, _ in learning])
+        for parameter, group in learning:
+            decay = float(group["lr"]) * float(group.get("weight_decay", 0.0)) if decoupled else 0.0
             for region in self._regions[parameter]:
                 inside = local_region(parameter, region.region)
                 if inside is not None:
-                    self._kept.append((parameter, region, inside, select(local(parameter), inside).clone()))
+                    values = select(local(parameter), inside)
+                    plain = values.clone() if region.frozen or not decay else values * (1 - decay)
+                    self._kept.append(_Kept(parameter, region, inside, plain, decay))
 
     @torch.no_grad()
     def _after(self) -> None:
         self.steps += 1
         groups = dict(_with_groups(self.optimizer))
+        now = _steps(self.optimizer, list(self._regions))
         # What is frozen comes last, whatever else is said of it.
-        for parameter, region, inside, kept in sorted(self._kept, key=lambda entry: entry[1].frozen):
-            step = _step_of(self.optimizer, parameter)
-            if step is not None and step == self._steps[parameter]:
+        for kept in sorted(self._kept, key=lambda entry: entry.region.frozen):
+            step = now.get(kept.parameter)
+            if step is not None and step == self._steps.get(kept.parameter):
                 continue  # the step was skipped: an infinite gradient under a scaler
-            if region.frozen:
-                assign(local(parameter), inside, kept)
-                continue
-            factor = region.factor(self.steps, step, _betas(self.optimizer, groups[parameter]))
-            rate, decay = self._rates[parameter]
-            plain, base = (kept * (1 - rate * decay * share) for share in (1.0, region.decay))
-            updated = select(local(parameter), inside)
-            values = base + factor * (updated - plain)
-            if self.steps - region.born <= region.fade:
-                values += (select(local(region.towards), inside) - region.start) / region.fade
-            assign(local(parameter), inside, values)
+            kept.apply(self.steps, kept.region.factor(self.steps, step, _betas(self.optimizer, groups[kept.parameter])))
         self._kept.clear()
         for parameter, regions in list(self._regions.items()):
-            step, betas = _step_of(self.optimizer, parameter), _betas(self.optimizer, groups.get(parameter, {}))
-            left = [region for region in regions if not region.is_over(self.steps, step, betas)]
+            betas = _betas(self.optimizer, groups.get(parameter, {}))
+            left = [region for region in regions if not region.is_over(self.steps, now.get(parameter), betas)]
             if left:
                 self._regions[parameter] = left
             else:
@@ -477,21 +500,29 @@ def updates_of(optimizer: torch.optim.Optimizer) -> RegionUpdates:
 
 def steps_of(optimizer: torch.optim.Optimizer) -> dict[torch.nn.Parameter, int]:
     """Return how many steps every parameter has seen, as the optimizer counts them."""
-    found = {parameter: _step_of(optimizer, parameter) for parameter, _ in _with_groups(optimizer)}
-    return {parameter: step for parameter, step in found.items() if step is not None}
+    return _steps(optimizer, [parameter for parameter, _ in _with_groups(optimizer)])
+
+
+def _steps(optimizer: torch.optim.Optimizer, parameters: Sequence[torch.nn.Parameter]) -> dict[torch.nn.Parameter, int]:
+    """Return the step counts of parameters that have one; those on a device are waited for once, not one by one."""
+    found: dict[torch.nn.Parameter, int] = {}
+    waiting: dict[torch.device, list[tuple[torch.nn.Parameter, torch.Tensor]]] = {}
+    for parameter in parameters:
+        step = optimizer.state[parameter].get("step") if parameter in optimizer.state else None
+        if isinstance(step, torch.Tensor) and step.device.type != "cpu":
+            waiting.setdefault(step.device, []).append((parameter, local(step)))
+        elif step is not None:
+            found[parameter] = int(step)
+    for together in waiting.values():
+        counts = torch.stack([step.reshape(()) for _, step in together]).tolist()
+        found.update({parameter: int(count) for (parameter, _), count in zip(together, counts, strict=True)})
+    return found
 
 
 def _with_groups(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.nn.Parameter, dict[str, Any]]]:
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             yield parameter, group
-
-
-def _step_of(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> int | None:
-    if parameter not in optimizer.state:
-        return None
-    step = optimizer.state[parameter].get("step")
-    return None if step is None else int(step)
 
 
 def _betas(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> tuple[float, float] | None:
