@@ -2,7 +2,8 @@
 
 Sets up the virtual environment by itself, and uses all cores. Options are passed on to pytest: ``-k plan``,
 ``-m slow``, ``-x``, ``-n 1``. With
-``-m consumers``, other programs run grown checkpoints, and what they need is installed first.
+``-m consumers``, other programs run grown checkpoints, and what they need is installed first; with ``-m distributed``,
+models grow on 2 and 4 processes.
 """
 
 from __future__ import annotations

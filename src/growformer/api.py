@@ -388,11 +388,17 @@ def verify(source: Source, grown: Source, *, checks: Sequence[str] | None = None
     return run(source, grown, checks=checks, **options)
 
 
-def inspect(source: Source, *, architecture: Architecture | None = None, revision: str | None = None) -> Inspection:
-    """Return what a source is: its sizes, what can grow, and what cannot and why."""
+def inspect(
+    source: Source,
+    *,
+    architecture: Architecture | None = None,
+    config: Mapping[str, Any] | None = None,
+    revision: str | None = None,
+) -> Inspection:
+    """Return what a source is: its sizes, what can grow, and what cannot and why; arguments as for ``plan``."""
     from math import prod
 
-    architecture, info = _describe(source, architecture, None, revision)
+    architecture, info = _describe(source, architecture, config, revision)
     resolved = architecture.resolve_config(info.sizes)
     from growformer.architecture.exact import names_in
 

@@ -24,3 +24,16 @@ def test_grow_benchmark_runs(tmp_path: Path) -> None:
     assert all(row["tree_bytes"] >= row["peak_bytes"] > 0 and row["seconds"] > 0 for row in rows)
     assert [row["ratio"] > 0 for row in rows[:3]] == [True] * 3
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_distributed_benchmark_runs(tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "distributed.py"), "--tiny", "--ranks", "1", "--out", str(out)],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    (row,) = json.loads(out.read_text())["rows"]
+    assert row["whole_bytes"] > row["bound_bytes"] - row["peak_bytes"] > 0
+    assert row["bound_bytes"] > 0
+    assert "ratio" in ran.stdout

@@ -12,9 +12,12 @@ import pytest
 import torch
 import torch.distributed as dist
 from tests.distributed.models import MODELS, make, mesh_of, same, shard, step, tokens, whole_state
+from tests.theorems.support import CONFIGS, THEOREMS, execute, inputs_for, plan_for, random_model
 
 import growformer
 from growformer.execute import placement
+from growformer.reference import ReferenceConfig, ReferenceTransformer
+from growformer.training.continuation import scale_updates
 from growformer.training.updates import updates_of
 
 
@@ -216,6 +219,32 @@ def plain_models_grow_into_shards(folder: Path) -> None:
     step(grown, optimizer)
 
 
+def own_models_equal_one_process(folder: Path) -> None:
+    """The paper's model, every size per layer and head, in float64, with a function that builds it."""
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = mesh_of(dist.get_world_size())
+
+    def parallelize(model: torch.nn.Module) -> None:
+        fully_shard(model, mesh=mesh)
+
+    for variant in ("paper", "norm after"):
+        model = random_model(CONFIGS[variant])
+        plan = plan_for(model, *THEOREMS["3.1" if variant == "norm after" else "all"])
+        wanted = execute(plan, model)
+        parallelize(model)
+        grown = growformer.grow(
+            model,
+            plan=plan,
+            build=lambda config: ReferenceTransformer(ReferenceConfig.from_dict(config)),
+            parallelize=parallelize,
+        )
+        assert isinstance(grown, ReferenceTransformer)
+        assert same(whole_state(grown), wanted.state_dict())
+        inputs = inputs_for(wanted.config)[0]
+        torch.testing.assert_close(grown(inputs), wanted(inputs))
+
+
 def data_parallel_ranks_agree(folder: Path) -> None:
     from torch.nn.parallel import DistributedDataParallel
 
@@ -365,6 +394,38 @@ def two_mesh_dimensions(folder: Path) -> None:
         step(grown, optimizer)
 
 
+def a_saved_run_grows_on_disk(folder: Path) -> None:
+    """Ranks save their shards, one process grows the checkpoint, and ranks load theirs of the grown one."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import set_state_dict
+
+    model, sizes = make("llama")
+    shard(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for seed in range(3):
+        step(model, optimizer, seed)
+    small, large = (folder / f"{name}-{dist.get_world_size()}" for name in ("small", "large"))
+    dcp.save(_saved(model, optimizer), checkpoint_id=small)
+    if dist.get_rank() == 0:
+        (small / "config.json").write_text(json.dumps(model.config.to_dict()))
+        growformer.grow_checkpoint(small, large, **sizes)
+    dist.barrier()
+    grown, _ = growformer.grow(model, optimizer=optimizer, parallelize=shard, **sizes)
+    other = shard(type(grown).__mro__[2](copy.deepcopy(grown.config)))
+    fresh = torch.optim.AdamW(other.parameters(), lr=1.0)
+    state = _saved(other, fresh)
+    assert not same(whole_state(other), whole_state(grown))
+    dcp.load(state, checkpoint_id=large)
+    set_state_dict(other, fresh, model_state_dict=state["model"], optim_state_dict=state["optim"])
+    assert same(whole_state(other), whole_state(grown))
+    for mine, theirs in zip(other.parameters(), grown.parameters(), strict=True):
+        for slot in ("exp_avg", "exp_avg_sq"):
+            assert torch.equal(placement.local(fresh.state[mine][slot]), placement.local(optimizer.state[theirs][slot]))
+    scale_updates(fresh, other, growformer.load_provenance(large).plan)
+    for seed in range(3):
+        assert step(grown, optimizer, seed) == step(other, fresh, seed)
+
+
 def _saved(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     from torch.distributed.checkpoint.state_dict import get_state_dict
 
@@ -423,8 +484,10 @@ COMMON = (
     "region_updates_follow_shards",
     "source_is_freed_as_it_is_read",
     "plain_models_grow_into_shards",
+    "own_models_equal_one_process",
     "data_parallel_ranks_agree",
     "checkpointed_and_mixed_precision",
+    "a_saved_run_grows_on_disk",
     "wrong_calls_are_refused",
 )
 SCENARIOS = {1: COMMON, 2: (*COMMON, "wrong_bounds_show"), 4: (*COMMON, "wrong_bounds_show", "two_mesh_dimensions")}

@@ -11,6 +11,7 @@ import typer
 from growformer.cli.options import Growth, Json, Model, takes
 from growformer.cli.training import Training
 from growformer.cli.writing import KeepCode, Threads
+from growformer.errors import RequestError
 
 if TYPE_CHECKING:
     from growformer.cli.request import Wanted
@@ -34,13 +35,18 @@ def grow(
     ] = False,
     threads: Threads = None,
     keep_code: KeepCode = False,
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="The config of a distributed checkpoint that has no config.json in it."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Write a larger checkpoint that computes the same, and check its weights against the source's, block by block.
 
     OUT is a stock checkpoint: from_pretrained loads it. It appears whole or not at all, and keeps the tokenizer and all
     other files of the source. growformer.json in it says what every parameter was made from. A run that was stopped is
-    continued by the same command. Under torchrun, all ranks share the work.
+    continued by the same command. Under torchrun, all ranks share the work. A training checkpoint that
+    torch.distributed.checkpoint (DCP) wrote becomes another one, with its optimizer.
 
     Of a checkpoint of Trainer, the optimizer's state grows as well, so that Trainer.train(resume_from_checkpoint=OUT)
     goes on with the same step, order of data and learning rate.
@@ -56,12 +62,22 @@ def grow(
     from growformer.cli.training import companion
     from growformer.cli.writing import early_check, write
     from growformer.execute.ranks import from_environment
+    from growformer.storage.dcp import is_dcp
 
+    if is_dcp(model):
+        from growformer.cli.dcp_growth import grow_distributed
+
+        grow_distributed(
+            model, out, growth, training, plan=plan, config=config, threads=threads, keep_code=keep_code, json=json
+        )
+        return
+    if config is not None:
+        raise RequestError("--config goes with a distributed checkpoint; a model folder has its config.json")
     ranks = from_environment()
     with early_check(model, ranks) as checking:
         wanted = read_plan(model, plan, growth) if plan is not None else read(model, growth, with_weights=True)
         _refuse_without_weights(model, wanted)
-        _refuse_standstill(wanted)
+        refuse_standstill(wanted)
         grown, checked = write(
             wanted, out, ranks=ranks, checking=checking, threads=threads, keep_code=keep_code,
             check=not no_verify, shown=not json, companion=companion(wanted, training),
@@ -83,8 +99,12 @@ def _refuse_without_weights(model: str, wanted: Wanted) -> None:
         raise SourceError(f"{model}: a config alone has no weights to grow; pass the model's folder")
 
 
-def _refuse_standstill(wanted: Wanted) -> None:
-    from growformer.errors import RequestError
+def refuse_standstill(wanted: Wanted) -> None:
+    """Refuse a request for sizes that the source has already.
+
+    Raises:
+        RequestError: nothing grows.
+    """
     from growformer.planning.explain import changes
 
     if not changes(wanted.plan):

@@ -60,8 +60,14 @@ class Wanted:
         return costs(self.plan, self.dtype)
 
 
-def read(model: str, growth: Growth, *, with_weights: bool) -> Wanted:
+def read(model: str, growth: Growth, *, with_weights: bool, config: str | None = None) -> Wanted:
     """Plan what options (and their recipe) ask for; without weights, of a hub model only headers are fetched.
+
+    Args:
+        model: a folder, a hub id, or the path of a config.
+        growth: the options.
+        with_weights: whether the plan is to be carried out.
+        config: path of the config of a distributed checkpoint.
 
     Raises:
         GrowformerError: see ``growformer.plan``.
@@ -71,7 +77,7 @@ def read(model: str, growth: Growth, *, with_weights: bool) -> Wanted:
     asked = _with_recipe(growth)
     folder = open_source(model, asked.get("revision"), with_weights=with_weights)
     source = folder if folder is not None else model
-    found = inspect(source)
+    found = inspect(source, config=_config(config))
     sizes, fields = _split(asked, found)
     like = _like(asked.get("like"))
     keywords: dict[str, Any] = {name: asked[name] for name in _KEYWORDS if name in asked}
@@ -85,6 +91,12 @@ def read(model: str, growth: Growth, *, with_weights: bool) -> Wanted:
         max_shard_bytes=parse_bytes(asked.get("max_shard_size", "5GB")),
         notes=(*_on_fields(fields), *_on_like(like, made)),
     )
+
+
+def _config(path: str | None) -> dict[str, Any] | None:
+    from growformer.storage.folder import read_json
+
+    return None if path is None else read_json(Path(path), "expected the config of the checkpoint")
 
 
 def check_with_class(plan: Plan) -> None:
@@ -131,8 +143,10 @@ def read_plan(model: str, path: str, growth: Growth) -> Wanted:
 
 
 def open_source(model: str, revision: str | None, *, with_weights: bool = True) -> ModelFolder | None:
-    """Open a model folder or hub model; return None for the path of a config, which has no tensors."""
-    if model.endswith(".json"):
+    """Open a model folder or hub model; None: it is a config, which has no tensors, or a distributed checkpoint."""
+    from growformer.storage.dcp import is_dcp
+
+    if model.endswith(".json") or is_dcp(model):
         return None
     from growformer.storage.folder import open_folder, open_headers
 

@@ -1,4 +1,4 @@
-"""The options of ``grow`` for a checkpoint of Trainer: what becomes of the optimizer's state and of later updates."""
+"""The options of ``grow`` for a training checkpoint: what becomes of the optimizer's state and of later updates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from growformer.cli.request import Wanted
     from growformer.execute.companion import Companion
 
-PANEL = "Training state of a Trainer checkpoint"
+PANEL = "Training state of a checkpoint of Trainer or DCP"
 STATES = ("carry", "zero-new", "drop", "omit")
 POLICIES = ("raw", "function_space")
 
@@ -41,7 +41,7 @@ class Training:
             autocompletion=lambda: list(STATES),
             rich_help_panel=PANEL,
             help="carry: grow it, copied layers with the state of what they copy; zero-new: new layers start without; "
-            "drop: all start without, the schedule goes on; omit: leave it behind. Default: carry.",
+            "drop: all start without, the schedule goes on; omit: leave it behind (Trainer). Default: carry.",
         ),
     ] = None
     new_rate: Annotated[float | None, _rate("Factor on the learning rate of what is new. Default: 1.")] = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import StorageMeta
@@ -137,7 +139,7 @@ def grow_dcp(
     grown = GrownCheckpoint(out, plan, tensors, dropped, {}, output.num_bytes)
     try:
         with OutputFolder(out, None) as partial:
-            save(output.looks, storage_writer=_Writer(partial.path, out), planner=_Planner(output), no_dist=True)
+            _save(output, partial.path, out)
             disk.write_file(partial.path / FILE, (json.dumps(_record(grown, plan)) + "\n").encode())
             text = json.dumps(dict(plan.target_config), indent=2) + "\n"
             disk.write_file(partial.path / "config.json", text.encode())
@@ -145,6 +147,16 @@ def grow_dcp(
     except OSError as error:
         raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from error
     return grown
+
+
+def _save(output: _Output, path: Path, out: Path) -> None:
+    """Let the stock writer write; what goes wrong comes out as it was raised."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it was asked to be
+            save(output.looks, storage_writer=_Writer(path, out), planner=_Planner(output), no_dist=True)
+    except CheckpointException as error:
+        raise next(iter(error.failures.values()))[0] from None
 
 
 def _powers(layout: DcpLayout, slots: Mapping[str, int] | None) -> dict[str, int]:
@@ -251,12 +263,11 @@ class _Planned:
         names = self.folder.read_object(key)
         if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
             raise SourceError(f"{self.folder.path}: {key} is not a list of parameters' names")
-        grown: list[str] = []
-        for name in names:
-            owner = self.aliases.get(name, name)
-            if owner not in self.layout.model:
-                raise SourceError(f"{self.folder.path}: {key} names {name!r}, which is no parameter of the model")
-            grown += [name if target == owner else target for target, origin in origins.items() if origin == owner]
+        spelled = {self.aliases.get(name, name): name for name in names}
+        unknown = next((name for owner, name in spelled.items() if owner not in self.layout.model), None)
+        if unknown is not None:
+            raise SourceError(f"{self.folder.path}: {key} names {unknown!r}, which is no parameter of the model")
+        grown = [spelled.get(target, target) for target, origin in origins.items() if origin in spelled]
         buffer = io.BytesIO()
         torch.save(grown, buffer)
         return buffer.getvalue

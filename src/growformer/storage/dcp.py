@@ -50,7 +50,7 @@ _DTYPES = (
     "float8_e4m3fn", "float8_e5m2",
 )  # fmt: skip
 
-NEEDS_CONFIG = "put the model's config.json beside .metadata, or pass config="
+NEEDS_CONFIG = "put the model's config.json beside .metadata, or name it (config=, --config FILE)"
 """Said where a checkpoint comes without a config."""
 
 KeyPath = tuple[str | int, ...]

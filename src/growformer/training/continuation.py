@@ -7,7 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from growformer.errors import RequestError
+from growformer.execute.module import tensors_of
 from growformer.execute.optimizer import grow_optimizer
+from growformer.execute.slots import GrownSlots
+from growformer.execute.stored import stored_tensors
 from growformer.planning.plan import Plan
 from growformer.training.updates import UpdateRules, steps_of, updates_of
 
@@ -34,4 +38,42 @@ def continue_training(
     return optimizer
 
 
-__all__ = ["continue_training"]
+def scale_updates(
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    plan: Plan,
+    *,
+    updates: UpdateRules | None = None,
+    state: str = "carry",
+) -> torch.optim.Optimizer:
+    """Scale updates of what is new, in a run that goes on from a checkpoint that was grown on disk with its optimizer.
+
+    ``growformer.grow`` does this by itself. Call it once, when model and optimizer have been loaded; from then on
+    ``updates_of(optimizer).state_dict()`` belongs into the run's checkpoints.
+
+    Args:
+        optimizer: with the grown state.
+        model: the grown one, sharded or not.
+        plan: what was grown by it, as ``growformer.load_provenance(OUT).plan`` has it.
+        updates: the rules; by default, new regions get the bias correction of their own age in Adam and AdamW.
+        state: the policy by which the state was grown.
+
+    Raises:
+        RequestError: a parameter of the plan is not the model's.
+    """
+    named = tensors_of(model)
+    grown = []
+    for stored in stored_tensors(plan):
+        parameter = named.get(stored.name)
+        if parameter is None or tuple(parameter.shape) != stored.shape:
+            raise RequestError(
+                f"{stored.name} has shape {list(stored.shape)} in the plan, and "
+                f"{'is not there' if parameter is None else list(parameter.shape)} in the model: pass the grown model"
+            )
+        if isinstance(parameter, nn.Parameter):
+            grown.append(GrownSlots(stored, parameter, parameter, bool(optimizer.state.get(parameter))))
+    updates_of(optimizer).grow(plan, grown, updates or UpdateRules(), steps_of(optimizer), state=state)
+    return optimizer
+
+
+__all__ = ["continue_training", "scale_updates"]
