@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -451,6 +452,16 @@ def test_nothing_in_a_checkpoint_is_run(checkpoint: Path, tmp_path: Path, monkey
         refused(checkpoint, tmp_path / "grown", SourceError, "outside of the model's folder")
         (checkpoint / file).unlink()
         (checkpoint / file).write_bytes(kept)
+
+
+def test_compressed_parts_are_not_read(checkpoint: Path, tmp_path: Path) -> None:
+    """A few bytes may stand for any number of them."""
+    with zipfile.ZipFile(checkpoint / "optimizer.pt") as taken:
+        parts = {name: taken.read(name) for name in taken.namelist()}
+    with zipfile.ZipFile(checkpoint / "optimizer.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in parts.items():
+            packed.writestr(name, content)
+    refused(checkpoint, tmp_path / "grown", SourceError, "in it is compressed, as torch never does it")
 
 
 @pytest.mark.parametrize("name", ["global_step6", "pytorch_model_fsdp_0", "optimizer_0", "optimizer.bin"])

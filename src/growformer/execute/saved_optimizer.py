@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -83,9 +84,14 @@ def load_plain(home: Path, name: str) -> Any:
         raise RequestError(f"{file}: torch {torch.__version__} cannot read it safely; install torch 2.6 or newer")
     if not file.exists():
         raise SourceError(f"{file}: missing; every checkpoint of Trainer that training can go on from has one")
-    open_inside(home, file).close()
     try:
+        with open_inside(home, file) as opened, zipfile.ZipFile(opened) as archive:
+            packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+        if packed:
+            raise SourceError(f"{file}: {packed[0]!r} in it is compressed, as torch never does it; not read")
         return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except SourceError:
+        raise
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SourceError(
