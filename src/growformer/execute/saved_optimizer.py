@@ -29,7 +29,8 @@ from growformer.execute.live_plan import LiveParameter, LivePlan
 from growformer.execute.slots import FACTORED, GrownSlots, check_slots, grown_state, powers_of
 from growformer.storage.links import open_inside
 
-_INSTEAD = "Leave it behind with state='omit' (--optimizer-state omit), and the optimizer starts anew"
+_BEHIND = "eave it behind with state='omit' (--optimizer-state omit), and the optimizer starts anew"
+_INSTEAD, _OR = f"L{_BEHIND}", f"Or l{_BEHIND}"
 _SAFE = (2, 6)
 """The first torch whose ``weights_only`` keeps what it promises (CVE-2025-32434)."""
 _KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -169,14 +170,13 @@ def _members(
             f"{decaying} with weight decay and {all_of_them - decaying} without, or one of all {all_of_them}. So "
             "parameters are frozen, or grouped in a way of their own, or it belongs to another model: which moment is "
             "whose cannot be told. Save the state of an optimizer that is made of model.named_parameters(), which "
-            f"holds their names. Or: {_INSTEAD[0].lower()}{_INSTEAD[1:]}"
+            f"holds their names. {_OR}"
         )
     if len(groups) == 2 and groups[1].get("weight_decay"):
         raise RequestError(
             f"{file}: the second group decays by {groups[1]['weight_decay']}, and Trainer's second group holds what "
             "does not decay: these groups were made in another way, so that which moment is whose cannot be told. "
-            f"Save the state of an optimizer that is made of model.named_parameters(). Or: {_INSTEAD[0].lower()}"
-            f"{_INSTEAD[1:]}"
+            f"Save the state of an optimizer that is made of model.named_parameters(). {_OR}"
         )
     return expected, thawed
 
