@@ -1,4 +1,4 @@
-"""A Trainer's checkpoint, grown as its schedule says, with the growth in its log, for the next Trainer to resume from."""
+"""A Trainer's checkpoint, grown as its schedule says, and the growth in its log: what the next Trainer starts from."""
 
 from __future__ import annotations
 
