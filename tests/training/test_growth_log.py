@@ -83,6 +83,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "order": (lambda d: d["events"].reverse(), r"not a growth log: ValueError: growths \[2, 1\] of 2 stages"),
     "field": (lambda d: d["events"][0].update(why=1), "not a growth log: TypeError"),
     "plan": (lambda d: d["events"][0].update(plan=[]), "not a growth log: TypeError: growth 1 has no plan"),
+    "infinite": (lambda d: d["curve"].update(span=1e300 * 1e300), "Infinity is not a number here"),
     "stage": (lambda d: d["schedule"]["stages"][0].update(at_step=9), "not a growth log: RequestError: stage 2"),
 }
 

@@ -14,7 +14,7 @@ from tests.theorems.support import CONFIGS, random_model
 from tests.training.runs import BATCH, DEEPER, LENGTH, SCHEDULE, WIDER, adam, batch, llama, loss_of, same, train
 
 import growformer
-from growformer import GrowthLog, GrowthSchedule, GrowthStage, RequestError, ScheduledGrowth, SourceError
+from growformer import GrowthLog, GrowthSchedule, GrowthStage, RequestError, ScheduledGrowth, SourceError, WhenFlat
 from growformer.reference import reference_architecture
 
 STEPS = 18
@@ -141,6 +141,14 @@ def test_a_growth_is_neither_left_out_nor_repeated() -> None:
         run.grow()
     with pytest.raises(RequestError, match=r"stage 2 \(when flat: 2 windows of 2 steps .*\): the loss is needed"):
         run.after_step(tokens=21)
+
+
+def test_a_stage_whose_time_went_by_comes_one_step_later() -> None:
+    flat = WhenFlat(window=1, patience=1, min_delta=99.0, not_before=5)
+    late = GrowthStage(at_step=2, sizes=DEEPER)
+    run, _ = started(GrowthSchedule((GrowthStage(when_flat=flat, sizes={"intermediate_size": 31}), late)))
+    train(run, 0, 8)
+    assert [(e.stage, e.step) for e in run.log.events] == [(1, 5), (2, 6)]
 
 
 def test_tokens_are_needed_where_a_stage_waits_for_them() -> None:

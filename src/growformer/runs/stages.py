@@ -11,6 +11,7 @@ it may have been killed in is done again from the disk, with the same bits.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,16 +42,10 @@ class Standing:
     Attributes:
         checkpoint: the newest whole one.
         log: how far it is.
-        max_steps: at which the run was to end when it was written.
     """
 
     checkpoint: Path
     log: GrowthLog
-    max_steps: int
-
-    def goes_on(self, args: Any) -> bool:
-        """Tell whether there are steps left to train."""
-        return self.log.step < (args.max_steps if args.max_steps > 0 else self.max_steps)
 
 
 def train_in_stages(
@@ -84,13 +79,14 @@ def train_in_stages(
         SourceError: a checkpoint of the run is broken.
     """
     trainer = make_trainer(model)
-    _check_arguments(trainer.args, schedule)
+    last = _last_step(trainer)
+    _check_arguments(trainer.args, schedule, last)
     plans = plan_schedule(schedule, model)
     folder = Path(trainer.args.output_dir)
     standing = _newest(folder, schedule)
     while True:
         if standing is not None:
-            if not standing.goes_on(trainer.args):
+            if standing.log.step >= last:
                 return _finished(standing, make_trainer, model), standing.log
             if standing.log.due is not None:
                 write_grown(
@@ -105,7 +101,7 @@ def train_in_stages(
         trainer.add_callback(RegionUpdatesCallback(checkpoint))
         trainer.add_callback(GrowthCallback(log, trainer.callback_handler.callbacks))
         trainer.train(resume_from_checkpoint=checkpoint)
-        if log.due is None or trainer.state.global_step >= trainer.state.max_steps:
+        if log.due is None or log.step >= last:
             return trainer, log
         standing = _read(folder / f"checkpoint-{log.step}", schedule)
 
@@ -141,7 +137,7 @@ def _read(path: Path, schedule: GrowthSchedule) -> Standing:
             "different checkpoints"
         )
     log.follow(schedule)
-    return Standing(path, log, int(data.get("max_steps") or 0))
+    return Standing(path, log)
 
 
 def _finished(standing: Standing, make_trainer: Callable[[nn.Module], Any], model: nn.Module) -> Any:
@@ -155,7 +151,17 @@ def _grown_folder(checkpoint: Path) -> Path:
     return checkpoint.with_name(checkpoint.name.replace("checkpoint-", "grown-"))
 
 
-def _check_arguments(args: Any, schedule: GrowthSchedule) -> None:
+def _last_step(trainer: Any) -> int:
+    """Return the step at which a Trainer's run ends."""
+    args = trainer.args
+    if args.max_steps > 0:
+        return int(args.max_steps)
+    batches = len(trainer.get_train_dataloader())
+    steps = max(1, math.ceil(batches / args.gradient_accumulation_steps))
+    return int(math.ceil(args.num_train_epochs * steps))
+
+
+def _check_arguments(args: Any, schedule: GrowthSchedule, last: int) -> None:
     """Refuse arguments of Trainer with which growth would lose or miss something."""
     if args.world_size > 1 or getattr(args, "fsdp", None) or getattr(args, "deepspeed", None):
         raise RequestError(
@@ -175,8 +181,8 @@ def _check_arguments(args: Any, schedule: GrowthSchedule) -> None:
     if args.ignore_data_skip:
         raise RequestError("ignore_data_skip would begin the data anew after every growth; turn it off")
     for number, stage in enumerate(schedule.stages):
-        if stage.at_step is not None and 0 < args.max_steps <= stage.at_step:
-            raise RequestError(f"{schedule.title(number)}: the run ends at max_steps = {args.max_steps}")
+        if stage.at_step is not None and last <= stage.at_step:
+            raise RequestError(f"{schedule.title(number)}: the run ends at step {last}; grow earlier, or train longer")
         if stage.at_tokens is not None and str(args.include_num_input_tokens_seen) in ("no", "False"):
             raise RequestError(
                 f"{schedule.title(number)}: Trainer counts no tokens; set include_num_input_tokens_seen='all'"

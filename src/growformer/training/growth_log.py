@@ -101,9 +101,9 @@ class GrowthLog:
 
     @property
     def due(self) -> GrowthStage | None:
-        """The next stage, if its time has come."""
+        """The next stage, if its time has come: at most one a step."""
         stage = self.next_stage
-        if stage is None:
+        if stage is None or (self.events and self.events[-1].step == self.step):
             return None
         if stage.at_step is not None:
             return stage if self.step >= stage.at_step else None
@@ -225,7 +225,7 @@ class GrowthLog:
                 log._flat.load_state_dict(data["flat"])
         except SourceError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError, GrowformerError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, GrowformerError) as error:
             raise SourceError(f"{where}: not a growth log: {type(error).__name__}: {error}") from None
         return log
 
