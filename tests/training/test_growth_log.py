@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import growformer
 from growformer import GrowthLog, GrowthSchedule, GrowthStage, PlanError, RequestError, ScheduledGrowth, SourceError
-from growformer.runs.replay import plan_of
+from growformer.runs.replay import plan_of, with_changes
 from growformer.training.curve import MOST, LossCurve
 
 TWICE = GrowthSchedule((GrowthStage(at_step=1, sizes=WIDER, seed=5), GrowthStage(at_step=2, sizes=DEEPER, seed=6)))
@@ -55,6 +56,27 @@ def test_a_growth_in_the_middle_is_replayed_from_the_weights_it_had() -> None:
     made = plan_of(run.log.events[1], source)
     assert same(growformer.grow(source, plan=made), grown)
     assert not same(growformer.grow(first, plan=made), grown)
+
+
+def test_a_config_gets_what_a_growth_changed() -> None:
+    live = {"a": 1, "b": 2, "inner": {"c": 3, "d": 4, "e": 5}, "gone": 1}
+    before = {"a": 1, "inner": {"c": 3, "d": 4}, "gone": 1, "dtype": "float32"}
+    after = {"a": 7, "inner": {"c": 3, "d": 8}, "new": [1], "dtype": "float32"}
+    assert with_changes(live, before, after) == {"a": 7, "b": 2, "inner": {"c": 3, "d": 8, "e": 5}, "new": [1]}
+    assert with_changes(live, before, before) == live
+
+
+def test_a_log_of_a_folder_is_replayed_on_a_live_model(tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path / "source")
+    run = run_of(GrowthSchedule(TWICE.stages[:1]), 2, lr=0.0)
+    event = run.log.events[0]
+    made = growformer.plan(tmp_path / "source", **TWICE.stages[0].request)
+    planned = json.loads(made.to_json())
+    planned["source_config"] = planned.pop("source")["config"]
+    from_folder = plan_of(replace(event, plan=planned), llama())
+    assert same(growformer.grow(llama(), plan=from_folder), run.model)
+    with pytest.raises(PlanError, match="growth 1 of the log holds no plan: source_config is missing"):
+        plan_of(replace(event, plan={n: v for n, v in planned.items() if n != "source_config"}), llama())
 
 
 def test_replay_refuses_what_it_does_not_fit(tmp_path: Path) -> None:

@@ -31,11 +31,9 @@ def stripped(run: ScheduledGrowth) -> Any:
     """A run's state, without what a config says of the file that it was loaded from."""
     state = json.loads(json.dumps(run.state_dict()))
     for event in state["log"]["events"]:
-        event["plan"]["target_config"] = {
-            name: value
-            for name, value in event["plan"]["target_config"].items()
-            if name not in ("_name_or_path", "dtype", "transformers_version", "architectures")
-        }
+        for config in (event["plan"]["source_config"], event["plan"]["target_config"]):
+            for name in ("dtype", "transformers_version", "architectures"):
+                config.pop(name, None)
     return state
 
 
@@ -202,6 +200,8 @@ def test_a_schedule_may_change_in_what_has_not_happened() -> None:
     later = GrowthSchedule((SCHEDULE.stages[0], GrowthStage(at_step=12, sizes=DEEPER)))
     resumed = ScheduledGrowth(later, run.model, run.optimizer, sequence_length=LENGTH, state=run.state_dict())
     assert resumed.log.next_stage == later.stages[1]
+    with pytest.raises(RequestError, match=r"sequence_length = 9: the growth log counts FLOPs for sequences of 7, and"):
+        ScheduledGrowth(SCHEDULE, run.model, run.optimizer, sequence_length=9, state=run.state_dict())
     other = GrowthSchedule((GrowthStage(at_step=3, sizes=WIDER), *SCHEDULE.stages[1:]))
     with pytest.raises(RequestError, match=r"stage 1 \(at step 4\) has happened already, at step 4, as .*Change later"):
         ScheduledGrowth(other, run.model, run.optimizer, state=run.state_dict())

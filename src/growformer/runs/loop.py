@@ -87,7 +87,7 @@ class ScheduledGrowth:
             updates_of(optimizer)
             return
         self.log = GrowthLog.load(state) if isinstance(state, (str, Path)) else GrowthLog.from_json(state["log"])
-        self.log.follow(schedule)
+        self.log.follow(schedule, sequence_length)
         if self._config is None and self.log.events and not hasattr(model, "config"):
             self._config = dict(self.log.events[-1].plan["target_config"])
         self._check_model()

@@ -84,6 +84,8 @@ def train_in_stages(
     plans = plan_schedule(schedule, model)
     folder = Path(trainer.args.output_dir)
     standing = _newest(folder, schedule)
+    if standing is not None:
+        standing.log.follow(schedule, sequence_length)
     while True:
         if standing is not None:
             if standing.log.step >= last:
@@ -158,7 +160,8 @@ def _last_step(trainer: Any) -> int:
         return int(args.max_steps)
     batches = len(trainer.get_train_dataloader())
     steps = max(1, math.ceil(batches / args.gradient_accumulation_steps))
-    return int(math.ceil(args.num_train_epochs * steps))
+    last: int = math.ceil(args.num_train_epochs * steps)
+    return last
 
 
 def _check_arguments(args: Any, schedule: GrowthSchedule, last: int) -> None:

@@ -46,7 +46,8 @@ class GrowthEvent:
         flops: of training until then; None where not known.
         loss_before: of the source on a batch that was measured for this, if one was.
         loss_after: of the grown model on the same batch.
-        plan: what ``Plan.to_json`` says, without its source, which any model of those sizes can be.
+        plan: what ``Plan.to_json`` says, with the source's config in place of the source, which may be any model of
+            those sizes.
     """
 
     stage: int
@@ -151,12 +152,23 @@ class GrowthLog:
         self.events.append(event)
         self._flat = self._watch()
 
-    def follow(self, schedule: GrowthSchedule) -> None:
+    def follow(self, schedule: GrowthSchedule, sequence_length: int | None = None) -> None:
         """Go on by a schedule, which may differ from the log's own in what has not happened yet.
 
+        Args:
+            schedule: the schedule.
+            sequence_length: that of the ledger, if it is said again.
+
         Raises:
-            RequestError: it says something else of a growth that has happened.
+            RequestError: the schedule says something else of a growth that has happened, or the length is another.
         """
+        counted = self.ledger.sequence_length if self.ledger is not None else None
+        if sequence_length is not None and sequence_length != counted:
+            raise RequestError(
+                f"sequence_length = {sequence_length}: the growth log "
+                + ("counts no FLOPs" if counted is None else f"counts FLOPs for sequences of {counted}")
+                + ", and one run has one count; leave it as it was"
+            )
         for number, event in enumerate(self.events):
             was = self.schedule.stages[number].to_dict()
             now = schedule.stages[number].to_dict() if number < len(schedule.stages) else None
@@ -268,8 +280,9 @@ def event_of(
     names = [name for name in plan.architecture.size_fields() if name in plan.target_sizes]
     before, after = plan.num_parameters()
     planned = json.loads(plan.to_json())
-    del planned["source"]
-    planned["target_config"].pop("_name_or_path", None)  # where the source was loaded from
+    planned["source_config"] = planned.pop("source")["config"]
+    for name in ("source_config", "target_config"):
+        planned[name].pop("_name_or_path", None)  # where the source was loaded from
     return GrowthEvent(
         stage=len(log.events) + 1,
         step=log.step,
