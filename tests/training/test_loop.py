@@ -72,10 +72,10 @@ def test_the_loss_is_the_same_on_either_side_of_a_growth() -> None:
             event = run.log.events[-1]
             assert event.loss_before == before
             assert event.loss_after == measure(grown)
-            assert event.loss_after == pytest.approx(before, rel=1e-12)
+            assert event.loss_after == pytest.approx(before, rel=1e-6)  # the class has norms and loss in float32
             with torch.no_grad():  # and the measure can tell: one source block changed
                 grown.model.layers[0].mlp.down_proj.weight[0, 0] += 0.1
-            assert abs(measure(grown) - before) > 1e-6
+            assert abs(measure(grown) - before) > 1e-4
     assert len(run.log.events) == 1
 
 

@@ -208,7 +208,7 @@ def test_the_loss_is_measured_on_either_side(tmp_path: Path) -> None:
     schedule = GrowthSchedule(SCHEDULE.stages[:1])
     _, log = growformer.train_in_stages(maker(tmp_path, max_steps=6), schedule, llama().double(), measure=measure)
     (event,) = log.events
-    assert event.loss_after == pytest.approx(event.loss_before, rel=1e-12)
+    assert event.loss_after == pytest.approx(event.loss_before, rel=1e-6)  # the class has norms and loss in float32
     assert log.flops is None
 
 
