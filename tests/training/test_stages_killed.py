@@ -19,32 +19,34 @@ sys.path.insert(0, {root!r})
 from pathlib import Path
 from tests.training.test_stages import run
 print("started", flush=True)
+sys.stdout = sys.stderr
 run(Path(sys.argv[1]))
 """
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # its imports are over when it says so
         [sys.executable, "-c", PROGRAM.format(root=str(ROOT)), str(folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == b"started\n"
+    with process.stdout as said:
+        assert said.readline() == b"started\n"
     return process
 
 
 @pytest.mark.slow
 def test_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
-    began = time.monotonic()
-    assert start(tmp_path / "whole").wait() == 0
+    process, began = start(tmp_path / "whole"), time.monotonic()
+    assert process.wait() == 0
     whole = time.monotonic() - began
     moments = random.Random(20)
     kills = 0
     for _ in range(6):
         process = start(tmp_path / "killed")
         try:
-            process.wait(moments.uniform(0, whole / 2))
+            process.wait(moments.uniform(0, 0.7 * whole))
             break
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
