@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,55 @@ def test_a_class_written_as_another(runs: Callable[..., Path], tmp_path: Path) -
     assert found["model.layers.0.self_attn.o_proj.weight"]["exp_avg"].any()
 
 
+@pytest.mark.parametrize("head", ["tied", "of its own"])
+def test_heads_that_could_be_tied(tmp_path: Path, head: str) -> None:
+    """A head that differs from the table is a parameter of its own, although config and class call it tied."""
+    model = random_model("llama", tie_word_embeddings=True)
+    if head != "tied":
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().flip(0))
+    model.save_pretrained(tmp_path / "start")
+    model = load(tmp_path / "start")
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) == (head == "tied")
+    trainer_of(model, tmp_path / "run", steps=3, every=3).train()
+    source = tmp_path / "run" / "checkpoint-3"
+    grown = growformer.grow_checkpoint(source, tmp_path / "grown", **GROWTHS["llama"])
+    expected, optimizer = grown_in_memory(source, GROWTHS["llama"], {})
+    again = load(grown.path)
+    found = states_of(optimizer_of(grown.path, again), again)
+    assert not differences(found, states_of(optimizer, expected))
+    assert ("lm_head.weight" in found) == (head != "tied")
+
+
+@pytest.mark.parametrize("kind", ["llama", "mixtral"])
+def test_trainer_goes_on_from_one_file_or_several(runs: Callable[..., Path], tmp_path: Path, kind: str) -> None:
+    losses = []
+    for name, size in (("one", 10**9), ("several", 60_000)):
+        grown = growformer.grow_checkpoint(runs(kind), tmp_path / name, max_shard_bytes=size, **GROWTHS[kind])
+        assert (len(list(grown.path.glob("*.safetensors"))) > 1) == (name == "several")
+        resumed = trainer_of(load(grown.path), tmp_path / f"out-{name}", steps=9)
+        resumed.train(resume_from_checkpoint=str(grown.path))
+        losses.append(losses_of(resumed))
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 9
+
+
+def test_state_that_started_anew_grows_again(runs: Callable[..., Path], tmp_path: Path) -> None:
+    """After ``drop`` the optimizer has seen fewer steps than the schedule; region updates beside it vouch for it."""
+    one = growformer.grow_checkpoint(runs("llama"), tmp_path / "other", state="drop", num_hidden_layers=4)
+    callback = growformer.RegionUpdatesCallback(one.path)
+    trainer_of(load(one.path), one.path, steps=9, every=3, callbacks=[callback]).train(
+        resume_from_checkpoint=str(one.path)
+    )
+    last = Path(shutil.copytree(one.path / "checkpoint-9", tmp_path / "checkpoint-9"))
+    steps = {int(slots["step"]) for slots in torch.load(last / "optimizer.pt", weights_only=True)["state"].values()}
+    assert steps == {3}
+    two = growformer.grow_checkpoint(last, tmp_path / "two", num_hidden_layers=5)
+    assert len(torch.load(two.path / "optimizer.pt", weights_only=True)["state"]) == 48
+    shutil.rmtree(two.path)
+    (last / "region_updates.json").unlink()
+    refused(last, tmp_path / "two", SourceError, "optimizer.pt: of step 3, and scheduler.pt of step 9")
+
+
 def test_what_lies_beside_the_optimizer(checkpoint: Path, tmp_path: Path) -> None:
     torch.save({"scale": 2.0}, checkpoint / "scaler.pt")
     state = json.loads((checkpoint / "trainer_state.json").read_text())
@@ -451,6 +501,16 @@ def test_nothing_in_a_checkpoint_is_run(checkpoint: Path, tmp_path: Path, monkey
         refused(checkpoint, tmp_path / "grown", SourceError, "outside of the model's folder")
         (checkpoint / file).unlink()
         (checkpoint / file).write_bytes(kept)
+
+
+def test_compressed_parts_are_not_read(checkpoint: Path, tmp_path: Path) -> None:
+    """A few bytes may stand for any number of them."""
+    with zipfile.ZipFile(checkpoint / "optimizer.pt") as taken:
+        parts = {name: taken.read(name) for name in taken.namelist()}
+    with zipfile.ZipFile(checkpoint / "optimizer.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in parts.items():
+            packed.writestr(name, content)
+    refused(checkpoint, tmp_path / "grown", SourceError, "in it is compressed, as torch never does it")
 
 
 @pytest.mark.parametrize("name", ["global_step6", "pytorch_model_fsdp_0", "optimizer_0", "optimizer.bin"])

@@ -23,19 +23,21 @@ from growformer.planning.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class LiveParameter:
-    """A parameter that is trained.
+    """A parameter.
 
     Attributes:
         name: in ``named_parameters()``; of those that share storage, the first one.
         stored: the name that the plan has for it: of those that share storage, the one that is declared.
         shape: its shape.
         decays: whether Trainer's rule gives it weight decay.
+        frozen: whether the class itself says that it is not trained; ``from_pretrained`` may forget that.
     """
 
     name: str
     stored: str
     shape: tuple[int, ...]
     decays: bool
+    frozen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,9 @@ def live_plan(plan: Plan) -> LivePlan:
     view = replace(plan, source=info)
     target, _ = _live(plan, {n: v for n, v in plan.target_config.items() if n != "auto_map"}, describes=False)
     planned = {stored.name: stored for stored in stored_tensors(view)}
+    # Tables that the class computes and freezes are in no checkpoint.
+    source = tuple(p for p in source if not p.frozen or p.stored in {t.stored for t in info.tensors.values()})
+    target = tuple(p for p in target if not p.frozen or p.stored in planned)
     for parameter in target:
         stored = planned.get(parameter.stored)
         if stored is None or stored.shape != parameter.shape:
@@ -102,8 +107,9 @@ def _live(
     parameters: dict[str, LiveParameter] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         stored = aliases.get(name, name)
-        if parameter.requires_grad and stored not in parameters:
-            parameters[stored] = LiveParameter(name, stored, tuple(parameter.shape), name in decaying)
+        if stored not in parameters:
+            shape, frozen = tuple(parameter.shape), not parameter.requires_grad
+            parameters[stored] = LiveParameter(name, stored, shape, name in decaying, frozen)
     found = tuple(parameters.values())
     if not describes:
         return found, plan.source

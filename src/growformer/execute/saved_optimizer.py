@@ -6,6 +6,7 @@ holds itself (``param_names``, of an optimizer of named parameters), or follow f
     two groups   Trainer's: parameters that decay, then those that do not, each in the order of ``named_parameters()``
     one group    all of them, in that order
 
+What a class itself freezes is among them or not, as the sizes of the groups tell: ``from_pretrained`` thaws it.
 Group sizes and the shape of every slot must agree with that, and everything else is refused: a moment that ends up at
 another parameter of the same shape would do harm that nobody sees.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -27,7 +29,8 @@ from growformer.execute.live_plan import LiveParameter, LivePlan
 from growformer.execute.slots import FACTORED, GrownSlots, check_slots, grown_state, powers_of
 from growformer.storage.links import open_inside
 
-_INSTEAD = "Leave it behind with state='omit' (--optimizer-state omit), and the optimizer starts anew"
+_BEHIND = "eave it behind with state='omit' (--optimizer-state omit), and the optimizer starts anew"
+_INSTEAD, _OR = f"L{_BEHIND}", f"Or l{_BEHIND}"
 _SAFE = (2, 6)
 """The first torch whose ``weights_only`` keeps what it promises (CVE-2025-32434)."""
 _KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -52,6 +55,7 @@ class SavedOptimizer:
         groups: options of every group, without its parameters.
         members: of every group, names of its parameters.
         named: whether the state dict holds the names.
+        thawed: whether what the class freezes is trained as well.
         states: name of a parameter -> slot -> value.
     """
 
@@ -60,6 +64,7 @@ class SavedOptimizer:
     groups: tuple[dict[str, Any], ...]
     members: tuple[tuple[str, ...], ...]
     named: bool
+    thawed: bool
     states: Mapping[str, Mapping[str, Any]]
 
     def steps(self) -> dict[str, int]:
@@ -80,9 +85,14 @@ def load_plain(home: Path, name: str) -> Any:
         raise RequestError(f"{file}: torch {torch.__version__} cannot read it safely; install torch 2.6 or newer")
     if not file.exists():
         raise SourceError(f"{file}: missing; every checkpoint of Trainer that training can go on from has one")
-    open_inside(home, file).close()
     try:
+        with open_inside(home, file) as opened, zipfile.ZipFile(opened) as archive:
+            packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+        if packed:
+            raise SourceError(f"{file}: {packed[0]!r} in it is compressed, as torch never does it; not read")
         return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except SourceError:
+        raise
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SourceError(
@@ -108,14 +118,17 @@ def read_optimizer(home: Path, name: str, parameters: Sequence[LiveParameter]) -
     numbers = [list(group["params"]) for group in groups]
     if [n for some in numbers for n in some] != list(range(sum(map(len, numbers)))):
         raise SourceError(f"{file}: its groups do not number parameters from 0 on, as those of torch do. {_INSTEAD}")
-    members, named = _members(file, groups, numbers, parameters)
+    named = any("param_names" in group for group in groups)
+    members, thawed = (
+        (_said(file, groups, numbers, parameters), True) if named else _members(file, groups, numbers, parameters)
+    )
     names = [name for some in members for name in some]
     strange = [number for number in states if type(number) is not int or not 0 <= number < len(names)]
     if strange:
         raise SourceError(f"{file}: state of parameter {strange[0]!r}; its groups have {len(names)}. {_INSTEAD}")
     options = tuple({n: v for n, v in group.items() if n not in ("params", "param_names")} for group in groups)
     by_name = {names[number]: slots for number, slots in sorted(states.items())}
-    return SavedOptimizer(file, _kind(options), options, members, named, by_name)
+    return SavedOptimizer(file, _kind(options), options, members, named, thawed, by_name)
 
 
 def _parts(file: Path, data: Any) -> tuple[list[dict[str, Any]], dict[Any, dict[str, Any]]]:
@@ -144,39 +157,37 @@ def _parts(file: Path, data: Any) -> tuple[list[dict[str, Any]], dict[Any, dict[
 def _members(
     file: Path, groups: Sequence[Mapping[str, Any]], numbers: Sequence[list[int]], parameters: Sequence[LiveParameter]
 ) -> tuple[tuple[tuple[str, ...], ...], bool]:
-    """Return the names of the parameters in every group, and whether they stand in the file."""
-    if any("param_names" in group for group in groups):
-        return _said(file, groups, numbers, parameters), True
+    """Return the names of the parameters in every group, and whether those that the class freezes are among them."""
     sizes = [len(some) for some in numbers]
-    expected = by_rule(len(groups), parameters)
-    if expected is None or [len(some) for some in expected] != sizes:
-        decaying = sum(p.decays for p in parameters)
+    for thawed in (False, True):
+        expected = by_rule(len(groups), parameters, thawed=thawed)
+        if expected is not None and [len(some) for some in expected] == sizes:
+            break
+    else:
+        decaying, all_of_them = sum(p.decays for p in parameters), len(parameters)
         raise RequestError(
             f"{file}: groups of {' and '.join(map(str, sizes))} parameters; expected those of Trainer, "
-            f"{decaying} with weight decay and {len(parameters) - decaying} without, or one of all "
-            f"{len(parameters)}. So parameters are frozen, or grouped in a way of their own, or it belongs to another "
-            "model: which moment is whose cannot be told. Save the state of an optimizer that is made of "
-            f"model.named_parameters(), which holds their names. Or: {_INSTEAD[0].lower()}{_INSTEAD[1:]}"
+            f"{decaying} with weight decay and {all_of_them - decaying} without, or one of all {all_of_them}. So "
+            "parameters are frozen, or grouped in a way of their own, or it belongs to another model: which moment is "
+            "whose cannot be told. Save the state of an optimizer that is made of model.named_parameters(), which "
+            f"holds their names. {_OR}"
         )
     if len(groups) == 2 and groups[1].get("weight_decay"):
         raise RequestError(
             f"{file}: the second group decays by {groups[1]['weight_decay']}, and Trainer's second group holds what "
             "does not decay: these groups were made in another way, so that which moment is whose cannot be told. "
-            f"Save the state of an optimizer that is made of model.named_parameters(). Or: {_INSTEAD[0].lower()}"
-            f"{_INSTEAD[1:]}"
+            f"Save the state of an optimizer that is made of model.named_parameters(). {_OR}"
         )
-    return expected, False
+    return expected, thawed
 
 
-def by_rule(count: int, parameters: Sequence[LiveParameter]) -> tuple[tuple[str, ...], ...] | None:
+def by_rule(count: int, parameters: Sequence[LiveParameter], *, thawed: bool) -> tuple[tuple[str, ...], ...] | None:
     """Return which parameters are in each of some groups: two by Trainer's rule, or one; None of other numbers."""
+    trained = [p for p in parameters if thawed or not p.frozen]
     if count == 1:
-        return (tuple(p.name for p in parameters),)
+        return (tuple(p.name for p in trained),)
     if count == 2:
-        return (
-            tuple(p.name for p in parameters if p.decays),
-            tuple(p.name for p in parameters if not p.decays),
-        )
+        return tuple(p.name for p in trained if p.decays), tuple(p.name for p in trained if not p.decays)
     return None
 
 
@@ -352,7 +363,7 @@ def plan_optimizer(
         grown.append(GrownSlots(stored, before, parameter.name, carried))
     members = tuple(tuple(some) for some in followed)
     if not saved.named:
-        rule = by_rule(len(saved.groups), live.target)
+        rule = by_rule(len(saved.groups), live.target, thawed=saved.thawed)
         assert rule is not None
         missing = {name for some in rule for name in some} - {name for some in members for name in some}
         if missing:
