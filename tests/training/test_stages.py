@@ -273,6 +273,23 @@ def test_another_schedule_or_run_in_the_same_folder(tmp_path: Path) -> None:
         run(tmp_path)
 
 
+def test_a_grown_checkpoint_that_is_left_over_is_not_taken(whole: tuple[Path, Any, GrowthLog], tmp_path: Path) -> None:
+    folder = shutil.copytree(whole[0], tmp_path / "run")
+    for old in folder.glob("checkpoint-*"):
+        if int(old.name.removeprefix("checkpoint-")) > 6:
+            shutil.rmtree(old)
+    with pytest.raises(RequestError, match="grown-11 is left over from a run whose checkpoint-11 is gone; remove it"):
+        run(folder)
+    for old in (*folder.glob("grown-11"), *folder.glob("grown-8")):
+        shutil.rmtree(old)
+    trainer, _ = run(folder)
+    assert same(trainer.model, whole[1].model)
+    for old in folder.glob("checkpoint-*"):
+        shutil.rmtree(old)
+    with pytest.raises(RequestError, match="grown-11 is left over"):
+        run(folder)
+
+
 @pytest.mark.parametrize("content", [None, b"nonsense"])
 def test_a_broken_optimizer_is_named(content: bytes | None, tmp_path: Path) -> None:
     def stop(*_: Any, **__: Any) -> None:

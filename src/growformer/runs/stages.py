@@ -112,12 +112,13 @@ def _newest(folder: Path, schedule: GrowthSchedule) -> Standing | None:
     """Return the newest whole checkpoint of a run, grown where it has been grown; None where there is none."""
     found = [(int(m[1]), path) for path in folder.glob("checkpoint-*") if (m := _CHECKPOINT.fullmatch(path.name))]
     others = []
-    for _, path in sorted(found, reverse=True):
+    for step, path in sorted(found, reverse=True):
         try:
             read_json(path / TRAINER_STATE, "Trainer writes it after all else")
         except SourceError:
             continue  # killed while it was written
         if (path / FILE).exists() and (path / REGIONS).exists():
+            _refuse_left_over(folder, step)
             return _read(path, schedule)
         others.append(path)
     if others:
@@ -125,7 +126,16 @@ def _newest(folder: Path, schedule: GrowthSchedule) -> Standing | None:
             f"{others[0]} has no {FILE}: it is of a run without a schedule, or of one that was killed at its first "
             "checkpoint. Choose an output_dir of this run's own, or remove it"
         )
+    _refuse_left_over(folder, -1)
     return None
+
+
+def _refuse_left_over(folder: Path, step: int) -> None:
+    """Refuse grown checkpoints that are newer than the run: what they were grown from is gone."""
+    for path in sorted(folder.glob("grown-*")):
+        number = path.name.removeprefix("grown-")
+        if number.isdigit() and int(number) > step:
+            raise RequestError(f"{path} is left over from a run whose checkpoint-{number} is gone; remove it first")
 
 
 def _read(path: Path, schedule: GrowthSchedule) -> Standing:
