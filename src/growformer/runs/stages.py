@@ -15,10 +15,12 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from growformer.errors import RequestError, SourceError
+from growformer.execute.ranks import from_environment
 from growformer.runs.callback import GrowthCallback
 from growformer.runs.grown_stage import load_model, write_grown
 from growformer.runs.planned import plan_schedule
@@ -79,11 +81,12 @@ def train_in_stages(
         SourceError: a checkpoint of the run is broken.
     """
     trainer = make_trainer(model)
+    ranks = from_environment()
     last = _last_step(trainer)
     _check_arguments(trainer.args, schedule, last)
     plans = plan_schedule(schedule, model)
     folder = Path(trainer.args.output_dir)
-    standing = _newest(folder, schedule)
+    standing = ranks.on_first(lambda: _newest(folder, schedule))
     if standing is not None:
         standing.log.follow(schedule, sequence_length)
     while True:
@@ -91,10 +94,9 @@ def train_in_stages(
             if standing.log.step >= last:
                 return _finished(standing, make_trainer, model), standing.log
             if standing.log.due is not None:
-                write_grown(
-                    standing.checkpoint, _grown_folder(standing.checkpoint), standing.log, like=model, measure=measure
-                )
-                standing = _read(standing.checkpoint, schedule)
+                due, out = standing.checkpoint, _grown_folder(standing.checkpoint)
+                write_grown(due, out, standing.log, like=model, measure=measure, ranks=ranks)
+                standing = ranks.on_first(partial(_read, due, schedule))
             trainer = make_trainer(load_model(model, standing.checkpoint))
             log, checkpoint = standing.log, str(standing.checkpoint)
         else:
@@ -105,7 +107,7 @@ def train_in_stages(
         trainer.train(resume_from_checkpoint=checkpoint)
         if log.due is None or log.step >= last:
             return trainer, log
-        standing = _read(folder / f"checkpoint-{log.step}", schedule)
+        standing = ranks.on_first(partial(_read, folder / f"checkpoint-{log.step}", schedule))
 
 
 def _newest(folder: Path, schedule: GrowthSchedule) -> Standing | None:
@@ -176,10 +178,10 @@ def _last_step(trainer: Any) -> int:
 
 def _check_arguments(args: Any, schedule: GrowthSchedule, last: int) -> None:
     """Refuse arguments of Trainer with which growth would lose or miss something."""
-    if args.world_size > 1 or getattr(args, "fsdp", None) or getattr(args, "deepspeed", None):
+    if getattr(args, "fsdp", None) or getattr(args, "deepspeed", None):
         raise RequestError(
-            "staged runs are for one process: with several, stop at the growth step, grow the checkpoint with "
-            "growformer.grow_checkpoint, and resume from it"
+            "the checkpoints of FSDP and DeepSpeed have no optimizer.pt that grows on disk: grow the live model with "
+            "growformer.grow(model, optimizer=...), or train with plain data parallelism"
         )
     if args.save_total_limit == 1:
         raise RequestError(

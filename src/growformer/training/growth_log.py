@@ -142,7 +142,7 @@ class GrowthLog:
 
     def observe(self, loss: float, steps: int = 1) -> None:
         """Take the loss of the step that was counted last, or the mean over several that end with it."""
-        self.loss = loss if math.isfinite(loss) else None
+        self.loss = _finite(loss)
         self.curve.add(self.step, loss, steps)
         if self._flat is not None:
             self._flat.observe(loss, steps)
@@ -294,8 +294,8 @@ def event_of(
         parameters_before=before,
         parameters_after=after,
         flops=log.flops,
-        loss_before=loss_before,
-        loss_after=loss_after,
+        loss_before=_finite(loss_before),
+        loss_after=_finite(loss_after),
         plan=planned,
     )
 
@@ -305,6 +305,11 @@ def begin_stage(log: GrowthLog, plan: Plan, *, grown: bool) -> None:
     if log.ledger is not None:
         sizes = plan.target_sizes if grown else plan.source_sizes
         log.ledger.begin(plan.num_parameters()[grown], count_flops(plan.architecture, plan.source, sizes))
+
+
+def _finite(loss: float | None) -> float | None:
+    """Return a loss that JSON can say, or None."""
+    return loss if loss is not None and math.isfinite(loss) else None
 
 
 def _count(value: Any) -> int:
