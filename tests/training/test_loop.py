@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from tests.training.runs import BATCH, DEEPER, LENGTH, SCHEDULE, WIDER, adam, ba
 
 import growformer
 from growformer import GrowthLog, GrowthSchedule, GrowthStage, RequestError, ScheduledGrowth, SourceError, WhenFlat
-from growformer.reference import reference_architecture
+from growformer.reference import ReferenceConfig, ReferenceTransformer, reference_architecture
 
 STEPS = 18
 
@@ -239,3 +241,36 @@ def test_an_own_model_grows_by_its_declaration(tmp_path: Path) -> None:
     run.save(tmp_path)
     assert GrowthLog.load(tmp_path).to_json() == run.log.to_json()
     assert same(growformer.replay(tmp_path, source), grown)
+
+
+class Bare(ReferenceTransformer):
+    """A model whose config cannot say what it is, as most people's own."""
+
+    @property
+    def config(self) -> Any:
+        return SimpleNamespace(**{f.name: getattr(self.own, f.name) for f in fields(self.own)})
+
+    @config.setter
+    def config(self, config: ReferenceConfig) -> None:
+        self.own = config
+
+
+def test_a_model_without_a_config_resumes_from_the_log(tmp_path: Path) -> None:
+    config = CONFIGS["final norm"].to_dict()
+    how = {"architecture": reference_architecture(config), "build": lambda c: Bare(ReferenceConfig.from_dict(c))}
+    model = Bare(CONFIGS["final norm"])
+    first, second = {"hidden_size": 8}, {"hidden_size": 11}
+    schedule = GrowthSchedule((GrowthStage(at_step=1, sizes=first), GrowthStage(at_step=3, sizes=second)))
+    run = ScheduledGrowth(schedule, model, torch.optim.AdamW(model.parameters()), config=config, **how)
+    assert run.after_step(loss=1.0)
+    grown = run.grow(lambda model: float("nan"))
+    assert (run.log.events[0].loss_before, run.log.events[0].loss_after) == (None, None)
+    run.save(tmp_path)
+    resumed = ScheduledGrowth(schedule, grown, torch.optim.AdamW(grown.parameters()), state=tmp_path, **how)
+    assert resumed.after_step() is None
+    assert resumed.after_step() is schedule.stages[1]
+    assert resumed.grow().own.hidden_size == 11
+    again = growformer.replay(resumed.log, model, config=config, build=how["build"])
+    assert again.own.hidden_size == 11
+    with pytest.raises(RequestError, match="the model has hidden_size = 5"):
+        ScheduledGrowth(schedule, model, torch.optim.AdamW(model.parameters()), state=tmp_path, config=config, **how)
