@@ -87,8 +87,9 @@ class ScheduledGrowth:
             updates_of(optimizer)
             return
         self.log = GrowthLog.load(state) if isinstance(state, (str, Path)) else GrowthLog.from_json(state["log"])
-        self.log.follow(schedule)
-        if self._config is None and self.log.events and not hasattr(model, "config"):
+        self.log.follow(schedule, sequence_length)
+        own = getattr(model, "config", None)
+        if self._config is None and self.log.events and not hasattr(own, "to_dict"):
             self._config = dict(self.log.events[-1].plan["target_config"])
         self._check_model()
         if self.log.next_stage is not None:
