@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from growformer.api import Inspection, grow, grow_checkpoint, inspect, plan, verify
-    from growformer.api_sizing import pad, plan_padding, suggest
+    from growformer.api_sizing import flops, pad, plan_padding, suggest
     from growformer.architecture.declaration import Architecture
     from growformer.errors import (
         ArchitectureError,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from growformer.runs.proposal import Proposal, propose_schedule
     from growformer.runs.replay import replay
     from growformer.runs.stages import train_in_stages
+    from growformer.sizing.flops import Flops
     from growformer.training.flat import WhenFlat
     from growformer.training.growth_log import GrowthEvent, GrowthLog
     from growformer.training.ledger import FlopsLedger
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "growformer.api": ("Inspection", "draft_architecture", "grow", "grow_checkpoint", "inspect", "plan", "verify"),
-    "growformer.api_sizing": ("pad", "plan_padding", "suggest"),
+    "growformer.api_sizing": ("flops", "pad", "plan_padding", "suggest"),
     "growformer.architecture.declaration": ("Architecture",),
     "growformer.errors": (
         "ArchitectureError",
@@ -81,6 +82,7 @@ _WHERE = {
     "growformer.runs.proposal": ("Proposal", "propose_schedule"),
     "growformer.runs.replay": ("replay",),
     "growformer.runs.stages": ("train_in_stages",),
+    "growformer.sizing.flops": ("Flops",),
     "growformer.training.flat": ("WhenFlat",),
     "growformer.training.growth_log": ("GrowthEvent", "GrowthLog"),
     "growformer.training.ledger": ("FlopsLedger",),
@@ -97,6 +99,7 @@ __all__ = [
     "ArchitectureError",
     "AttentionExpansion",
     "DigestsReport",
+    "Flops",
     "FlopsLedger",
     "GrowformerError",
     "GrowthEvent",
@@ -127,6 +130,7 @@ __all__ = [
     "__version__",
     "check_digests",
     "draft_architecture",
+    "flops",
     "grow",
     "grow_checkpoint",
     "inspect",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from growformer.execute.checkpoint import GrownCheckpoint, Progress
     from growformer.execute.module import Build
+    from growformer.sizing.flops import Flops
 
 
 def plan_padding(
@@ -167,6 +168,40 @@ def suggest(
 
     found, info = _describe(source, architecture, config, revision)
     return {f: p if isinstance(p, str) else _checked(p) for f, p in make(found, info, factors, shape)}
+
+
+def flops(
+    source: Source,
+    *,
+    architecture: Architecture | None = None,
+    config: Mapping[str, Any] | None = None,
+    revision: str | None = None,
+) -> Flops:
+    """Return what a token costs in matrices and in attention, from the declaration and the sizes alone.
+
+    It is what PyTorch's ``FlopCounterMode`` counts with eager attention: ``flops(model).training(tokens, length)`` for
+    forward and backward passes.
+
+    Args:
+        source: as for ``growformer.plan``.
+        architecture: the declaration of an own model.
+        config: the config of a live model that has none.
+        revision: of a hub model.
+
+    Raises:
+        RequestError: the declaration does not say how many tokens meet every weight.
+        SourceError, UnknownArchitectureError: as ``growformer.plan``.
+    """
+    from growformer.sizing.flops import count_flops
+
+    described, info = _describe(source, architecture, config, revision)
+    found = count_flops(described, info)
+    if found is None:
+        raise RequestError(
+            f"{described.name}: how many tokens meet every weight is not declared (a convolution over the input, or "
+            "experts without a count), and so its FLOPs are not known"
+        )
+    return found
 
 
 def _checked(made: Plan) -> Plan:

@@ -11,6 +11,8 @@ import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
+import growformer
+from growformer import RequestError
 from growformer.api import inspect
 from growformer.sizing.flops import Flops, count_flops
 
@@ -121,6 +123,9 @@ def test_what_the_declaration_does_not_say_is_not_counted() -> None:
     config = transformers.ViTConfig(hidden_size=20, num_hidden_layers=1, num_attention_heads=4, intermediate_size=7)
     found = inspect(transformers.ViTModel(config))
     assert count_flops(found.architecture, found.source) is None
+    with pytest.raises(RequestError, match="vit: how many tokens meet every weight is not declared"):
+        growformer.flops(transformers.ViTModel(config))
+    assert growformer.flops(llama()) == said(llama())
 
 
 @pytest.mark.parametrize("name", MODELS)

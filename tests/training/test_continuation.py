@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from growformer.execute.optimizer import grow_optimizer
 from growformer.execute.slots import slot_plan
 from growformer.planning.blocks import Affine
 from growformer.planning.plan import Plan
+from growformer.planning.transformations import LayerAddition
 from growformer.reference import ReferenceTransformer
 from growformer.training.continuation import continue_training
 from growformer.training.updates import updates_of
@@ -336,3 +338,108 @@ def test_slots_hold_powers_of_the_slope() -> None:
     squared = next(b.value for b in slot_plan(tensor, 2).blocks if isinstance(b.value, Affine))
     assert squared.scale == value.slope * value.slope
     assert value.scale * value.slope == type(value.slope).of(1)
+
+
+WRITERS = ("mlp.down.weight", "mlp.down.bias", "heads.0.output.weight")
+
+
+def layers_copied(plan: Plan) -> dict[int, int]:
+    """New layer -> where the layer that it copies stands in the target."""
+    source = [dict(t.index).get("layer") for t in plan.tensors() if t.template.endswith("mlp.down.weight")]
+    layers = [int(layer) for layer in source if layer is not None]
+    old = [layer for layer in layers if not plan.is_new({"layer": layer})]
+    origins = {layer: plan.origin({"layer": layer}) for layer in layers if layer not in old}
+    return {new: old[origin["layer"]] for new, origin in origins.items() if origin is not None}
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("positions", [(1, 3, 4), (2, 3, 4), (0, 1, 2)])
+def test_copied_layers_fade_in_to_what_they_copy(positions: tuple[int, ...], saved: bool) -> None:
+    """With a learning rate of zero, what a new layer writes with comes to the copied layer's, in equal steps."""
+    model = random_model(CONFIGS["paper"])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    plan = plan_for(model, LayerAddition(num_hidden_layers=5, positions=positions))
+    grown = execute(plan, model)
+    before = copy.deepcopy(grown.state_dict())
+    continue_training(plan, optimizer, model, grown, updates=UpdateRules(fade_in=4))
+    copied = layers_copied(plan)
+    assert tuple(copied) == positions
+    if saved:
+        kept = json.loads(json.dumps(updates_of(optimizer).state_dict()))
+        optimizer = torch.optim.SGD(grown.parameters(), lr=0.0)
+        updates_of(optimizer).load_state_dict(kept)
+    for done in range(1, 7):
+        step(grown, optimizer)
+        for new, old in copied.items():
+            for name in WRITERS:
+                found, aim = (grown.get_parameter(f"layers.{at}.{name}").detach() for at in (new, old))
+                torch.testing.assert_close(found, aim * min(done / 4, 1.0))
+                assert bool(aim.any())
+    moved = {name for name, value in grown.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {n for n in before if n.split(".")[1] in map(str, positions) and ("down" in n or "output" in n)}
+    assert not any(updates_of(optimizer).regions(p) for p in grown.parameters())
+
+
+def test_a_second_growth_in_width_goes_on_fading_in() -> None:
+    model = random_model(CONFIGS["final norm"])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    rules = UpdateRules(fade_in=4)
+    first = plan_for(model, *THEOREMS["3.6"])
+    deeper = execute(first, model)
+    continue_training(first, optimizer, model, deeper, updates=rules)
+    step(deeper, optimizer)
+    second = plan_for(deeper, *THEOREMS["3.5"])
+    wider = execute(second, deeper)
+    continue_training(second, optimizer, deeper, wider, updates=rules)
+    for done in (2, 3, 4, 5):
+        step(wider, optimizer)
+        for new, old in layers_copied(first).items():
+            for name in ("mlp.down.weight", "mlp.down.bias"):
+                found, aim = (wider.get_parameter(f"layers.{at}.{name}").detach()[..., :5] for at in (new, old))
+                torch.testing.assert_close(found, aim * min(done / 4, 1.0))
+
+
+def test_depth_and_width_at_once_fade_in_what_the_source_has() -> None:
+    model = random_model(CONFIGS["final norm"])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    plan = plan_for(model, *THEOREMS["all"])
+    grown = execute(plan, model)
+    before = copy.deepcopy(grown.state_dict())
+    continue_training(plan, optimizer, model, grown, updates=UpdateRules(fade_in=1))
+    step(grown, optimizer)
+    for new, old in layers_copied(plan).items():
+        name = f"layers.{new}.mlp.down.weight"
+        moved = (grown.get_parameter(name).detach() - before[name]) != 0
+        aim = before[f"layers.{old}.mlp.down.weight"]
+        assert (
+            int(moved.sum())
+            == model.get_parameter(f"layers.{plan.origin({'layer': new})['layer']}.mlp.down.weight").numel()
+        )
+        torch.testing.assert_close(grown.get_parameter(name).detach()[moved], aim[moved])
+
+
+def test_a_fade_in_from_another_model_is_refused() -> None:
+    model = random_model(CONFIGS["paper"])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    region = {"region": [[0, 5]], "born": 0, "fade": 3, "towards": 0}
+    number = next(n for n, p in enumerate(model.parameters()) if p.shape == (5,))
+    with pytest.raises(RequestError, match="fades in from 0, which is none of the same shape"):
+        updates_of(optimizer).load_state_dict({"steps": 0, "regions": {number: [region]}})
+    with pytest.raises(ValueError, match="a region that no rule gives"):
+        updates_of(optimizer).load_state_dict({"steps": 0, "regions": {number: [{**region, "towards": None}]}})
+
+
+@pytest.mark.parametrize("rate", [0.3, 2.7])
+def test_scaling_an_update_of_nothing_leaves_every_bit(rate: float) -> None:
+    """In bfloat16 too, where 0.3 w + 0.7 w is not w."""
+    model = random_model(CONFIGS["paper"])
+    plan = plan_for(model, *THEOREMS["all"])
+    grown, model = execute(plan, model).bfloat16(), model.bfloat16()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    continue_training(plan, optimizer, model, grown, updates=UpdateRules(new_rate=rate))
+    before = copy.deepcopy(grown.state_dict())
+    for p in grown.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert any(updates_of(optimizer).regions(p) for p in grown.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in grown.state_dict().items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import growformer
 from growformer import GrowthLog, GrowthSchedule, GrowthStage, PlanError, RequestError, ScheduledGrowth, SourceError
-from growformer.runs.replay import plan_of
+from growformer.runs.replay import plan_of, with_changes
 from growformer.training.curve import MOST, LossCurve
 
 TWICE = GrowthSchedule((GrowthStage(at_step=1, sizes=WIDER, seed=5), GrowthStage(at_step=2, sizes=DEEPER, seed=6)))
@@ -57,6 +58,27 @@ def test_a_growth_in_the_middle_is_replayed_from_the_weights_it_had() -> None:
     assert not same(growformer.grow(first, plan=made), grown)
 
 
+def test_a_config_gets_what_a_growth_changed() -> None:
+    live = {"a": 1, "b": 2, "inner": {"c": 3, "d": 4, "e": 5}, "gone": 1}
+    before = {"a": 1, "inner": {"c": 3, "d": 4}, "gone": 1, "dtype": "float32"}
+    after = {"a": 7, "inner": {"c": 3, "d": 8}, "new": [1], "dtype": "float32"}
+    assert with_changes(live, before, after) == {"a": 7, "b": 2, "inner": {"c": 3, "d": 8, "e": 5}, "new": [1]}
+    assert with_changes(live, before, before) == live
+
+
+def test_a_log_of_a_folder_is_replayed_on_a_live_model(tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path / "source")
+    run = run_of(GrowthSchedule(TWICE.stages[:1]), 2, lr=0.0)
+    event = run.log.events[0]
+    made = growformer.plan(tmp_path / "source", **TWICE.stages[0].request)
+    planned = json.loads(made.to_json())
+    planned["source_config"] = planned.pop("source")["config"]
+    from_folder = plan_of(replace(event, plan=planned), llama())
+    assert same(growformer.grow(llama(), plan=from_folder), run.model)
+    with pytest.raises(PlanError, match="growth 1 of the log holds no plan: source_config is missing"):
+        plan_of(replace(event, plan={n: v for n, v in planned.items() if n != "source_config"}), llama())
+
+
 def test_replay_refuses_what_it_does_not_fit(tmp_path: Path) -> None:
     run = run_of(TWICE, 3, lr=0.0)
     with pytest.raises(RequestError, match=r"the model has hidden_size = 25.*growth 1 of the log had.* = 20"):
@@ -83,6 +105,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "order": (lambda d: d["events"].reverse(), r"not a growth log: ValueError: growths \[2, 1\] of 2 stages"),
     "field": (lambda d: d["events"][0].update(why=1), "not a growth log: TypeError"),
     "plan": (lambda d: d["events"][0].update(plan=[]), "not a growth log: TypeError: growth 1 has no plan"),
+    "infinite": (lambda d: d["curve"].update(span=1e300 * 1e300), "Infinity is not a number here"),
     "stage": (lambda d: d["schedule"]["stages"][0].update(at_step=9), "not a growth log: RequestError: stage 2"),
 }
 

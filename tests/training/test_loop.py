@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +16,8 @@ from tests.theorems.support import CONFIGS, random_model
 from tests.training.runs import BATCH, DEEPER, LENGTH, SCHEDULE, WIDER, adam, batch, llama, loss_of, same, train
 
 import growformer
-from growformer import GrowthLog, GrowthSchedule, GrowthStage, RequestError, ScheduledGrowth, SourceError
-from growformer.reference import reference_architecture
+from growformer import GrowthLog, GrowthSchedule, GrowthStage, RequestError, ScheduledGrowth, SourceError, WhenFlat
+from growformer.reference import ReferenceConfig, ReferenceTransformer, reference_architecture
 
 STEPS = 18
 
@@ -31,11 +33,9 @@ def stripped(run: ScheduledGrowth) -> Any:
     """A run's state, without what a config says of the file that it was loaded from."""
     state = json.loads(json.dumps(run.state_dict()))
     for event in state["log"]["events"]:
-        event["plan"]["target_config"] = {
-            name: value
-            for name, value in event["plan"]["target_config"].items()
-            if name not in ("_name_or_path", "dtype", "transformers_version", "architectures")
-        }
+        for config in (event["plan"]["source_config"], event["plan"]["target_config"]):
+            for name in ("dtype", "transformers_version", "architectures"):
+                config.pop(name, None)
     return state
 
 
@@ -74,10 +74,10 @@ def test_the_loss_is_the_same_on_either_side_of_a_growth() -> None:
             event = run.log.events[-1]
             assert event.loss_before == before
             assert event.loss_after == measure(grown)
-            assert event.loss_after == pytest.approx(before, rel=1e-12)
+            assert event.loss_after == pytest.approx(before, rel=1e-6)  # the class has norms and loss in float32
             with torch.no_grad():  # and the measure can tell: one source block changed
                 grown.model.layers[0].mlp.down_proj.weight[0, 0] += 0.1
-            assert abs(measure(grown) - before) > 1e-6
+            assert abs(measure(grown) - before) > 1e-4
     assert len(run.log.events) == 1
 
 
@@ -143,6 +143,14 @@ def test_a_growth_is_neither_left_out_nor_repeated() -> None:
         run.after_step(tokens=21)
 
 
+def test_a_stage_whose_time_went_by_comes_one_step_later() -> None:
+    flat = WhenFlat(window=1, patience=1, min_delta=99.0, not_before=5)
+    late = GrowthStage(at_step=2, sizes=DEEPER)
+    run, _ = started(GrowthSchedule((GrowthStage(when_flat=flat, sizes={"intermediate_size": 31}), late)))
+    train(run, 0, 8)
+    assert [(e.stage, e.step) for e in run.log.events] == [(1, 5), (2, 6)]
+
+
 def test_tokens_are_needed_where_a_stage_waits_for_them() -> None:
     run, _ = started(GrowthSchedule((GrowthStage(at_tokens=50, sizes=DEEPER),)))
     with pytest.raises(RequestError, match=r"stage 1 \(at 50 tokens\): tokens are needed with every step"):
@@ -194,6 +202,8 @@ def test_a_schedule_may_change_in_what_has_not_happened() -> None:
     later = GrowthSchedule((SCHEDULE.stages[0], GrowthStage(at_step=12, sizes=DEEPER)))
     resumed = ScheduledGrowth(later, run.model, run.optimizer, sequence_length=LENGTH, state=run.state_dict())
     assert resumed.log.next_stage == later.stages[1]
+    with pytest.raises(RequestError, match=r"sequence_length = 9: the growth log counts FLOPs for sequences of 7, and"):
+        ScheduledGrowth(SCHEDULE, run.model, run.optimizer, sequence_length=9, state=run.state_dict())
     other = GrowthSchedule((GrowthStage(at_step=3, sizes=WIDER), *SCHEDULE.stages[1:]))
     with pytest.raises(RequestError, match=r"stage 1 \(at step 4\) has happened already, at step 4, as .*Change later"):
         ScheduledGrowth(other, run.model, run.optimizer, state=run.state_dict())
@@ -231,3 +241,36 @@ def test_an_own_model_grows_by_its_declaration(tmp_path: Path) -> None:
     run.save(tmp_path)
     assert GrowthLog.load(tmp_path).to_json() == run.log.to_json()
     assert same(growformer.replay(tmp_path, source), grown)
+
+
+class Bare(ReferenceTransformer):
+    """A model whose config cannot say what it is, as most people's own."""
+
+    @property
+    def config(self) -> Any:
+        return SimpleNamespace(**{f.name: getattr(self.own, f.name) for f in fields(self.own)})
+
+    @config.setter
+    def config(self, config: ReferenceConfig) -> None:
+        self.own = config
+
+
+def test_a_model_without_a_config_resumes_from_the_log(tmp_path: Path) -> None:
+    config = CONFIGS["final norm"].to_dict()
+    how = {"architecture": reference_architecture(config), "build": lambda c: Bare(ReferenceConfig.from_dict(c))}
+    model = Bare(CONFIGS["final norm"])
+    first, second = {"hidden_size": 8}, {"hidden_size": 11}
+    schedule = GrowthSchedule((GrowthStage(at_step=1, sizes=first), GrowthStage(at_step=3, sizes=second)))
+    run = ScheduledGrowth(schedule, model, torch.optim.AdamW(model.parameters()), config=config, **how)
+    assert run.after_step(loss=1.0)
+    grown = run.grow(lambda model: float("nan"))
+    assert (run.log.events[0].loss_before, run.log.events[0].loss_after) == (None, None)
+    run.save(tmp_path)
+    resumed = ScheduledGrowth(schedule, grown, torch.optim.AdamW(grown.parameters()), state=tmp_path, **how)
+    assert resumed.after_step() is None
+    assert resumed.after_step() is schedule.stages[1]
+    assert resumed.grow().own.hidden_size == 11
+    again = growformer.replay(resumed.log, model, config=config, build=how["build"])
+    assert again.own.hidden_size == 11
+    with pytest.raises(RequestError, match="the model has hidden_size = 5"):
+        ScheduledGrowth(schedule, model, torch.optim.AdamW(model.parameters()), state=tmp_path, config=config, **how)

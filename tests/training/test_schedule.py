@@ -44,6 +44,8 @@ def test_yaml_is_read_and_written_back(tmp_path: Path) -> None:
     assert GrowthSchedule.from_yaml(tmp_path / "again.yaml") == schedule
     assert GrowthSchedule.from_dict(SCHEDULE.to_dict()) == SCHEDULE
     assert GrowthSchedule.from_dict(SCHEDULE.to_dict()) != schedule
+    at = GrowthStage(at_step=3, sizes={"num_hidden_layers": 6}, new_layers_at=(4, 5))
+    assert GrowthStage.from_dict(at.to_dict()) == at
 
 
 def stage(**fields: Any) -> dict[str, Any]:
@@ -73,6 +75,9 @@ WRONG: dict[str, tuple[Any, str]] = {
     "init": ({"stages": [stage(init="nromal")]}, "stage 1: unknown initialisation 'nromal'.*did you mean 'normal'"),
     "state": ({"stages": [stage(state="cary")]}, "stage 1: unknown state policy 'cary'.*did you mean 'carry'"),
     "policy": ({"stages": [stage(updates={"policy": "rw"})]}, "stage 1: unknown update policy 'rw'.*'raw'"),
+    "rule of text": ({"stages": [stage(updates={"new_rate": "a"})]}, "stage 1: updates = {'new_rate': 'a'}: "),
+    "positions": ({"stages": [stage(new_layers_at=5)]}, "stage 1: new_layers_at = 5: expected end, interleave, or pos"),
+    "no name": ({"stages": [stage(sizes={1: 2})]}, "stage 1: sizes: 1 is no name of a size"),
     "falling steps": (
         {"stages": [stage(), stage(at_step=5, sizes={"hidden_size": 60})]},
         r"stage 2 \(at step 5\): at_step = 5 does not come after 5.*order stages by time",

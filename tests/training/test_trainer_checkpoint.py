@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,14 @@ def test_names_in_the_file_count(runs: Callable[..., Path], tmp_path: Path) -> N
     assert "model.embed_tokens.weight" not in names
 
 
+def test_frozen_layers_stay_frozen_where_others_are_put_between(runs: Callable[..., Path]) -> None:
+    model = load(runs("llama"))
+    model.model.layers[1].requires_grad_(False)
+    grown = growformer.grow(model, num_hidden_layers=5, new_layers_at=[0, 3])
+    frozen = {name.split(".")[2] for name, p in grown.named_parameters() if not p.requires_grad}
+    assert frozen == {"2", "3"}  # where it stands now, and its copy
+
+
 def test_one_group_of_all_parameters(tmp_path: Path) -> None:
     model = random_model("gpt2")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -268,6 +277,55 @@ def test_a_class_written_as_another(runs: Callable[..., Path], tmp_path: Path) -
     bias = found["model.layers.0.self_attn.o_proj.bias"]
     assert not bias["exp_avg"].any()
     assert found["model.layers.0.self_attn.o_proj.weight"]["exp_avg"].any()
+
+
+@pytest.mark.parametrize("head", ["tied", "of its own"])
+def test_heads_that_could_be_tied(tmp_path: Path, head: str) -> None:
+    """A head that differs from the table is a parameter of its own, although config and class call it tied."""
+    model = random_model("llama", tie_word_embeddings=True)
+    if head != "tied":
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().flip(0))
+    model.save_pretrained(tmp_path / "start")
+    model = load(tmp_path / "start")
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) == (head == "tied")
+    trainer_of(model, tmp_path / "run", steps=3, every=3).train()
+    source = tmp_path / "run" / "checkpoint-3"
+    grown = growformer.grow_checkpoint(source, tmp_path / "grown", **GROWTHS["llama"])
+    expected, optimizer = grown_in_memory(source, GROWTHS["llama"], {})
+    again = load(grown.path)
+    found = states_of(optimizer_of(grown.path, again), again)
+    assert not differences(found, states_of(optimizer, expected))
+    assert ("lm_head.weight" in found) == (head != "tied")
+
+
+@pytest.mark.parametrize("kind", ["llama", "mixtral"])
+def test_trainer_goes_on_from_one_file_or_several(runs: Callable[..., Path], tmp_path: Path, kind: str) -> None:
+    losses = []
+    for name, size in (("one", 10**9), ("several", 60_000)):
+        grown = growformer.grow_checkpoint(runs(kind), tmp_path / name, max_shard_bytes=size, **GROWTHS[kind])
+        assert (len(list(grown.path.glob("*.safetensors"))) > 1) == (name == "several")
+        resumed = trainer_of(load(grown.path), tmp_path / f"out-{name}", steps=9)
+        resumed.train(resume_from_checkpoint=str(grown.path))
+        losses.append(losses_of(resumed))
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 9
+
+
+def test_state_that_started_anew_grows_again(runs: Callable[..., Path], tmp_path: Path) -> None:
+    """After ``drop`` the optimizer has seen fewer steps than the schedule; region updates beside it vouch for it."""
+    one = growformer.grow_checkpoint(runs("llama"), tmp_path / "other", state="drop", num_hidden_layers=4)
+    callback = growformer.RegionUpdatesCallback(one.path)
+    trainer_of(load(one.path), one.path, steps=9, every=3, callbacks=[callback]).train(
+        resume_from_checkpoint=str(one.path)
+    )
+    last = Path(shutil.copytree(one.path / "checkpoint-9", tmp_path / "checkpoint-9"))
+    steps = {int(slots["step"]) for slots in torch.load(last / "optimizer.pt", weights_only=True)["state"].values()}
+    assert steps == {3}
+    two = growformer.grow_checkpoint(last, tmp_path / "two", num_hidden_layers=5)
+    assert len(torch.load(two.path / "optimizer.pt", weights_only=True)["state"]) == 48
+    shutil.rmtree(two.path)
+    (last / "region_updates.json").unlink()
+    refused(last, tmp_path / "two", SourceError, "optimizer.pt: of step 3, and scheduler.pt of step 9")
 
 
 def test_what_lies_beside_the_optimizer(checkpoint: Path, tmp_path: Path) -> None:
@@ -392,7 +450,7 @@ def test_state_that_cannot_be_cut(tmp_path: Path) -> None:
 def test_slots_of_other_kinds(checkpoint: Path, tmp_path: Path) -> None:
     kept = copy.deepcopy(torch.load(checkpoint / "optimizer.pt", weights_only=True))
 
-    def with_slot(make: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def with_slot(make: Callable[[torch.Tensor], Any]) -> None:
         state = {n: {**slots, "extra": make(slots["exp_avg"])} for n, slots in kept["state"].items()}
         torch.save({**kept, "state": state}, checkpoint / "optimizer.pt")
 
@@ -402,6 +460,12 @@ def test_slots_of_other_kinds(checkpoint: Path, tmp_path: Path) -> None:
     refused(
         checkpoint, tmp_path / "grown", RequestError, r"'extra' of model.embed_tokens.weight holds uint8: quantised"
     )
+    with_slot(lambda value: [value.clone(), value.clone()])
+    refused(checkpoint, tmp_path / "grown", RequestError, "'extra' of model.embed_tokens.weight holds a list: what is")
+    with_slot(lambda value: value.to_sparse())
+    refused(checkpoint, tmp_path / "grown", SourceError, r"'extra' of .* is a Tensor of layout torch.sparse_coo on cpu")
+    with_slot(lambda value: value.to("meta"))
+    refused(checkpoint, tmp_path / "grown", SourceError, r"'extra' of .* of layout torch.strided on meta; expected a")
     with_slot(lambda value: value[:1])
     refused(checkpoint, tmp_path / "grown", RequestError, r"'extra' of .* has shape \[1, 24\], expected that of the")
     with_slot(lambda value: value.clone())
@@ -451,6 +515,16 @@ def test_nothing_in_a_checkpoint_is_run(checkpoint: Path, tmp_path: Path, monkey
         refused(checkpoint, tmp_path / "grown", SourceError, "outside of the model's folder")
         (checkpoint / file).unlink()
         (checkpoint / file).write_bytes(kept)
+
+
+def test_compressed_parts_are_not_read(checkpoint: Path, tmp_path: Path) -> None:
+    """A few bytes may stand for any number of them."""
+    with zipfile.ZipFile(checkpoint / "optimizer.pt") as taken:
+        parts = {name: taken.read(name) for name in taken.namelist()}
+    with zipfile.ZipFile(checkpoint / "optimizer.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in parts.items():
+            packed.writestr(name, content)
+    refused(checkpoint, tmp_path / "grown", SourceError, "in it is compressed, as torch never does it")
 
 
 @pytest.mark.parametrize("name", ["global_step6", "pytorch_model_fsdp_0", "optimizer_0", "optimizer.bin"])

@@ -39,6 +39,27 @@ trainer_of(load(folder), output, steps=12, every=2, callbacks=callbacks).train(r
 """
 
 
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+import growformer
+from growformer.execute import saved_optimizer
+
+def save(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+saved_optimizer.torch.save = save
+growformer.grow_checkpoint(sys.argv[1], sys.argv[2], hidden_size=36, num_hidden_layers=4, new_layers_at=[1])
+"""
+
+
+def killed(script: str, *arguments: Path) -> bool:
+    """Run a script in a process of its own, and tell whether SIGKILL ended it."""
+    paths = os.pathsep.join([str(ROOT), *(p for p in sys.path if p)])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run([sys.executable, "-c", script, *map(str, arguments)], cwd=ROOT, env=environment)
+    return ended.returncode == -signal.SIGKILL
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("source")
@@ -61,10 +82,7 @@ def test_killed_and_resumed_is_the_run_that_was_not(source: Path, tmp_path: Path
     assert not differences(states_of(optimizer_of(out, again), again), states_of(optimizer, model))
 
     whole = resumed(out, tmp_path / "whole", growformer.RegionUpdatesCallback(out))
-    script = [sys.executable, "-c", KILLED, str(out), str(tmp_path / "cut")]
-    paths = os.pathsep.join([str(ROOT), *(p for p in sys.path if p)])
-    ended = subprocess.run(script, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"})
-    assert ended.returncode == -signal.SIGKILL
+    assert killed(KILLED, out, tmp_path / "cut")
     last = tmp_path / "cut" / "checkpoint-8"
     assert sorted(p.name for p in (tmp_path / "cut").iterdir()) == ["checkpoint-8"]
     # The same script again: of the folder that it names and the one that Trainer is at, the step decides.
@@ -95,6 +113,21 @@ def test_the_callback_finds_what_arguments_name(source: Path, tmp_path: Path) ->
     other = trainer_of(load(out), tmp_path / "other", steps=12, callbacks=[callback], resume_from_checkpoint=str(out))
     other.train(resume_from_checkpoint=str(out))
     assert losses_of(one) == losses_of(other)
+
+
+def test_a_growth_that_is_killed_leaves_nothing_and_can_be_repeated(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "grown"
+    before = {path.name: path.read_bytes() for path in source.iterdir()}
+    assert killed(KILLED_WHILE_WRITING, source, out)
+    assert [path.name for path in tmp_path.iterdir()] == [".grown.partial"]
+    assert not (tmp_path / ".grown.partial" / "config.json").exists()
+    grown = growformer.grow_checkpoint(source, out, **GROWTH)
+    assert "an earlier run had finished 1 of the shards" in grown.resumed
+    other = growformer.grow_checkpoint(source, tmp_path / "other", **GROWTH)
+    one, two = (torch.load(g.path / "optimizer.pt", weights_only=True)["state"] for g in (grown, other))
+    assert not differences({str(n): s for n, s in one.items()}, {str(n): s for n, s in two.items()})
+    assert {path.name: path.read_bytes() for path in source.iterdir()} == before
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
 def test_a_full_disk_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ VOCABULARY = 53
 GROWTHS: dict[str, dict[str, Any]] = {
     "llama": {"hidden_size": 36, "intermediate_size": 47, "num_hidden_layers": 4, "new_layers_at": [1]},
     "gpt2": {"n_embd": 40, "n_layer": 4, "new_layers_at": [2]},
-    "mixtral": {"hidden_size": 36, "intermediate_size": 31, "num_hidden_layers": 4, "new_layers_at": [1]},
+    "mixtral": {"hidden_size": 36, "intermediate_size": 36, "num_hidden_layers": 4, "new_layers_at": [1]},
 }
 """Sizes that are no doublings, and a layer in the middle."""
 

@@ -67,7 +67,18 @@ ABOVE = {
         "errors",
     },
     "__main__": {"cli"},
-    "": {"api", "api_sizing", "runs", "architecture", "planning", "execute", "training", "verification", "errors"},
+    "": {
+        "api",
+        "api_sizing",
+        "runs",
+        "architecture",
+        "planning",
+        "sizing",
+        "execute",
+        "training",
+        "verification",
+        "errors",
+    },
 }
 #: (module, what it imports) that goes against the flow → the reason.
 EXCEPTIONS = {

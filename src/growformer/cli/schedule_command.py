@@ -19,7 +19,7 @@ def schedule(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]",
+            metavar="MODEL",
             help="What to start from: a model folder, hub id or config.json. Default: the target with fewer layers.",
         ),
     ] = None,

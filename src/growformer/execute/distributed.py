@@ -162,7 +162,7 @@ def _parallelized(plan: Plan, model: nn.Module, build: Build | None, parallelize
         grown = build_ungrown(plan, model, build)
     _shape(plan, grown)
     restore_ties(plan, grown)
-    match(model, grown)
+    match(plan, model, grown)
     before = tensors_of(grown)
     if parallelize is not None:
         result = parallelize(grown)

@@ -14,6 +14,7 @@ from growformer.architecture.source import SourceInfo, describe
 from growformer.errors import PlanError, RequestError, SourceError
 from growformer.execute.placement import is_sharded
 from growformer.execute.state_dict import grow_state_dict
+from growformer.execute.stored import stored_tensors
 from growformer.planning.plan import Plan
 
 Build = Callable[[dict[str, Any]], nn.Module]
@@ -111,7 +112,7 @@ def grow_module(plan: Plan, model: nn.Module, build: Build | None = None) -> nn.
             f"unexpected {sorted(result.unexpected_keys)[:3]}"
         )
     restore_ties(plan, grown)
-    match(model, grown)
+    match(plan, model, grown)
     return grown
 
 
@@ -214,17 +215,25 @@ def restore_ties(plan: Plan, grown: nn.Module) -> None:
             setattr(grown.get_submodule(parent), leaf, grown.get_parameter(owner))
 
 
-def match(model: nn.Module, grown: nn.Module) -> None:
-    """Give the grown model the source's mode, buffers' dtypes and devices, frozen state and generation settings."""
+def match(plan: Plan, model: nn.Module, grown: nn.Module) -> None:
+    """Give the grown model the source's mode, buffers' dtypes and devices, frozen state and generation settings.
+
+    A parameter is frozen if the one is that it comes from or copies: layers have other numbers than in the source.
+    """
     buffers = {plain_name(name): buffer for name, buffer in model.named_buffers()}
     for name, buffer in list(grown.named_buffers()):
         if name in buffers:
             parent, _, leaf = name.rpartition(".")
             moved = buffer.to(dtype=buffers[name].dtype, device=buffers[name].device)
             grown.get_submodule(parent)._buffers[leaf] = moved
-    learning = {plain_name(name): p.requires_grad for name, p in model.named_parameters()}
+    learning = {plain_name(n): p.requires_grad for n, p in model.named_parameters(remove_duplicate=False)}
+    origins = {
+        stored.name: plan.source.tensors[plan.dtype_from(spec, index)].stored
+        for stored in stored_tensors(plan)
+        for spec, index, _ in stored.parts[:1]
+    }
     for name, p in grown.named_parameters():
-        p.requires_grad_(learning.get(name, p.requires_grad))
+        p.requires_grad_(learning.get(origins.get(name, name), p.requires_grad))
     grown.train(model.training)
     if getattr(model, "generation_config", None) is not None:
         grown.generation_config = copy.deepcopy(model.generation_config)

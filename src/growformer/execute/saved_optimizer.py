@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,7 +31,8 @@ from growformer.execute.slots import FACTORED, GrownSlots, States, check_slots, 
 from growformer.execute.stored import StoredTensor, take
 from growformer.storage.links import open_inside
 
-_INSTEAD = "Leave it behind with state='omit' (--optimizer-state omit), and the optimizer starts anew"
+_BEHIND = "eave it behind with state='omit' (--optimizer-state omit), and the optimizer starts anew"
+_INSTEAD, _OR = f"L{_BEHIND}", f"Or l{_BEHIND}"
 _SAFE = (2, 6)
 """The first torch whose ``weights_only`` keeps what it promises (CVE-2025-32434)."""
 _KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -85,9 +87,14 @@ def load_plain(home: Path, name: str) -> Any:
         raise RequestError(f"{file}: torch {torch.__version__} cannot read it safely; install torch 2.6 or newer")
     if not file.exists():
         raise SourceError(f"{file}: missing; every checkpoint of Trainer that training can go on from has one")
-    open_inside(home, file).close()
     try:
+        with open_inside(home, file) as opened, zipfile.ZipFile(opened) as archive:
+            packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+        if packed:
+            raise SourceError(f"{file}: {packed[0]!r} in it is compressed, as torch never does it; not read")
         return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except SourceError:
+        raise
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SourceError(
@@ -123,6 +130,7 @@ def read_optimizer(home: Path, name: str, parameters: Sequence[LiveParameter]) -
         raise SourceError(f"{file}: state of parameter {strange[0]!r}; its groups have {len(names)}. {_INSTEAD}")
     options = tuple({n: v for n, v in group.items() if n not in ("params", "param_names")} for group in groups)
     by_name = {names[number]: slots for number, slots in sorted(states.items())}
+    _check_tensors(file, by_name)
     return SavedOptimizer(file, _kind(options), options, members, named, thawed, by_name)
 
 
@@ -165,14 +173,14 @@ def _members(
             f"{decaying} with weight decay and {all_of_them - decaying} without, or one of all {all_of_them}. So "
             "parameters are frozen, or grouped in a way of their own, or it belongs to another model: which moment is "
             "whose cannot be told. Save the state of an optimizer that is made of model.named_parameters(), which "
-            f"holds their names. Or: {_INSTEAD[0].lower()}{_INSTEAD[1:]}"
+            f"holds their names. {_OR}"
         )
-    if len(groups) == 2 and groups[1].get("weight_decay"):
+    decay = groups[-1].get("weight_decay", 0)
+    if len(groups) == 2 and not (isinstance(decay, (int, float)) and decay == 0):
         raise RequestError(
-            f"{file}: the second group decays by {groups[1]['weight_decay']}, and Trainer's second group holds what "
+            f"{file}: the second group decays by {decay}, and Trainer's second group holds what "
             "does not decay: these groups were made in another way, so that which moment is whose cannot be told. "
-            f"Save the state of an optimizer that is made of model.named_parameters(). Or: {_INSTEAD[0].lower()}"
-            f"{_INSTEAD[1:]}"
+            f"Save the state of an optimizer that is made of model.named_parameters(). {_OR}"
         )
     return expected, thawed
 
@@ -210,6 +218,20 @@ def _said(
     if len(set(flat)) != len(flat):
         raise SourceError(f"{file}: the same parameter stands twice in its groups. {_INSTEAD}")
     return tuple(found)
+
+
+def _check_tensors(file: Path, states: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse tensors that hold no values, or not all of them, in the file: sharded, sparse or without storage."""
+    for name, slots in states.items():
+        for slot, value in slots.items():
+            if not isinstance(value, torch.Tensor):
+                continue
+            plain = type(value) in (torch.Tensor, torch.nn.Parameter) and value.layout == torch.strided
+            if not plain or value.device.type != "cpu":
+                raise SourceError(
+                    f"{file}: slot {slot!r} of {name} is a {type(value).__name__} of layout {value.layout} on "
+                    f"{value.device.type}; expected a plain tensor. {_INSTEAD}"
+                )
 
 
 def _check_shapes(saved: SavedOptimizer, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -81,12 +81,17 @@ def check_slots(kind: str, states: States, shapes: Mapping[str, tuple[int, ...]]
         powers: slot -> power of the gradient.
 
     Raises:
-        RequestError: as ``check_slot``.
+        RequestError: a slot holds several values, and as ``check_slot``.
     """
     for name, slots in states.items():
         for slot, value in slots.items():
+            where = f"{kind}'s slot {slot!r} of {name}"
+            if isinstance(value, (list, tuple, dict, set)):
+                raise RequestError(
+                    f"{where} holds a {type(value).__name__}: what is in it cannot be matched with the parameter. Drop "
+                    "the state (state='drop'), or train with an optimizer whose slots are tensors"
+                )
             if isinstance(value, torch.Tensor) and value.ndim:
-                where = f"{kind}'s slot {slot!r} of {name}"
                 check_slot(where, slot, tuple(value.shape), value.dtype, shapes[name], powers)
 
 

@@ -1,4 +1,4 @@
-"""A Trainer's checkpoint, grown as its schedule says, with the growth in its log; the next Trainer resumes from it."""
+"""A Trainer's checkpoint, grown as its schedule says, and the growth in its log: what the next Trainer starts from."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ import torch
 
 from growformer.api import grow_checkpoint, plan
 from growformer.errors import OutputError, RequestError
+from growformer.execute.ranks import Ranks
 from growformer.storage import disk
 from growformer.storage.folder import open_folder
 from growformer.training.growth_log import GrowthLog, begin_stage, event_of
 
 if TYPE_CHECKING:
     from torch import nn
+
+ALONE = Ranks()
 
 
 def load_model(like: nn.Module, checkpoint: Path) -> nn.Module:
@@ -42,17 +45,21 @@ def write_grown(
     *,
     like: nn.Module,
     measure: Callable[[nn.Module], float] | None = None,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Write a grown checkpoint that Trainer resumes from; it appears whole or not at all.
+
+    Several ranks all make this call, and share the work.
 
     What it holds depends on the checkpoint and the schedule alone: done again, it is the same.
 
     Args:
         checkpoint: Trainer's own, of a run in which a growth is due.
         out: a folder that does not exist.
-        log: how far the run is; the growth is recorded in it.
+        log: how far the run is; the growth is recorded in it, on the first rank.
         like: a model of the run's class.
-        measure: a loss on one batch, for the log.
+        measure: a loss on one batch, for the log; the first rank asks it.
+        ranks: the processes that train.
 
     Raises:
         GrowformerError: as ``growformer.grow_checkpoint``: the training state is missing, or cannot be grown or read
@@ -64,17 +71,21 @@ def write_grown(
     folder = open_folder(checkpoint)
     made = plan(folder, **stage.request)
     part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+    ranks.on_first(lambda: shutil.rmtree(part, ignore_errors=True))  # of a run that was killed
     grow_checkpoint(folder, part, plan=made, state=stage.state, updates=stage.rules)
-    before, after = (_measured(measure, like, path) for path in (checkpoint, part))
-    log.record(event_of(log, made, loss_before=before, loss_after=after))
-    begin_stage(log, made, grown=True)
-    log.save(part)
-    try:
-        disk.rename(part, out)
-        disk.sync_path(out.parent)
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from None
+
+    def publish() -> None:
+        before, after = (_measured(measure, like, path) for path in (checkpoint, part))
+        log.record(event_of(log, made, loss_before=before, loss_after=after))
+        begin_stage(log, made, grown=True)
+        log.save(part)
+        try:
+            disk.rename(part, out)
+            disk.sync_path(out.parent)
+        except OSError as error:
+            raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from None
+
+    ranks.on_first(publish)
 
 
 def _measured(measure: Callable[[nn.Module], float] | None, like: nn.Module, path: Path) -> float | None:

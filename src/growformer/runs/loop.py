@@ -16,7 +16,7 @@ from growformer.training.growth_log import GrowthEvent, GrowthLog, begin_stage, 
 from growformer.training.region_file import SavedRegions, read_regions, write_regions
 from growformer.training.schedule import GrowthSchedule, GrowthStage
 from growformer.training.tensorboard import Writer, write_event
-from growformer.training.updates import updates_of
+from growformer.training.updates import rekeyed, updates_of
 
 if TYPE_CHECKING:
     import torch
@@ -87,8 +87,9 @@ class ScheduledGrowth:
             updates_of(optimizer)
             return
         self.log = GrowthLog.load(state) if isinstance(state, (str, Path)) else GrowthLog.from_json(state["log"])
-        self.log.follow(schedule)
-        if self._config is None and self.log.events and not hasattr(model, "config"):
+        self.log.follow(schedule, sequence_length)
+        own = getattr(model, "config", None)
+        if self._config is None and self.log.events and not hasattr(own, "to_dict"):
             self._config = dict(self.log.events[-1].plan["target_config"])
         self._check_model()
         if self.log.next_stage is not None:
@@ -163,8 +164,7 @@ class ScheduledGrowth:
             OutputError: they cannot be written.
         """
         updates = updates_of(self.optimizer)
-        named = {name: updates.regions(parameter) for name, parameter in self.model.named_parameters()}
-        regions = {name: found for name, found in named.items() if found}
+        regions = updates.regions_of(self.model)
         file = self.log.save(folder)
         try:
             write_regions(file.parent, SavedRegions(self.log.step, updates.steps, regions))
@@ -179,9 +179,7 @@ class ScheduledGrowth:
                 f"{folder}: the region updates are of step {saved.global_step}, the growth log of step "
                 f"{self.log.step}; take both from the same checkpoint"
             )
-        updates_of(self.optimizer).set_regions(
-            saved.steps, {parameters[n]: found for n, found in saved.regions.items()}
-        )
+        updates_of(self.optimizer).set_regions(saved.steps, rekeyed(saved.regions, parameters))
 
     def _check_model(self) -> None:
         """Refuse a model that is not of the sizes that the last growth made."""

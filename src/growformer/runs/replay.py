@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from growformer.api import _describe, grow
 from growformer.architecture.serialise import architecture_from_json
-from growformer.errors import RequestError
+from growformer.errors import PlanError, RequestError
 from growformer.planning.plan import Plan
 from growformer.runs.loop import refuse_other_sizes
 from growformer.training.growth_log import GrowthEvent, GrowthLog
@@ -62,10 +62,31 @@ def plan_of(event: GrowthEvent, model: nn.Module, config: Mapping[str, Any] | No
         RequestError: the model has other sizes.
         PlanError: the log holds no plan.
     """
+    missing = {"architecture", "source_config", "target_config"} - event.plan.keys()
+    if missing:
+        raise PlanError(f"growth {event.stage} of the log holds no plan: {', '.join(sorted(missing))} is missing")
     architecture = architecture_from_json(event.plan["architecture"])
     found, info = _describe(model, architecture, config, None)
     refuse_other_sizes(found.resolve_config(info.sizes), event.sizes_before, f"growth {event.stage} of the log had")
-    return Plan.from_json(json.dumps({**event.plan, "source": info.to_json()}))
+    target = with_changes(info.config, event.plan["source_config"], event.plan["target_config"])
+    return Plan.from_json(json.dumps({**event.plan, "source": info.to_json(), "target_config": target}))
 
 
-__all__ = ["plan_of", "replay"]
+def with_changes(config: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config with what differs between two others; a live model's has fields that a file leaves out."""
+    found = dict(config)
+    for name in {**before, **after}:
+        first, second = before.get(name), after.get(name)
+        if first == second:
+            continue
+        inside = found.get(name)
+        if all(isinstance(value, Mapping) for value in (inside, first, second)):
+            found[name] = with_changes(inside or {}, first or {}, second or {})
+        elif name in after:
+            found[name] = second
+        else:
+            found.pop(name, None)
+    return found
+
+
+__all__ = ["plan_of", "replay", "with_changes"]

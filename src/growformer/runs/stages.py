@@ -11,13 +11,16 @@ it may have been killed in is done again from the disk, with the same bits.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from growformer.errors import RequestError, SourceError
+from growformer.execute.ranks import from_environment
 from growformer.runs.callback import GrowthCallback
 from growformer.runs.grown_stage import load_model, write_grown
 from growformer.runs.planned import plan_schedule
@@ -41,16 +44,10 @@ class Standing:
     Attributes:
         checkpoint: the newest whole one.
         log: how far it is.
-        max_steps: at which the run was to end when it was written.
     """
 
     checkpoint: Path
     log: GrowthLog
-    max_steps: int
-
-    def goes_on(self, args: Any) -> bool:
-        """Tell whether there are steps left to train."""
-        return self.log.step < (args.max_steps if args.max_steps > 0 else self.max_steps)
 
 
 def train_in_stages(
@@ -84,19 +81,22 @@ def train_in_stages(
         SourceError: a checkpoint of the run is broken.
     """
     trainer = make_trainer(model)
-    _check_arguments(trainer.args, schedule)
+    ranks = from_environment()
+    last = _last_step(trainer)
+    _check_arguments(trainer.args, schedule, last)
     plans = plan_schedule(schedule, model)
     folder = Path(trainer.args.output_dir)
-    standing = _newest(folder, schedule)
+    standing = ranks.on_first(lambda: _newest(folder, schedule))
+    if standing is not None:
+        standing.log.follow(schedule, sequence_length)
     while True:
         if standing is not None:
-            if not standing.goes_on(trainer.args):
+            if standing.log.step >= last:
                 return _finished(standing, make_trainer, model), standing.log
             if standing.log.due is not None:
-                write_grown(
-                    standing.checkpoint, _grown_folder(standing.checkpoint), standing.log, like=model, measure=measure
-                )
-                standing = _read(standing.checkpoint, schedule)
+                due, out = standing.checkpoint, _grown_folder(standing.checkpoint)
+                write_grown(due, out, standing.log, like=model, measure=measure, ranks=ranks)
+                standing = ranks.on_first(partial(_read, due, schedule))
             trainer = make_trainer(load_model(model, standing.checkpoint))
             log, checkpoint = standing.log, str(standing.checkpoint)
         else:
@@ -105,21 +105,22 @@ def train_in_stages(
         trainer.add_callback(RegionUpdatesCallback(checkpoint))
         trainer.add_callback(GrowthCallback(log, trainer.callback_handler.callbacks))
         trainer.train(resume_from_checkpoint=checkpoint)
-        if log.due is None or trainer.state.global_step >= trainer.state.max_steps:
+        if log.due is None or log.step >= last:
             return trainer, log
-        standing = _read(folder / f"checkpoint-{log.step}", schedule)
+        standing = ranks.on_first(partial(_read, folder / f"checkpoint-{log.step}", schedule))
 
 
 def _newest(folder: Path, schedule: GrowthSchedule) -> Standing | None:
     """Return the newest whole checkpoint of a run, grown where it has been grown; None where there is none."""
     found = [(int(m[1]), path) for path in folder.glob("checkpoint-*") if (m := _CHECKPOINT.fullmatch(path.name))]
     others = []
-    for _, path in sorted(found, reverse=True):
+    for step, path in sorted(found, reverse=True):
         try:
             read_json(path / TRAINER_STATE, "Trainer writes it after all else")
         except SourceError:
             continue  # killed while it was written
         if (path / FILE).exists() and (path / REGIONS).exists():
+            _refuse_left_over(folder, step)
             return _read(path, schedule)
         others.append(path)
     if others:
@@ -127,7 +128,16 @@ def _newest(folder: Path, schedule: GrowthSchedule) -> Standing | None:
             f"{others[0]} has no {FILE}: it is of a run without a schedule, or of one that was killed at its first "
             "checkpoint. Choose an output_dir of this run's own, or remove it"
         )
+    _refuse_left_over(folder, -1)
     return None
+
+
+def _refuse_left_over(folder: Path, step: int) -> None:
+    """Refuse grown checkpoints that are newer than the run: what they were grown from is gone."""
+    for path in sorted(folder.glob("grown-*")):
+        number = path.name.removeprefix("grown-")
+        if number.isdigit() and int(number) > step:
+            raise RequestError(f"{path} is left over from a run whose checkpoint-{number} is gone; remove it first")
 
 
 def _read(path: Path, schedule: GrowthSchedule) -> Standing:
@@ -141,7 +151,7 @@ def _read(path: Path, schedule: GrowthSchedule) -> Standing:
             "different checkpoints"
         )
     log.follow(schedule)
-    return Standing(path, log, int(data.get("max_steps") or 0))
+    return Standing(path, log)
 
 
 def _finished(standing: Standing, make_trainer: Callable[[nn.Module], Any], model: nn.Module) -> Any:
@@ -155,12 +165,23 @@ def _grown_folder(checkpoint: Path) -> Path:
     return checkpoint.with_name(checkpoint.name.replace("checkpoint-", "grown-"))
 
 
-def _check_arguments(args: Any, schedule: GrowthSchedule) -> None:
+def _last_step(trainer: Any) -> int:
+    """Return the step at which a Trainer's run ends."""
+    args = trainer.args
+    if args.max_steps > 0:
+        return int(args.max_steps)
+    batches = len(trainer.get_train_dataloader())
+    steps = max(1, math.ceil(batches / args.gradient_accumulation_steps))
+    last: int = math.ceil(args.num_train_epochs * steps)
+    return last
+
+
+def _check_arguments(args: Any, schedule: GrowthSchedule, last: int) -> None:
     """Refuse arguments of Trainer with which growth would lose or miss something."""
-    if args.world_size > 1 or getattr(args, "fsdp", None) or getattr(args, "deepspeed", None):
+    if getattr(args, "fsdp", None) or getattr(args, "deepspeed", None):
         raise RequestError(
-            "staged runs are for one process: with several, stop at the growth step, grow the checkpoint with "
-            "growformer.grow_checkpoint, and resume from it"
+            "the checkpoints of FSDP and DeepSpeed have no optimizer.pt that grows on disk: grow the live model with "
+            "growformer.grow(model, optimizer=...), or train with plain data parallelism"
         )
     if args.save_total_limit == 1:
         raise RequestError(
@@ -175,8 +196,8 @@ def _check_arguments(args: Any, schedule: GrowthSchedule) -> None:
     if args.ignore_data_skip:
         raise RequestError("ignore_data_skip would begin the data anew after every growth; turn it off")
     for number, stage in enumerate(schedule.stages):
-        if stage.at_step is not None and 0 < args.max_steps <= stage.at_step:
-            raise RequestError(f"{schedule.title(number)}: the run ends at max_steps = {args.max_steps}")
+        if stage.at_step is not None and last <= stage.at_step:
+            raise RequestError(f"{schedule.title(number)}: the run ends at step {last}; grow earlier, or train longer")
         if stage.at_tokens is not None and str(args.include_num_input_tokens_seen) in ("no", "False"):
             raise RequestError(
                 f"{schedule.title(number)}: Trainer counts no tokens; set include_num_input_tokens_seen='all'"

@@ -46,7 +46,8 @@ class GrowthEvent:
         flops: of training until then; None where not known.
         loss_before: of the source on a batch that was measured for this, if one was.
         loss_after: of the grown model on the same batch.
-        plan: what ``Plan.to_json`` says, without its source, which any model of those sizes can be.
+        plan: what ``Plan.to_json`` says, with the source's config in place of the source, which may be any model of
+            those sizes.
     """
 
     stage: int
@@ -101,9 +102,9 @@ class GrowthLog:
 
     @property
     def due(self) -> GrowthStage | None:
-        """The next stage, if its time has come."""
+        """The next stage, if its time has come: at most one a step."""
         stage = self.next_stage
-        if stage is None:
+        if stage is None or (self.events and self.events[-1].step == self.step):
             return None
         if stage.at_step is not None:
             return stage if self.step >= stage.at_step else None
@@ -141,7 +142,7 @@ class GrowthLog:
 
     def observe(self, loss: float, steps: int = 1) -> None:
         """Take the loss of the step that was counted last, or the mean over several that end with it."""
-        self.loss = loss if math.isfinite(loss) else None
+        self.loss = _finite(loss)
         self.curve.add(self.step, loss, steps)
         if self._flat is not None:
             self._flat.observe(loss, steps)
@@ -151,12 +152,23 @@ class GrowthLog:
         self.events.append(event)
         self._flat = self._watch()
 
-    def follow(self, schedule: GrowthSchedule) -> None:
+    def follow(self, schedule: GrowthSchedule, sequence_length: int | None = None) -> None:
         """Go on by a schedule, which may differ from the log's own in what has not happened yet.
 
+        Args:
+            schedule: the schedule.
+            sequence_length: that of the ledger, if it is said again.
+
         Raises:
-            RequestError: it says something else of a growth that has happened.
+            RequestError: the schedule says something else of a growth that has happened, or the length is another.
         """
+        counted = self.ledger.sequence_length if self.ledger is not None else None
+        if sequence_length is not None and sequence_length != counted:
+            raise RequestError(
+                f"sequence_length = {sequence_length}: the growth log "
+                + ("counts no FLOPs" if counted is None else f"counts FLOPs for sequences of {counted}")
+                + ", and one run has one count; leave it as it was"
+            )
         for number, event in enumerate(self.events):
             was = self.schedule.stages[number].to_dict()
             now = schedule.stages[number].to_dict() if number < len(schedule.stages) else None
@@ -225,7 +237,7 @@ class GrowthLog:
                 log._flat.load_state_dict(data["flat"])
         except SourceError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError, GrowformerError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, GrowformerError) as error:
             raise SourceError(f"{where}: not a growth log: {type(error).__name__}: {error}") from None
         return log
 
@@ -268,8 +280,9 @@ def event_of(
     names = [name for name in plan.architecture.size_fields() if name in plan.target_sizes]
     before, after = plan.num_parameters()
     planned = json.loads(plan.to_json())
-    del planned["source"]
-    planned["target_config"].pop("_name_or_path", None)  # where the source was loaded from
+    planned["source_config"] = planned.pop("source")["config"]
+    for name in ("source_config", "target_config"):
+        planned[name].pop("_name_or_path", None)  # where the source was loaded from
     return GrowthEvent(
         stage=len(log.events) + 1,
         step=log.step,
@@ -281,8 +294,8 @@ def event_of(
         parameters_before=before,
         parameters_after=after,
         flops=log.flops,
-        loss_before=loss_before,
-        loss_after=loss_after,
+        loss_before=_finite(loss_before),
+        loss_after=_finite(loss_after),
         plan=planned,
     )
 
@@ -292,6 +305,11 @@ def begin_stage(log: GrowthLog, plan: Plan, *, grown: bool) -> None:
     if log.ledger is not None:
         sizes = plan.target_sizes if grown else plan.source_sizes
         log.ledger.begin(plan.num_parameters()[grown], count_flops(plan.architecture, plan.source, sizes))
+
+
+def _finite(loss: float | None) -> float | None:
+    """Return a loss that JSON can say, or None."""
+    return loss if loss is not None and math.isfinite(loss) else None
 
 
 def _count(value: Any) -> int:

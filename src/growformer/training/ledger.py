@@ -76,7 +76,8 @@ class FlopsLedger:
         """Read what ``to_json`` wrote."""
         made = FlopsLedger(data["sequence_length"])
         for stage in data["stages"]:
-            flops = Flops(**stage["flops"]) if stage["flops"] is not None else None
+            said = stage["flops"]
+            flops = Flops(**{name: int(cost) for name, cost in said.items()}) if said is not None else None
             made.begin(int(stage["parameters"]), flops, int(stage["tokens"]))
         return made
 

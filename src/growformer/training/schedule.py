@@ -74,10 +74,18 @@ class GrowthStage:
             raise RequestError(f"when_flat = {self.when_flat!r}: expected WhenFlat(window=…, patience=…, …)")
         if not isinstance(self.sizes, Mapping) or not self.sizes:
             raise RequestError(f"sizes = {self.sizes!r}: expected sizes by name, as in {{hidden_size: 48}}")
+        object.__setattr__(self, "sizes", dict(self.sizes))
         for name, size in self.sizes.items():
+            if not isinstance(name, str):
+                raise RequestError(f"sizes: {name!r} is no name of a size")
             numbers = size if isinstance(size, list) and size else [size]
             if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in numbers):
                 raise RequestError(f"{name} = {size!r}: expected a whole number from 1 on, or a list of such")
+        where = self.new_layers_at
+        if where is not None and not isinstance(where, str):
+            if not isinstance(where, Sequence) or any(type(position) is not int for position in where):
+                raise RequestError(f"new_layers_at = {where!r}: expected end, interleave, or positions as in [4, 5]")
+            object.__setattr__(self, "new_layers_at", list(where))
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise RequestError(f"seed = {self.seed!r}: expected a whole number")
         if not isinstance(self.init, str):
@@ -127,8 +135,8 @@ class GrowthStage:
             if f.name in ("when_flat", "updates"):
                 value = {g.name: getattr(value, g.name) for g in fields(value) if getattr(value, g.name) != g.default}
             elif isinstance(value, Mapping):
-                value = dict(value)
-            elif not isinstance(value, (str, int)):
+                value = {name: list(size) if isinstance(size, list) else size for name, size in value.items()}
+            elif isinstance(value, list):
                 value = list(value)
             found[f.name] = value
         return found
@@ -148,7 +156,11 @@ class GrowthStage:
         if known.get("updates") is not None:
             from growformer.training.updates import UpdateRules
 
-            known["updates"] = UpdateRules(**_known(known["updates"], UpdateRules, "updates"))
+            rules = _known(known["updates"], UpdateRules, "updates")
+            try:
+                known["updates"] = UpdateRules(**rules)
+            except TypeError as error:
+                raise RequestError(f"updates = {rules}: {error}") from None
         return GrowthStage(**known)
 
 

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from growformer.errors import SourceError
 from growformer.training.region_file import FILE, SavedRegions, read_regions, step_of, write_regions
-from growformer.training.updates import updates_of
+from growformer.training.updates import rekeyed, updates_of
 
 
 class RegionUpdatesCallback(TrainerCallback):  # type: ignore[misc]
@@ -43,7 +43,7 @@ class RegionUpdatesCallback(TrainerCallback):  # type: ignore[misc]
             return
         parameters = dict(kwargs["model"].named_parameters())
         saved = read_regions(folder, {name: tuple(p.shape) for name, p in parameters.items()})
-        updates.set_regions(saved.steps, {parameters[name]: regions for name, regions in saved.regions.items()})
+        updates.set_regions(saved.steps, rekeyed(saved.regions, parameters))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write region updates into the checkpoint that Trainer has just written."""
@@ -51,8 +51,7 @@ class RegionUpdatesCallback(TrainerCallback):  # type: ignore[misc]
         if not state.is_world_process_zero or not folder.is_dir():
             return
         updates = updates_of(_innermost(kwargs["optimizer"]))
-        named = [(name, updates.regions(parameter)) for name, parameter in kwargs["model"].named_parameters()]
-        regions = {name: found for name, found in named if found}
+        regions = updates.regions_of(kwargs["model"])
         write_regions(folder, SavedRegions(state.global_step, updates.steps, regions))
 
     def _folder(self, args: Any, step: int) -> Path | None:

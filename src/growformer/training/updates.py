@@ -2,11 +2,12 @@
 
 Before the step the region is kept. Afterwards it becomes ``base + factor * (region - base)``, where ``base`` is the
 kept region after decoupled weight decay alone: the factor acts on the update, never on the decay. That works with any
-optimizer, fused and foreach too, and serves four ends:
+optimizer, fused and foreach too, and serves five ends:
 
     bias correction   a region born at step t0 shares the parameter's step count t, although its moments have seen only
                       n = t - t0 gradients. For Adam the factor is sqrt(1 - b2^n) / (1 - b1^n) over the same with t.
     rate, ramp        a learning rate of its own for what is new, reached over some steps
+    fade-in           what a copied layer writes with, zero at growth, comes to what the layer that it copies has
     freezing          what is old stays as it is, bit for bit
     function space    of a rescaled weight W' = s W: the function moves as it would have without the rescaling
 
@@ -19,18 +20,20 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from growformer.architecture.declaration import TensorSpec
+from growformer.architecture.packing import Piece
 from growformer.errors import RequestError, did_you_mean
 from growformer.execute.placement import local, local_region
 from growformer.execute.slots import GrownSlots, P
 from growformer.execute.stored import held
 from growformer.execute.values import assign, select
-from growformer.planning.blocks import Affine, Index1D, Region, Sum, compact, positions
+from growformer.planning.blocks import Affine, Constant, Index1D, Region, Sum, compact, length, positions
 from growformer.planning.plan import Plan
 from growformer.planning.rules import tensor_plan
 
@@ -52,6 +55,8 @@ class UpdateRules:
         new_rate: factor on the learning rate of new regions.
         ramp: steps over which new regions reach that rate, from 0 on, linearly.
         new_decay: factor on the decoupled weight decay of new regions.
+        fade_in: steps over which new layers that are copies begin to add to the residual stream: what they write with,
+            zero at growth, has come by then to what the layer that they copy has. 0: they learn it from zero.
         freeze_old: whether what comes from the source stays as it is.
         policy: ``raw``: rescaled weights get the optimizer's own update. ``function_space``: the update that moves the
             function as it would have moved without the rescaling: times s for Adam and its kind, s over the slope for
@@ -62,6 +67,7 @@ class UpdateRules:
     new_rate: float = 1.0
     ramp: int = 0
     new_decay: float = 1.0
+    fade_in: int = 0
     freeze_old: bool = False
     policy: str = "raw"
 
@@ -72,10 +78,10 @@ class UpdateRules:
                 f"unknown update policy {self.policy!r}: expected {', '.join(POLICIES)}"
                 f"{did_you_mean(self.policy, POLICIES)}"
             )
-        if self.ramp < 0 or not 0 <= self.new_rate < math.inf or not 0 <= self.new_decay < math.inf:
-            raise RequestError(
-                f"ramp = {self.ramp}, new_rate = {self.new_rate}, new_decay = {self.new_decay}: expected 0 or more"
-            )
+        numbers = {name: getattr(self, name) for name in ("ramp", "fade_in", "new_rate", "new_decay")}
+        if not all(0 <= number < math.inf for number in numbers.values()):
+            found = ", ".join(f"{name} = {number}" for name, number in numbers.items())
+            raise RequestError(f"{found}: expected 0 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,9 @@ class UpdateRegion:
         ramp: over how many steps.
         decay: factor on decoupled weight decay.
         frozen: whether it stays as it is.
+        fade: over how many steps it comes to what ``towards`` holds in the same region.
+        towards: the parameter that it fades in from: itself, its name or its number, as the regions are kept.
+        start: what all its values were when it came to be.
     """
 
     region: Region
@@ -99,6 +108,9 @@ class UpdateRegion:
     ramp: int = 0
     decay: float = 1.0
     frozen: bool = False
+    fade: int = 0
+    towards: Any = None
+    start: float = 0.0
 
     def check(self) -> None:
         """Refuse what no rule gives.
@@ -106,9 +118,10 @@ class UpdateRegion:
         Raises:
             ValueError: a number is of another kind, or less than 0.
         """
-        whole = [self.born, self.ramp, *([] if self.inherited is None else [self.inherited])]
+        whole = [self.born, self.ramp, self.fade, *([] if self.inherited is None else [self.inherited])]
         rates = [self.rate, self.decay]
         sound = all(type(n) is int and n >= 0 for n in whole) and isinstance(self.frozen, bool)
+        sound = sound and (self.towards is not None) == (self.fade > 0) and math.isfinite(self.start)
         if not sound or not all(isinstance(n, (int, float)) and 0 <= n < math.inf for n in rates):
             raise ValueError(f"a region that no rule gives: {self}")
 
@@ -126,8 +139,8 @@ class UpdateRegion:
         return factor
 
     def is_over(self, now: int, step: int | None, betas: tuple[float, float] | None) -> bool:
-        """Tell whether the factor is 1 from now on."""
-        if self.frozen or self.decay != 1 or self.rate != 1 or now - self.born < self.ramp:
+        """Tell whether the factor is 1 from now on, and it has faded in."""
+        if self.frozen or self.decay != 1 or self.rate != 1 or now - self.born < max(self.ramp, self.fade):
             return False
         return abs(self.factor(now, step, betas) - 1) < NEGLIGIBLE
 
@@ -139,6 +152,39 @@ def correction(age: int, step: int, betas: tuple[float, float]) -> float:
         return math.sqrt(1 - betas[1] ** count) / (1 - betas[0] ** count)
 
     return of(age) / of(step)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """This rank's part of a region, as it was before a step.
+
+    Attributes:
+        inside: where it lies in this rank's part of the parameter.
+        plain: its values after decoupled decay alone; of what is frozen, before it.
+        decay: learning rate times weight decay.
+    """
+
+    parameter: torch.nn.Parameter
+    region: UpdateRegion
+    inside: Region
+    plain: torch.Tensor
+    decay: float
+
+    def apply(self, now: int, factor: float) -> None:
+        """Scale the update that the step has made; computed by ``lerp``, so that no update leaves every bit."""
+        if self.region.frozen:
+            assign(local(self.parameter), self.inside, self.plain)
+            return
+        values = select(local(self.parameter), self.inside)
+        if factor != 1:
+            values = values.lerp_(self.plain, 1 - factor)
+        if self.region.decay != 1 and self.decay:
+            values = values.add_(self.plain, alpha=self.decay * (1 - self.region.decay) / (1 - self.decay))
+        if now - self.region.born <= self.region.fade:
+            aim = select(local(self.region.towards), self.inside)
+            values = values.add_(aim - self.region.start, alpha=1 / self.region.fade)
+        if any(not isinstance(index, slice) for index in self.inside):
+            assign(local(self.parameter), self.inside, values)
 
 
 class RegionUpdates:
@@ -154,9 +200,8 @@ class RegionUpdates:
         self.steps = 0
         self._optimizer = weakref.ref(optimizer)
         self._regions: dict[torch.nn.Parameter, list[UpdateRegion]] = {}
-        self._kept: list[tuple[torch.nn.Parameter, UpdateRegion, Region, torch.Tensor]] = []
-        self._rates: dict[torch.nn.Parameter, tuple[float, float]] = {}
-        self._steps: dict[torch.nn.Parameter, int | None] = {}
+        self._kept: list[_Kept] = []
+        self._steps: dict[torch.nn.Parameter, int] = {}
         self._hooks = [
             optimizer.register_step_pre_hook(lambda *_: self._before()),
             optimizer.register_step_post_hook(lambda *_: self._after()),
@@ -174,6 +219,11 @@ class RegionUpdates:
     def regions(self, parameter: torch.nn.Parameter) -> Sequence[UpdateRegion]:
         """Return the regions of a parameter whose updates are still scaled."""
         return tuple(self._regions.get(parameter, ()))
+
+    def regions_of(self, model: torch.nn.Module) -> dict[str, list[UpdateRegion]]:
+        """Return all regions of a model's parameters, by their names."""
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        return rekeyed({p: some for p, some in self._regions.items() if p in names}, names)
 
     def detach(self) -> None:
         """Leave the optimizer to itself."""
@@ -211,38 +261,32 @@ class RegionUpdates:
     def _before(self) -> None:
         self._kept.clear()
         decoupled = type(self.optimizer).__name__ in _DECOUPLED
-        for parameter, group in _with_groups(self.optimizer):
-            if parameter not in self._regions or parameter.grad is None:
-                continue
-            decay = float(group.get("weight_decay", 0.0)) if decoupled else 0.0
-            self._rates[parameter] = (float(group["lr"]), decay)
-            self._steps[parameter] = _step_of(self.optimizer, parameter)
+        learning = [(p, g) for p, g in _with_groups(self.optimizer) if p in self._regions and p.grad is not None]
+        self._steps = _steps(self.optimizer, [parameter for parameter, _ in learning])
+        for parameter, group in learning:
+            decay = float(group["lr"]) * float(group.get("weight_decay", 0.0)) if decoupled else 0.0
             for region in self._regions[parameter]:
                 inside = local_region(parameter, region.region)
                 if inside is not None:
-                    self._kept.append((parameter, region, inside, select(local(parameter), inside).clone()))
+                    values = select(local(parameter), inside)
+                    plain = values.clone() if region.frozen or not decay else values * (1 - decay)
+                    self._kept.append(_Kept(parameter, region, inside, plain, decay))
 
     @torch.no_grad()
     def _after(self) -> None:
         self.steps += 1
         groups = dict(_with_groups(self.optimizer))
+        now = _steps(self.optimizer, list(self._regions))
         # What is frozen comes last, whatever else is said of it.
-        for parameter, region, inside, kept in sorted(self._kept, key=lambda entry: entry[1].frozen):
-            step = _step_of(self.optimizer, parameter)
-            if step is not None and step == self._steps[parameter]:
+        for kept in sorted(self._kept, key=lambda entry: entry.region.frozen):
+            step = now.get(kept.parameter)
+            if step is not None and step == self._steps.get(kept.parameter):
                 continue  # the step was skipped: an infinite gradient under a scaler
-            if region.frozen:
-                assign(local(parameter), inside, kept)
-                continue
-            factor = region.factor(self.steps, step, _betas(self.optimizer, groups[parameter]))
-            rate, decay = self._rates[parameter]
-            plain, base = (kept * (1 - rate * decay * share) for share in (1.0, region.decay))
-            updated = select(local(parameter), inside)
-            assign(local(parameter), inside, base + factor * (updated - plain))
+            kept.apply(self.steps, kept.region.factor(self.steps, step, _betas(self.optimizer, groups[kept.parameter])))
         self._kept.clear()
         for parameter, regions in list(self._regions.items()):
-            step, betas = _step_of(self.optimizer, parameter), _betas(self.optimizer, groups.get(parameter, {}))
-            left = [region for region in regions if not region.is_over(self.steps, step, betas)]
+            betas = _betas(self.optimizer, groups.get(parameter, {}))
+            left = [region for region in regions if not region.is_over(self.steps, now.get(parameter), betas)]
             if left:
                 self._regions[parameter] = left
             else:
@@ -253,8 +297,7 @@ class RegionUpdates:
     def state_dict(self) -> dict[str, Any]:
         """Return plain data: the steps, and the regions by the number that the optimizer's own state dict gives."""
         numbers = {p: n for n, p in enumerate(p for g in self.optimizer.param_groups for p in g["params"])}
-        regions = {numbers[parameter]: regions for parameter, regions in self._regions.items()}
-        return {"steps": self.steps, "regions": regions_to_json(regions)}
+        return {"steps": self.steps, "regions": regions_to_json(rekeyed(self._regions, numbers))}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what ``state_dict`` gave, for an optimizer of the same parameters.
@@ -262,20 +305,28 @@ class RegionUpdates:
         Raises:
             RequestError: a region lies outside of its parameter, or there is no such parameter.
         """
-        parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
+        parameters = dict(enumerate(p for g in self.optimizer.param_groups for p in g["params"]))
         by_number = {int(number): regions for number, regions in state["regions"].items()}
-        found = regions_from_json(by_number, {number: tuple(p.shape) for number, p in enumerate(parameters)})
-        self.set_regions(int(state["steps"]), {parameters[number]: regions for number, regions in found.items()})
+        found = regions_from_json(by_number, {number: tuple(p.shape) for number, p in parameters.items()})
+        self.set_regions(int(state["steps"]), rekeyed(found, parameters))
 
     def set_regions(self, steps: int, regions: Mapping[torch.nn.Parameter, Sequence[UpdateRegion]]) -> None:
         """Take over regions in place of all that there are, and the steps that have been counted."""
         self.steps, self._regions = steps, {parameter: list(some) for parameter, some in regions.items()}
 
 
+def rekeyed(regions: Mapping[Any, Sequence[UpdateRegion]], keys: Mapping[Any, P]) -> dict[P, list[UpdateRegion]]:
+    """Return regions by another name of each parameter, such as its number in place of itself."""
+    return {
+        keys[key]: [r if r.towards is None else replace(r, towards=keys[r.towards]) for r in some]
+        for key, some in regions.items()
+    }
+
+
 def regions_to_json(regions: Mapping[Any, Sequence[UpdateRegion]]) -> dict[Any, list[dict[str, Any]]]:
     """Return regions by parameter as plain data."""
     return {
-        key: [{**asdict(r), "region": [_index_to_json(i) for i in r.region]} for r in some]
+        key: [{**_fields(r), "region": [_index_to_json(i) for i in r.region]} for r in some]
         for key, some in regions.items()
     }
 
@@ -310,8 +361,17 @@ def regions_from_json(
                 )
             made = UpdateRegion(**{**entry, "region": region})
             made.check()
+            if made.towards is not None and shapes.get(made.towards) != shapes[key]:
+                raise RequestError(
+                    f"a region of parameter {key} fades in from {made.towards}, which is none of the same shape: the "
+                    "region updates belong to another model"
+                )
             found.setdefault(key, []).append(made)
     return found
+
+
+def _fields(region: UpdateRegion) -> dict[str, Any]:
+    return {f.name: getattr(region, f.name) for f in fields(region)}
 
 
 def _reach(index: Index1D) -> float:
@@ -344,8 +404,12 @@ def grown_regions(
         now: the controller's steps, from which ages count.
         kind: the optimizer's name.
     """
+    grown = list(grown)
+    holders = {
+        spec.name(index): (slots.parameter, piece) for slots in grown for spec, index, piece in slots.stored.parts
+    }
+    renamed = {slots.before: slots.parameter for slots in grown if not plan.is_new(slots.stored.parts[0][1])}
     following: dict[P, list[UpdateRegion]] = {}
-    normalised = kind in _NORMALISED
     for slots in grown:
         found: list[UpdateRegion] = []
         for spec, index, piece in slots.stored.parts:
@@ -357,8 +421,9 @@ def grown_regions(
                 copied = isinstance(value, Affine)
                 if isinstance(value, Affine) and not is_new:
                     info = plan.source.tensors[value.tensor]
-                    found += _moved(regions.get(slots.before, ()), held(info.piece, value.region), target)
-                    factor = _function_space(value, normalised) if rules.policy == "function_space" else 1.0
+                    for moved in _moved(regions.get(slots.before, ()), held(info.piece, value.region), target):
+                        found.append(moved if moved.towards is None else _following(moved, renamed))
+                    factor = _function_space(value, kind in _NORMALISED) if rules.policy == "function_space" else 1.0
                     found.append(UpdateRegion(target, now, rate=factor, frozen=rules.freeze_old))
                     continue
                 has_state = copied and state == "carry"
@@ -373,13 +438,56 @@ def grown_regions(
                         rules.new_decay,
                     )
                 )
+                if rules.fade_in and isinstance(value, Constant) and plan.is_new(index):
+                    for region, towards in _faded(plan, spec, index, block.region, holders, piece):
+                        found.append(
+                            UpdateRegion(region, now, fade=rules.fade_in, towards=towards, start=float(value.value))
+                        )
         following[slots.parameter] = [region for region in found if not _says_nothing(region)]
     return {parameter: found for parameter, found in following.items() if found}
 
 
+def _following(region: UpdateRegion, renamed: Mapping[Any, Any]) -> UpdateRegion:
+    """Return a region that is still fading in, towards what its parameter has become."""
+    return replace(region, towards=renamed[region.towards])
+
+
+def _faded(
+    plan: Plan,
+    spec: TensorSpec,
+    index: Mapping[str, int],
+    region: Region,
+    holders: Mapping[str, tuple[P, Piece | None]],
+    piece: Piece | None,
+) -> Iterator[tuple[Region, P]]:
+    """Yield what of a constant region of a new layer the layer that it copies has from the source, and its holder."""
+    origin = plan.origin(index)
+    if origin is None:
+        return
+    copied: dict[str, int] = {}
+    for axis in index:  # the outer ones first: the place of a head depends on its layer
+        copied[axis] = int(np.flatnonzero(plan.axis_map(axis, {**index, **copied}).array() == origin[axis])[0])
+    holder, other = holders[spec.name(copied)]
+    for block in tensor_plan(plan, spec, copied).blocks:
+        value = block.value
+        if isinstance(value, Sum):
+            value = next(part for part in value.parts if isinstance(part, Affine))
+        if not isinstance(value, Affine):
+            continue
+        inside = tuple(
+            compact(np.intersect1d(positions(mine), positions(theirs)))
+            for mine, theirs in zip(region, block.region, strict=True)
+        )
+        if not all(length(i) for i in inside):
+            continue
+        here, there = held(piece, inside), held(other, inside)
+        if all(np.array_equal(positions(a), positions(b)) for a, b in zip(here, there, strict=True)):
+            yield here, holder
+
+
 def _says_nothing(region: UpdateRegion) -> bool:
     neutral = region.rate == 1 and region.decay == 1 and not region.ramp and not region.frozen
-    return neutral and region.inherited is None
+    return neutral and region.inherited is None and not region.fade
 
 
 _ATTACHED: weakref.WeakKeyDictionary[torch.optim.Optimizer, RegionUpdates] = weakref.WeakKeyDictionary()
@@ -392,21 +500,29 @@ def updates_of(optimizer: torch.optim.Optimizer) -> RegionUpdates:
 
 def steps_of(optimizer: torch.optim.Optimizer) -> dict[torch.nn.Parameter, int]:
     """Return how many steps every parameter has seen, as the optimizer counts them."""
-    found = {parameter: _step_of(optimizer, parameter) for parameter, _ in _with_groups(optimizer)}
-    return {parameter: step for parameter, step in found.items() if step is not None}
+    return _steps(optimizer, [parameter for parameter, _ in _with_groups(optimizer)])
+
+
+def _steps(optimizer: torch.optim.Optimizer, parameters: Sequence[torch.nn.Parameter]) -> dict[torch.nn.Parameter, int]:
+    """Return the step counts of parameters that have one; those on a device are waited for once, not one by one."""
+    found: dict[torch.nn.Parameter, int] = {}
+    waiting: dict[torch.device, list[tuple[torch.nn.Parameter, torch.Tensor]]] = {}
+    for parameter in parameters:
+        step = optimizer.state[parameter].get("step") if parameter in optimizer.state else None
+        if isinstance(step, torch.Tensor) and step.device.type != "cpu":
+            waiting.setdefault(step.device, []).append((parameter, local(step)))
+        elif step is not None:
+            found[parameter] = int(step)
+    for together in waiting.values():
+        counts = torch.stack([step.reshape(()) for _, step in together]).tolist()
+        found.update({parameter: int(count) for (parameter, _), count in zip(together, counts, strict=True)})
+    return found
 
 
 def _with_groups(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.nn.Parameter, dict[str, Any]]]:
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             yield parameter, group
-
-
-def _step_of(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> int | None:
-    if parameter not in optimizer.state:
-        return None
-    step = optimizer.state[parameter].get("step")
-    return None if step is None else int(step)
 
 
 def _betas(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -453,6 +569,7 @@ __all__ = [
     "grown_regions",
     "regions_from_json",
     "regions_to_json",
+    "rekeyed",
     "steps_of",
     "updates_of",
 ]
