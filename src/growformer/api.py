@@ -252,7 +252,8 @@ def grow_checkpoint(
 ) -> GrownCheckpoint:
     """Write a grown checkpoint that stock classes load; it appears whole or not at all.
 
-    Memory does not depend on the size of the model. A run that was stopped is continued by the same call. Under
+    Memory does not depend on the size of the model; of a training state, there is one slot of one parameter at a time
+    beside mapped files. A run that was stopped is continued by the same call. Under
     ``torchrun`` every rank makes this call, and they share the work.
 
     Of a checkpoint of ``transformers``' Trainer, the training state grows as well: ``Trainer.train`` resumes from the

@@ -239,6 +239,14 @@ def test_names_in_the_file_count(runs: Callable[..., Path], tmp_path: Path) -> N
     assert "model.embed_tokens.weight" not in names
 
 
+def test_frozen_layers_stay_frozen_where_others_are_put_between(runs: Callable[..., Path]) -> None:
+    model = load(runs("llama"))
+    model.model.layers[1].requires_grad_(False)
+    grown = growformer.grow(model, num_hidden_layers=5, new_layers_at=[0, 3])
+    frozen = {name.split(".")[2] for name, p in grown.named_parameters() if not p.requires_grad}
+    assert frozen == {"2", "3"}  # where it stands now, and its copy
+
+
 def test_one_group_of_all_parameters(tmp_path: Path) -> None:
     model = random_model("gpt2")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -442,7 +450,7 @@ def test_state_that_cannot_be_cut(tmp_path: Path) -> None:
 def test_slots_of_other_kinds(checkpoint: Path, tmp_path: Path) -> None:
     kept = copy.deepcopy(torch.load(checkpoint / "optimizer.pt", weights_only=True))
 
-    def with_slot(make: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def with_slot(make: Callable[[torch.Tensor], Any]) -> None:
         state = {n: {**slots, "extra": make(slots["exp_avg"])} for n, slots in kept["state"].items()}
         torch.save({**kept, "state": state}, checkpoint / "optimizer.pt")
 
@@ -452,6 +460,12 @@ def test_slots_of_other_kinds(checkpoint: Path, tmp_path: Path) -> None:
     refused(
         checkpoint, tmp_path / "grown", RequestError, r"'extra' of model.embed_tokens.weight holds uint8: quantised"
     )
+    with_slot(lambda value: [value.clone(), value.clone()])
+    refused(checkpoint, tmp_path / "grown", RequestError, "'extra' of model.embed_tokens.weight holds a list: what is")
+    with_slot(lambda value: value.to_sparse())
+    refused(checkpoint, tmp_path / "grown", SourceError, r"'extra' of .* is a Tensor of layout torch.sparse_coo on cpu")
+    with_slot(lambda value: value.to("meta"))
+    refused(checkpoint, tmp_path / "grown", SourceError, r"'extra' of .* of layout torch.strided on meta; expected a")
     with_slot(lambda value: value[:1])
     refused(checkpoint, tmp_path / "grown", RequestError, r"'extra' of .* has shape \[1, 24\], expected that of the")
     with_slot(lambda value: value.clone())

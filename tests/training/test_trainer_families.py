@@ -66,8 +66,6 @@ def check(model_type: str, folder: Path, *, thawed: bool = False) -> list[str]:
     plan_optimizer(live, saved, state="carry").write(folder, "grown.pt")
     plan = growformer.plan(model, **request)
     grown = growformer.grow(model, plan=plan)
-    if thawed:
-        grown.requires_grad_(True)
     grow_optimizer(plan, optimizer, model, grown)
     again = grouped(grown)
     again.load_state_dict(torch.load(folder / "grown.pt", weights_only=True))

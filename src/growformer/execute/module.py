@@ -12,6 +12,7 @@ from growformer.architecture.declaration import Architecture
 from growformer.architecture.source import SourceInfo, describe
 from growformer.errors import PlanError, RequestError, SourceError
 from growformer.execute.state_dict import grow_state_dict
+from growformer.execute.stored import stored_tensors
 from growformer.planning.plan import Plan
 
 Build = Callable[[dict[str, Any]], nn.Module]
@@ -90,7 +91,7 @@ def grow_module(plan: Plan, model: nn.Module, build: Build | None = None) -> nn.
             f"unexpected {sorted(result.unexpected_keys)[:3]}"
         )
     _restore_ties(plan, model, grown)
-    _match(model, grown)
+    _match(plan, model, grown)
     return grown
 
 
@@ -176,17 +177,25 @@ def _restore_ties(plan: Plan, model: nn.Module, grown: nn.Module) -> None:
             setattr(grown.get_submodule(parent), leaf, grown.get_parameter(owner))
 
 
-def _match(model: nn.Module, grown: nn.Module) -> None:
-    """Give the grown model the source's mode, buffers' dtypes and devices, frozen state and generation settings."""
+def _match(plan: Plan, model: nn.Module, grown: nn.Module) -> None:
+    """Give the grown model the source's mode, buffers' dtypes and devices, frozen state and generation settings.
+
+    A parameter is frozen if the one is that it comes from or copies: layers have other numbers than in the source.
+    """
     buffers = dict(model.named_buffers())
     for name, buffer in list(grown.named_buffers()):
         if name in buffers:
             parent, _, leaf = name.rpartition(".")
             moved = buffer.to(dtype=buffers[name].dtype, device=buffers[name].device)
             grown.get_submodule(parent)._buffers[leaf] = moved
-    learning = {name: p.requires_grad for name, p in model.named_parameters()}
+    learning = {name: p.requires_grad for name, p in model.named_parameters(remove_duplicate=False)}
+    origins = {
+        stored.name: plan.source.tensors[plan.dtype_from(spec, index)].stored
+        for stored in stored_tensors(plan)
+        for spec, index, _ in stored.parts[:1]
+    }
     for name, p in grown.named_parameters():
-        p.requires_grad_(learning.get(name, p.requires_grad))
+        p.requires_grad_(learning.get(origins.get(name, name), p.requires_grad))
     grown.train(model.training)
     if getattr(model, "generation_config", None) is not None:
         grown.generation_config = copy.deepcopy(model.generation_config)

@@ -128,6 +128,7 @@ def read_optimizer(home: Path, name: str, parameters: Sequence[LiveParameter]) -
         raise SourceError(f"{file}: state of parameter {strange[0]!r}; its groups have {len(names)}. {_INSTEAD}")
     options = tuple({n: v for n, v in group.items() if n not in ("params", "param_names")} for group in groups)
     by_name = {names[number]: slots for number, slots in sorted(states.items())}
+    _check_tensors(file, by_name)
     return SavedOptimizer(file, _kind(options), options, members, named, thawed, by_name)
 
 
@@ -172,9 +173,10 @@ def _members(
             "whose cannot be told. Save the state of an optimizer that is made of model.named_parameters(), which "
             f"holds their names. {_OR}"
         )
-    if len(groups) == 2 and groups[1].get("weight_decay"):
+    decay = groups[-1].get("weight_decay", 0)
+    if len(groups) == 2 and not (isinstance(decay, (int, float)) and decay == 0):
         raise RequestError(
-            f"{file}: the second group decays by {groups[1]['weight_decay']}, and Trainer's second group holds what "
+            f"{file}: the second group decays by {decay}, and Trainer's second group holds what "
             "does not decay: these groups were made in another way, so that which moment is whose cannot be told. "
             f"Save the state of an optimizer that is made of model.named_parameters(). {_OR}"
         )
@@ -214,6 +216,20 @@ def _said(
     if len(set(flat)) != len(flat):
         raise SourceError(f"{file}: the same parameter stands twice in its groups. {_INSTEAD}")
     return tuple(found)
+
+
+def _check_tensors(file: Path, states: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse tensors that hold no values, or not all of them, in the file: sharded, sparse or without storage."""
+    for name, slots in states.items():
+        for slot, value in slots.items():
+            if not isinstance(value, torch.Tensor):
+                continue
+            plain = type(value) in (torch.Tensor, torch.nn.Parameter) and value.layout == torch.strided
+            if not plain or value.device.type != "cpu":
+                raise SourceError(
+                    f"{file}: slot {slot!r} of {name} is a {type(value).__name__} of layout {value.layout} on "
+                    f"{value.device.type}; expected a plain tensor. {_INSTEAD}"
+                )
 
 
 def _check_shapes(saved: SavedOptimizer, shapes: Mapping[str, tuple[int, ...]]) -> None:

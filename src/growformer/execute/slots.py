@@ -83,11 +83,16 @@ def check_slots(kind: str, states: States, shapes: Mapping[str, tuple[int, ...]]
         powers: slot -> power of the gradient.
 
     Raises:
-        RequestError: a slot is factored, quantised, of another shape, or unknown.
+        RequestError: a slot is factored, quantised, of another shape, several values, or unknown.
     """
     for name, slots in states.items():
         for slot, value in slots.items():
             where = f"{kind}'s slot {slot!r} of {name}"
+            if isinstance(value, (list, tuple, dict, set)):
+                raise RequestError(
+                    f"{where} holds a {type(value).__name__}: what is in it cannot be matched with the parameter. Drop "
+                    "the state (state='drop'), or train with an optimizer whose slots are tensors"
+                )
             if not isinstance(value, torch.Tensor) or value.ndim == 0:
                 continue
             found, expected = list(value.shape), list(shapes[name])
