@@ -65,10 +65,10 @@ def stacked(model: nn.Module, optimizer: torch.optim.Optimizer, sizes: dict[str,
 def split(model: nn.Module, optimizer: torch.optim.Optimizer, sizes: dict[str, Any], noise: float = 0.01) -> Grown:
     """Duplicate every coordinate in width, readers halved, with noise that cancels, as in Net2Net and HyperCloning.
 
-    For twice the width exactly; the optimizer's state is duplicated as well. Depth preserves.
+    For twice the width exactly; the optimizer's state is duplicated as well. In depth, copies fade in.
     """
     if "hidden_size" not in sizes:
-        return preserving()(model, optimizer, sizes)
+        return preserving(updates=FADING, new_layers_at="end")(model, optimizer, sizes)
     wrong = [name for name, size in sizes.items() if size != 2 * getattr(model.config, name)]
     if wrong:
         raise SystemExit(f"split doubles, and {', '.join(wrong)} is to become another multiple; leave the arm out")
@@ -101,13 +101,15 @@ def split(model: nn.Module, optimizer: torch.optim.Optimizer, sizes: dict[str, A
 
 
 NAIVE = UpdateRules(bias_correction=False)
+FADING = UpdateRules(fade_in=50)
 
 ARMS: dict[str, Arm] = {
     "scratch": Arm(says="from scratch"),
     "matched": Arm(says="from scratch, stopped and decayed at the grown arms' FLOPs", matched=True),
-    "grown": Arm(says="grown, new regions with their own bias correction", grow=preserving()),
-    "naive": Arm(says="grown, step count inherited", grow=preserving(updates=NAIVE)),
+    "grown": Arm(says="grown, copies fade in", grow=preserving(updates=FADING, new_layers_at="end")),
+    "zeroed": Arm(says="grown, copies learn to write from zero", grow=preserving(new_layers_at="end")),
+    "naive": Arm(says="the same, step count inherited", grow=preserving(updates=NAIVE, new_layers_at="end")),
     "stacked": Arm(says="plain stacking in depth (not preserving)", grow=stacked),
-    "split": Arm(says="width by duplicates", grow=split),
+    "split": Arm(says="as grown, but width by duplicates", grow=split),
     "zero": Arm(says="both sides zero (control)", grow=preserving(init="zero", new_layers="random")),
 }

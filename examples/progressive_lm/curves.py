@@ -11,8 +11,8 @@ from typing import Any
 from examples.progressive_lm.arms import ARMS
 
 COLOURS = {
-    "scratch": "#444444", "matched": "#999999", "grown": "#0072b2", "naive": "#56b4e9", "stacked": "#d55e00",
-    "split": "#cc79a7", "zero": "#f0b400",
+    "scratch": "#444444", "matched": "#999999", "grown": "#0072b2", "zeroed": "#009e73", "naive": "#56b4e9",
+    "stacked": "#d55e00", "split": "#cc79a7", "zero": "#f0b400",
 }  # fmt: skip
 """Okabe and Ito's, which the colour-blind can tell apart."""
 
@@ -65,7 +65,7 @@ def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> bool:
             for growth in records[0]["growths"]:
                 at = max((p for p in curve if p[0] <= growth["step"]), key=lambda p: p[0], default=curve[0])
                 axis.plot(at[column], at[4], "o", color=COLOURS[arm], markersize=5)
-    for axis, label in zip(axes, ("FLOPs, all stages", "seconds of training"), strict=True):
+    for axis, label in zip(axes, ("FLOPs, all stages", "seconds of training (processor time)"), strict=True):
         axis.set_xlabel(label)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)

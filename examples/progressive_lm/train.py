@@ -14,13 +14,16 @@ from examples.progressive_lm.corpus import Corpus
 from examples.progressive_lm.settings import Setting
 from torch import nn
 
+import growformer
+
 
 @dataclass(slots=True)
 class Curve:
     """What one run gave.
 
     Attributes:
-        points: (step, tokens, FLOPs so far, seconds so far, validation loss in nats per byte).
+        points: (step, tokens, FLOPs so far, seconds so far, validation loss in nats per byte). Seconds are those of the
+            processor, which do not depend on what else it does; on a GPU, those of the clock.
         growths: for every growth, the step, and the validation loss on the same text before and after.
     """
 
@@ -41,12 +44,9 @@ def build(sizes: dict[str, Any], seed: int) -> nn.Module:
     return model
 
 
-def flops_per_token(model: nn.Module, length: int) -> float:
-    """Return floating-point operations per token, forward and backward: 6 per weight of a matrix, and attention's."""
-    c = model.config
-    matrices = sum(p.numel() for n, p in model.named_parameters() if p.ndim == 2 and "embed_tokens" not in n)
-    attention = 2 * c.num_hidden_layers * c.num_attention_heads * c.head_dim * length
-    return 3.0 * (2 * matrices + 2 * attention)
+def flops_per_step(model: nn.Module, setting: Setting) -> float:
+    """Return floating-point operations of a step, forward and backward, attention included."""
+    return float(growformer.flops(model).training(setting.tokens_per_step, setting.length))
 
 
 def rate_at(step: int, steps: int, setting: Setting) -> float:
@@ -72,17 +72,18 @@ def train(arm: Arm, seed: int, setting: Setting, corpus: Corpus, steps: int) -> 
         _groups(model, setting.weight_decay), lr=setting.rate, betas=setting.betas, fused=setting.device == "cuda"
     )
     validation = corpus.held_out(setting.held_out, setting.length).to(setting.device)
-    curve, spent, seconds = Curve(), 0.0, 0.0
+    clock = time.perf_counter if setting.device == "cuda" else time.process_time
+    curve, spent, seconds, cost = Curve(), 0.0, 0.0, flops_per_step(model, setting)
     for step in range(1, steps + 1):
-        began = time.perf_counter()
+        began = clock()
         if step in growths and arm.grow is not None:
             before = evaluate(model, validation, setting)
-            began = time.perf_counter()
+            began = clock()
             model, optimizer = arm.grow(model, optimizer, growths[step])
-            seconds += time.perf_counter() - began
-            after = evaluate(model, validation, setting)
+            seconds += clock() - began
+            after, cost = evaluate(model, validation, setting), flops_per_step(model, setting)
             curve.growths.append({"step": step - 1, "sizes": growths[step], "before": before, "after": after})
-            began = time.perf_counter()
+            began = clock()
         for group in optimizer.param_groups:
             group["lr"] = rate_at(step, steps, setting)
         tokens = corpus.batch(step, seed, setting.sequences, setting.length).to(setting.device)
@@ -91,17 +92,17 @@ def train(arm: Arm, seed: int, setting: Setting, corpus: Corpus, steps: int) -> 
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        spent += flops_per_token(model, setting.length) * setting.tokens_per_step
+        spent += cost
         if step % setting.log_every == 0 or step == steps:
             if setting.device == "cuda":
                 torch.cuda.synchronize()
-            seconds += time.perf_counter() - began
+            seconds += clock() - began
             found = evaluate(model, validation, setting)
             if not math.isfinite(found):
                 raise RuntimeError(f"the loss is {found} at step {step}")
             curve.points.append((step, step * setting.tokens_per_step, spent, seconds, found))
         else:
-            seconds += time.perf_counter() - began
+            seconds += clock() - began
     return curve
 
 
@@ -113,8 +114,7 @@ def matched_steps(setting: Setting) -> int:
         sizes.append({**sizes[-1], **more})
     costs = []
     for some in sizes:
-        with torch.device("meta"):
-            costs.append(flops_per_token(build({**setting.fixed, **some}, 0), setting.length))
+        costs.append(flops_per_step(build({**setting.fixed, **some}, 0), setting))
     grown = sum((end - begin) * cost for begin, end, cost in zip(marks[:-1], marks[1:], costs, strict=True))
     return round(grown / costs[-1])
 

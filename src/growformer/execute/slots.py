@@ -160,7 +160,7 @@ def grown_state(
     for slot, value in present.items():
         if not isinstance(value, torch.Tensor):
             made[slot] = value
-        elif value.ndim == 0 and stored.shape:
+        elif value.ndim == 0 and (stored.shape or slot not in powers):  # a parameter may be a number, too
             made[slot] = value.clone()
         else:
             made[slot] = make(slot, powers[slot], value)
