@@ -32,7 +32,7 @@ def target(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("parameters", "tokens", "expected"), [(7e9, 2e12, 11.11e9), (13e9, 2e12, 15.84e9), (70e9, 2e12, 42.48e9)]
 )
-def test_the_law_gives_what_its_paper_tabulates(parameters: float, tokens: float, expected: float) -> None:
+def test_the_law_gives_these_tokens(parameters: float, tokens: float, expected: float) -> None:
     assert stacking_tokens(int(parameters), int(6 * parameters * tokens)) == pytest.approx(expected, rel=5e-4)
     assert stacking_tokens(int(parameters), int(2 * parameters * tokens)) != pytest.approx(expected, rel=0.1)
 

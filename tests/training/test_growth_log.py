@@ -18,7 +18,10 @@ from growformer import GrowthLog, GrowthSchedule, GrowthStage, PlanError, Reques
 from growformer.runs.replay import plan_of, with_changes
 from growformer.training.curve import MOST, LossCurve
 
-TWICE = GrowthSchedule((GrowthStage(at_step=1, sizes=WIDER, seed=5), GrowthStage(at_step=2, sizes=DEEPER, seed=6)))
+ZEROED = growformer.UpdateRules(fade_in=0)
+TWICE = GrowthSchedule(
+    (GrowthStage(at_step=1, sizes=WIDER, seed=5), GrowthStage(at_step=2, sizes=DEEPER, seed=6, updates=ZEROED))
+)
 
 
 def run_of(schedule: GrowthSchedule, steps: int, lr: float, **options: Any) -> ScheduledGrowth:

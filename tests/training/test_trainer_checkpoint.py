@@ -26,7 +26,8 @@ from tests.training.trainer_runs import (
 
 import growformer
 from growformer import RequestError, SourceError, UpdateRules
-from growformer.training.updates import correction, updates_of
+from growformer.training.region_file import read_regions
+from growformer.training.updates import FADE_IN, correction, rekeyed, updates_of
 
 STEP = 6
 
@@ -188,12 +189,11 @@ def test_growing_twice_moves_regions_as_in_memory(runs: Callable[..., Path], tmp
 
     model = load(last)
     optimizer = optimizer_of(last, model)
-    saved = json.loads((last / "region_updates.json").read_text())
-    numbers = {p: n for n, p in enumerate(p for g in optimizer.param_groups for p in g["params"])}
-    by_number = {numbers[model.get_parameter(name)]: regions for name, regions in saved["regions"].items()}
-    updates_of(optimizer).load_state_dict({"steps": saved["steps"], "regions": by_number})
-    assert saved["steps"] == 3
-    assert saved["global_step"] == 9
+    parameters = dict(model.named_parameters())
+    saved = read_regions(last, {name: tuple(p.shape) for name, p in parameters.items()})
+    updates_of(optimizer).set_regions(saved.steps, rekeyed(saved.regions, parameters))
+    assert saved.steps == 3
+    assert saved.global_step == 9
     grown, optimizer = growformer.grow(model, optimizer=optimizer, updates=rules, **second)
 
     again = load(two.path)
@@ -206,8 +206,9 @@ def test_growing_twice_moves_regions_as_in_memory(runs: Callable[..., Path], tmp
     found, expected = updates_of(attached.optimizer), updates_of(optimizer)
     assert found.steps == expected.steps == 3
     assert {r.born for p in grown.parameters() for r in expected.regions(p)} == {0, 3}
-    for name, parameter in grown.named_parameters():
-        assert str(found.regions(again.get_parameter(name))) == str(expected.regions(parameter)), name
+    both = [{n: str(some) for n, some in u.regions_of(m).items()} for u, m in ((found, again), (expected, grown))]
+    assert both[0] == both[1]
+    assert {r.fade for regions in found.regions_of(again).values() for r in regions} == {0, FADE_IN}
 
 
 def test_names_in_the_file_count(runs: Callable[..., Path], tmp_path: Path) -> None:

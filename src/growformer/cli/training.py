@@ -55,6 +55,16 @@ class Training:
         ),
     ] = None
     new_decay: Annotated[float | None, _rate("Factor on the weight decay of what is new. Default: 1.")] = None
+    fade_in: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            parser=whole_number,
+            rich_help_panel=PANEL,
+            help="Steps over which copied layers begin to write; 0: they learn to, from zero. Default: 50; 0 with "
+            "--freeze-old.",
+        ),
+    ] = None
     freeze_old: Annotated[
         bool | None,
         typer.Option("--freeze-old", rich_help_panel=PANEL, help="Keep what comes from the source as it is."),
@@ -67,7 +77,7 @@ class Training:
             autocompletion=lambda: list(POLICIES),
             rich_help_panel=PANEL,
             help="Of rescaled weights. raw: the optimizer's own updates; function_space: those that move the function "
-            "as before. These five need growformer.RegionUpdatesCallback in Trainer. Default: raw.",
+            "as before. These six need growformer.RegionUpdatesCallback in Trainer. Default: raw.",
         ),
     ] = None
 

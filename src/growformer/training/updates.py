@@ -38,6 +38,8 @@ from growformer.planning.plan import Plan
 from growformer.planning.rules import tensor_plan
 
 POLICIES = ("raw", "function_space")
+FADE_IN = 50
+"""Steps over which copied layers fade in, where nothing else is said."""
 NEGLIGIBLE = 1e-6
 """A bias correction this near to 1 is over."""
 _DECOUPLED = ("AdamW", "Muon")
@@ -56,7 +58,9 @@ class UpdateRules:
         ramp: steps over which new regions reach that rate, from 0 on, linearly.
         new_decay: factor on the decoupled weight decay of new regions.
         fade_in: steps over which new layers that are copies begin to add to the residual stream: what they write with,
-            zero at growth, has come by then to what the layer that they copy has. 0: they learn it from zero.
+            zero at growth, has come by then to what the layer that they copy has. 0: they learn it from zero. None: 50,
+            and 0 where what is old is frozen or what is new is not trained. Depth that fades in ends where plain
+            stacking ends, without its jump (docs/experiments.md).
         freeze_old: whether what comes from the source stays as it is.
         policy: ``raw``: rescaled weights get the optimizer's own update. ``function_space``: the update that moves the
             function as it would have moved without the rescaling: times s for Adam and its kind, s over the slope for
@@ -67,7 +71,7 @@ class UpdateRules:
     new_rate: float = 1.0
     ramp: int = 0
     new_decay: float = 1.0
-    fade_in: int = 0
+    fade_in: int | None = None
     freeze_old: bool = False
     policy: str = "raw"
 
@@ -78,10 +82,18 @@ class UpdateRules:
                 f"unknown update policy {self.policy!r}: expected {', '.join(POLICIES)}"
                 f"{did_you_mean(self.policy, POLICIES)}"
             )
-        numbers = {name: getattr(self, name) for name in ("ramp", "fade_in", "new_rate", "new_decay")}
+        numbers = {name: getattr(self, name) for name in ("ramp", "new_rate", "new_decay")}
+        numbers["fade_in"] = self.fade_steps
         if not all(0 <= number < math.inf for number in numbers.values()):
             found = ", ".join(f"{name} = {number}" for name, number in numbers.items())
             raise RequestError(f"{found}: expected 0 or more")
+
+    @property
+    def fade_steps(self) -> int:
+        """The steps over which copied layers fade in."""
+        if self.fade_in is not None:
+            return self.fade_in
+        return 0 if self.freeze_old or self.new_rate == 0 else FADE_IN
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,10 +450,10 @@ def grown_regions(
                         rules.new_decay,
                     )
                 )
-                if rules.fade_in and isinstance(value, Constant) and plan.is_new(index):
+                if rules.fade_steps and isinstance(value, Constant) and plan.is_new(index):
                     for region, towards in _faded(plan, spec, index, block.region, holders, piece):
                         found.append(
-                            UpdateRegion(region, now, fade=rules.fade_in, towards=towards, start=float(value.value))
+                            UpdateRegion(region, now, fade=rules.fade_steps, towards=towards, start=float(value.value))
                         )
         following[slots.parameter] = [region for region in found if not _says_nothing(region)]
     return {parameter: found for parameter, found in following.items() if found}
