@@ -190,10 +190,11 @@ def grow(
 ) -> tuple[nn.Module, Optimizer]: ...
 
 
+@overload
 def grow(
     model: nn.Module,
     *transformations: Transformation,
-    optimizer: Optimizer | None = None,
+    optimizer: Sequence[Optimizer],
     state: str = "carry",
     slots: Mapping[str, int] | None = None,
     updates: UpdateRules | None = None,
@@ -204,7 +205,24 @@ def grow(
     architecture: Architecture | None = None,
     config: Mapping[str, Any] | None = None,
     **options: Any,
-) -> nn.Module | tuple[nn.Module, Optimizer]:
+) -> tuple[nn.Module, Sequence[Optimizer]]: ...
+
+
+def grow(
+    model: nn.Module,
+    *transformations: Transformation,
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
+    state: str = "carry",
+    slots: Mapping[str, int] | None = None,
+    updates: UpdateRules | None = None,
+    parallelize: Parallelize | None = None,
+    free_source: bool = False,
+    plan: Plan | None = None,
+    build: Build | None = None,
+    architecture: Architecture | None = None,
+    config: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> nn.Module | tuple[nn.Module, Optimizer | Sequence[Optimizer]]:
     """Return a larger model of the same class that computes the same outputs. The source is not changed.
 
     With its optimizer, training goes on: the same optimizer object then holds the grown model's parameters, with state
@@ -217,7 +235,8 @@ def grow(
     Args:
         model: a ``transformers`` model, or any module with an ``architecture`` declaration.
         transformations: any of the six, in any order.
-        optimizer: of torch, or any whose state has the parameter's shape.
+        optimizer: of torch, or any whose state has the parameter's shape; or several, such as Muon for matrices and
+            AdamW for the rest.
         state: what becomes of its state: ``carry``, ``zero-new`` or ``drop``; see ``execute.optimizer``.
         slots: name of a slot that torch does not have -> the power of the gradient that it averages.
         updates: how what is new and what is old is updated from then on; by default, new regions get the bias
@@ -245,17 +264,16 @@ def grow(
         check_wrapper(model)
     source = unwrapped(model)
     made = _given(plan) or _plan(source, *transformations, architecture=architecture, config=config, **options)
-    if optimizer is not None:
-        from growformer.execute.optimizer import check_optimizer
+    optimizers = [] if optimizer is None else list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
+    if optimizers:
+        from growformer.execute.optimizer import check_optimizers
 
-        check_optimizer(optimizer, source, state=state, slots=slots)
+        check_optimizers(optimizers, source, state=state, slots=slots)
     grown = _grown(made, source, build, parallelize, free_source)
-    if optimizer is not None:
+    for each in optimizers:
         from growformer.training.continuation import continue_training
 
-        continue_training(
-            made, optimizer, source, grown, state=state, slots=slots, updates=updates, free_source=free_source
-        )
+        continue_training(made, each, source, grown, state=state, slots=slots, updates=updates, free_source=free_source)
     if free_source:
         source.to("meta")
     result = grown if parallelize is not None else rewrapped(model, grown)

@@ -6,7 +6,7 @@ What becomes of a slot is said in ``execute.slots``.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +101,26 @@ def grow_optimizer(
     return found
 
 
+def check_optimizers(
+    optimizers: Sequence[torch.optim.Optimizer], source: nn.Module, *, state: str, slots: Mapping[str, int] | None
+) -> None:
+    """Refuse optimizers that cannot be grown together, before anything is changed.
+
+    Raises:
+        RequestError: two of them hold the same parameter, and as ``check_optimizer``.
+    """
+    owners: dict[nn.Parameter, int] = {}
+    for number, optimizer in enumerate(optimizers):
+        check_optimizer(optimizer, source, state=state, slots=slots)
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if owners.setdefault(parameter, number) != number:
+                    name = next(n for n, p in _parameters(source).items() if p is parameter)
+                    raise RequestError(
+                        f"optimizers {owners[parameter]} and {number} both hold {name}: a parameter has one optimizer"
+                    )
+
+
 def check_optimizer(
     optimizer: torch.optim.Optimizer, source: nn.Module, *, state: str, slots: Mapping[str, int] | None
 ) -> dict[str, int]:
@@ -185,4 +205,4 @@ def _states(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter])
     return {name: optimizer.state[parameter] for name, parameter in named.items() if parameter in optimizer.state}
 
 
-__all__ = ["check_optimizer", "grow_optimizer"]
+__all__ = ["check_optimizer", "check_optimizers", "grow_optimizer"]

@@ -62,6 +62,7 @@ def scale_updates(
         RequestError: a parameter of the plan is not the model's.
     """
     named = tensors_of(model)
+    learning = {parameter for group in optimizer.param_groups for parameter in group["params"]}
     grown = []
     for stored in stored_tensors(plan):
         parameter = named.get(stored.name)
@@ -70,7 +71,7 @@ def scale_updates(
                 f"{stored.name} has shape {list(stored.shape)} in the plan, and "
                 f"{'is not there' if parameter is None else list(parameter.shape)} in the model: pass the grown model"
             )
-        if isinstance(parameter, nn.Parameter):
+        if isinstance(parameter, nn.Parameter) and parameter in learning:
             grown.append(GrownSlots(stored, parameter, parameter, bool(optimizer.state.get(parameter))))
     updates_of(optimizer).grow(plan, grown, updates or UpdateRules(), steps_of(optimizer), state=state)
     return optimizer
