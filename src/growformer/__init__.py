@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     from growformer.training.plot import plot_growth
     from growformer.training.schedule import GrowthSchedule, GrowthStage
     from growformer.training.trainer_callback import RegionUpdatesCallback
-    from growformer.training.updates import RegionUpdates, UpdateRules, updates_of
+    from growformer.training.update_rules import UpdateRules
+    from growformer.training.updates import RegionUpdates, updates_of
     from growformer.verification.file_digests import DigestsReport, check_digests
 
 _WHERE = {
@@ -89,7 +90,8 @@ _WHERE = {
     "growformer.training.plot": ("plot_growth",),
     "growformer.training.schedule": ("GrowthSchedule", "GrowthStage"),
     "growformer.training.trainer_callback": ("RegionUpdatesCallback",),
-    "growformer.training.updates": ("RegionUpdates", "UpdateRules", "updates_of"),
+    "growformer.training.update_rules": ("UpdateRules",),
+    "growformer.training.updates": ("RegionUpdates", "updates_of"),
     "growformer.verification.file_digests": ("DigestsReport", "check_digests"),
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from growformer.execute.companion import Companion
     from growformer.execute.distributed import Parallelize
     from growformer.execute.module import Build
-    from growformer.training.updates import UpdateRules
+    from growformer.training.update_rules import UpdateRules
     from growformer.verification.verification import Verification
 
 Source = Any

@@ -27,7 +27,9 @@ from tests.training.trainer_runs import (
 import growformer
 from growformer import RequestError, SourceError, UpdateRules
 from growformer.training.region_file import read_regions
-from growformer.training.updates import FADE_IN, correction, rekeyed, updates_of
+from growformer.training.regions import correction, rekeyed
+from growformer.training.update_rules import FADE_IN
+from growformer.training.updates import updates_of
 
 STEP = 6
 

@@ -95,7 +95,7 @@ def companion(wanted: Wanted, training: Training) -> Companion | None:
     state = given.pop("optimizer_state", None)
     if not given:
         return training_state(wanted.plan, wanted.folder, state=state)
-    from growformer.training.updates import UpdateRules
+    from growformer.training.update_rules import UpdateRules
 
     rules = UpdateRules(**{"policy" if name == "update_policy" else name: value for name, value in given.items()})
     return training_state(wanted.plan, wanted.folder, state=state, updates=rules)

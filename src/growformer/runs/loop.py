@@ -14,9 +14,10 @@ from growformer.runs.planned import plan_schedule
 from growformer.sizing.flops import count_flops
 from growformer.training.growth_log import GrowthEvent, GrowthLog, begin_stage, event_of
 from growformer.training.region_file import SavedRegions, read_regions, write_regions
+from growformer.training.regions import rekeyed
 from growformer.training.schedule import GrowthSchedule, GrowthStage
 from growformer.training.tensorboard import Writer, write_event
-from growformer.training.updates import rekeyed, updates_of
+from growformer.training.updates import updates_of
 
 if TYPE_CHECKING:
     import torch

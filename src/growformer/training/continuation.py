@@ -13,7 +13,8 @@ from growformer.execute.optimizer import grow_optimizer
 from growformer.execute.slots import GrownSlots
 from growformer.execute.stored import stored_tensors
 from growformer.planning.plan import Plan
-from growformer.training.updates import UpdateRules, steps_of, updates_of
+from growformer.training.update_rules import UpdateRules
+from growformer.training.updates import steps_of, updates_of
 
 
 def continue_training(

@@ -11,7 +11,7 @@ from typing import Any
 from growformer.errors import SourceError
 from growformer.storage import disk
 from growformer.storage.plain_json import read_json
-from growformer.training.updates import UpdateRegion, regions_from_json, regions_to_json
+from growformer.training.regions import UpdateRegion, regions_from_json, regions_to_json
 
 FILE = "region_updates.json"
 FORMAT = 1

@@ -26,7 +26,7 @@ from growformer.storage.plain_yaml import read_yaml
 from growformer.training.flat import WhenFlat
 
 if TYPE_CHECKING:
-    from growformer.training.updates import UpdateRules
+    from growformer.training.update_rules import UpdateRules
 
 TRIGGERS = ("at_step", "at_tokens", "when_flat")
 _REQUEST = ("new_layers_at", "new_layers", "init", "seed")
@@ -121,7 +121,7 @@ class GrowthStage:
     @property
     def rules(self) -> UpdateRules:
         """The rules for updates."""
-        from growformer.training.updates import UpdateRules
+        from growformer.training.update_rules import UpdateRules
 
         return self.updates or UpdateRules()
 
@@ -154,7 +154,7 @@ class GrowthStage:
         if known.get("when_flat") is not None:
             known["when_flat"] = WhenFlat(**_known(known["when_flat"], WhenFlat, "when_flat"))
         if known.get("updates") is not None:
-            from growformer.training.updates import UpdateRules
+            from growformer.training.update_rules import UpdateRules
 
             rules = _known(known["updates"], UpdateRules, "updates")
             try:

@@ -11,7 +11,8 @@ from transformers import TrainerCallback
 
 from growformer.errors import SourceError
 from growformer.training.region_file import FILE, SavedRegions, read_regions, step_of, write_regions
-from growformer.training.updates import rekeyed, updates_of
+from growformer.training.regions import rekeyed
+from growformer.training.updates import updates_of
 
 
 class RegionUpdatesCallback(TrainerCallback):  # type: ignore[misc]

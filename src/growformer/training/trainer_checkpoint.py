@@ -27,7 +27,8 @@ from growformer.storage import disk
 from growformer.storage.folder import ModelFolder
 from growformer.storage.plain_json import read_json
 from growformer.training.region_file import SavedRegions, read_regions, write_regions
-from growformer.training.updates import UpdateRules, grown_regions
+from growformer.training.regions import grown_regions
+from growformer.training.update_rules import UpdateRules
 
 OMIT = "omit"
 CHOICES = (*POLICIES, OMIT)
