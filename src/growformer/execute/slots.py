@@ -16,7 +16,7 @@ from growformer.architecture.exact import ONE, Root
 from growformer.errors import RequestError, did_you_mean
 from growformer.execute.stored import StoredTensor, materialise_stored
 from growformer.execute.values import Read
-from growformer.planning.blocks import Affine, Block, Constant, Sum, TensorPlan
+from growformer.planning.blocks import Affine, Block, Constant, TensorPlan, from_source
 from growformer.planning.plan import Plan
 
 P = TypeVar("P")
@@ -207,10 +207,8 @@ def slot_plan(tensor: TensorPlan, power: int) -> TensorPlan:
 
 
 def _slot_value(block: Block, power: int) -> Affine | Constant:
-    value = block.value
-    if isinstance(value, Sum):
-        value = next(part for part in value.parts if isinstance(part, Affine))
-    if not isinstance(value, Affine):
+    value = from_source(block.value)
+    if value is None:
         return _ZERO
     return Affine(value.tensor, value.region, _power(value.slope, power))
 

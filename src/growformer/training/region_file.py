@@ -11,7 +11,7 @@ from typing import Any
 from growformer.errors import SourceError
 from growformer.storage import disk
 from growformer.storage.plain_json import read_json
-from growformer.training.regions import UpdateRegion, regions_from_json, regions_to_json
+from growformer.training.regions import Followed, regions_from_json, regions_to_json
 
 FILE = "region_updates.json"
 FORMAT = 1
@@ -29,7 +29,7 @@ class SavedRegions:
 
     global_step: int
     steps: int
-    regions: Mapping[str, Sequence[UpdateRegion]]
+    regions: Mapping[str, Sequence[Followed]]
 
 
 def read_regions(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> SavedRegions:

@@ -26,6 +26,7 @@ from growformer.planning.plan import Plan
 from growformer.storage import disk
 from growformer.storage.folder import ModelFolder
 from growformer.storage.plain_json import read_json
+from growformer.training.kinds import is_normalised
 from growformer.training.region_file import SavedRegions, read_regions, write_regions
 from growformer.training.regions import grown_regions
 from growformer.training.update_rules import UpdateRules
@@ -139,7 +140,7 @@ class TrainerCheckpoint:
                 )
         regions = grown_regions(
             live.plan, self._growth.grown, before.regions, self._rules, steps,
-            state=self._state, now=before.steps, kind=saved.kind,
+            state=self._state, now=before.steps, normalised=is_normalised(frozenset({saved.kind})),
         )  # fmt: skip
         self._regions = SavedRegions(step, before.steps, regions)
         self.notes = (*notes, *self._say(step, bool(regions)))
