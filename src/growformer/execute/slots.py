@@ -33,6 +33,8 @@ SLOTS: dict[str, int] = {
 """Name of a slot -> the power of the gradient that it averages."""
 OWN_SLOTS: dict[str, dict[str, int]] = {"RMSprop": {"momentum_buffer": 0}}
 """Where an optimizer's slot of that name averages something else: RMSprop's, gradients over their root mean square."""
+STARTS: dict[str, float] = {"step": 0.0, "mu_product": 1.0}
+"""Numbers that an optimizer keeps per parameter -> what it starts with; NAdam's product of momenta with one."""
 FACTORED = ("row_var", "col_var", "exp_avg_sq_row", "exp_avg_sq_col")
 _ZERO = Constant(0.0)
 
@@ -223,6 +225,7 @@ def _power(root: Root, power: int) -> Root:
 __all__ = [
     "POLICIES",
     "SLOTS",
+    "STARTS",
     "GrownSlots",
     "Make",
     "States",
