@@ -523,6 +523,29 @@ def test_nothing_in_a_checkpoint_is_run(checkpoint: Path, tmp_path: Path, monkey
         (checkpoint / file).write_bytes(kept)
 
 
+@pytest.mark.parametrize("how", ["link", "file", "nothing"])
+def test_a_file_that_is_replaced_after_it_was_checked(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    own, file = torch.load, checkpoint / "optimizer.pt"
+    other = Path(shutil.copy(file, tmp_path / "other.pt"))
+
+    def load_another(opened: Any, **options: Any) -> Any:
+        if opened == file and how == "nothing":
+            found = own(opened, **options)
+            file.unlink()
+            return found
+        if opened == file:
+            file.unlink()
+            file.symlink_to(other) if how == "link" else shutil.copy(other, file)
+        return own(opened, **options)
+
+    monkeypatch.setattr(torch, "load", load_another)
+    with pytest.raises(SourceError, match=r"optimizer\.pt: was replaced while it was read"):
+        growformer.grow_checkpoint(checkpoint, tmp_path / "grown", num_hidden_layers=4)
+    assert not (tmp_path / "grown").exists()
+
+
 def test_compressed_parts_are_not_read(checkpoint: Path, tmp_path: Path) -> None:
     """A few bytes may stand for any number of them."""
     with zipfile.ZipFile(checkpoint / "optimizer.pt") as taken:

@@ -25,6 +25,14 @@ _LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "ForMaskedLM")
 """Parts of class names that say that there is an output projection, stored or tied."""
 
 
+_TIED = "the same storage as "
+
+
+def tied_to(reason: str) -> str | None:
+    """Return which tensor one that was dropped shares storage with, as the reason says; None if it has another."""
+    return reason.removeprefix(_TIED) if reason.startswith(_TIED) else None
+
+
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """One tensor of the source.
@@ -50,7 +58,7 @@ class SourceInfo:
         config: the config as config.json holds it.
         tensors: canonical name -> tensor.
         templates: the templates of the architecture that the source has.
-        dropped: stored name -> why it does not go on to the target.
+        dropped: stored name -> why it does not go on to the target; see ``tied_to``.
         prefix: what stands in front of the base model's names in this source: ``"model."`` or nothing.
         spelling: template -> how this source spells it, where that is not the template behind the prefix.
         packed: templates of stored tensors that hold several declared ones.
@@ -254,7 +262,7 @@ def describe(
     find = _finder(architecture)
     found: dict[str, TensorInfo] = {}
     names: dict[str, dict[str, tuple[int, ...]]] = {}
-    dropped = {name: f"the same storage as {other}" for name, other in aliases.items()}
+    dropped = {name: _TIED + other for name, other in aliases.items()}
     problems: list[str] = []
     inferred: dict[str, int] = {}
     for stored, (shape, dtype) in tensors.items():
@@ -263,7 +271,7 @@ def describe(
         canonical = _canonical(architecture, prefix, stored)
         template, index = find(canonical)
         if template is None and canonical in architecture.shared:
-            dropped[stored] = f"the same storage as {architecture.shared[canonical]}"
+            dropped[stored] = _TIED + architecture.shared[canonical]
             continue
         packed = architecture.packed.get(template or "")
         spec = architecture.tensors.get(packed.parts[0] if packed else template or "")

@@ -24,11 +24,10 @@ from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from growformer.architecture.declaration import Architecture
-from growformer.architecture.source import SourceInfo, canonical_names, describe
+from growformer.architecture.source import SourceInfo, canonical_names, describe, tied_to
 from growformer.errors import OutputError, PlanError, SourceError
 from growformer.execute.checkpoint import GrownCheckpoint, status_of
 from growformer.execute.dcp_layout import DcpLayout, OfParameter, key_of, sort_keys
-from growformer.execute.distributed import TIED
 from growformer.execute.placement import OneWhole
 from growformer.execute.provenance import FILE, new_region_groups
 from growformer.execute.slots import OWN_SLOTS, SLOTS, STARTS, check_policy, check_slot, grow_slot
@@ -137,7 +136,7 @@ def grow_dcp(
     check_room(out, output.num_bytes)
     before = folder.stamps()
     tensors = {stored.name: status_of(plan, stored) for stored in stored_tensors(plan)}
-    dropped = {name: why for name, why in plan.source.dropped.items() if not why.startswith(TIED)}
+    dropped = {name: why for name, why in plan.source.dropped.items() if tied_to(why) is None}
     grown = GrownCheckpoint(out, plan, tensors, dropped, {}, output.num_bytes)
     try:
         with OutputFolder(out, None) as partial:
@@ -184,7 +183,7 @@ class _Planned:
 
     def __post_init__(self) -> None:
         dropped = self.plan.source.dropped.items()
-        self.aliases = {name: why.removeprefix(TIED) for name, why in dropped if why.startswith(TIED)}
+        self.aliases = {name: owner for name, why in dropped if (owner := tied_to(why)) is not None}
 
     def output(self) -> _Output:
         output = _Output()

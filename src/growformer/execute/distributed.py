@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import nn
 
+from growformer.architecture.source import tied_to
 from growformer.errors import PlanError, RequestError
 from growformer.execute.empty import parameters_on_meta
 from growformer.execute.module import Build, build_ungrown, class_of, match, plain_name, restore_ties, tensors_of
@@ -38,7 +39,6 @@ from growformer.planning.rules import tensor_plan
 
 Parallelize = Callable[[nn.Module], nn.Module | None]
 """Shards a model whose parameters lie on the meta device: in place, or it returns the model."""
-TIED = "the same storage as "
 
 
 def is_distributed(model: nn.Module) -> bool:
@@ -240,8 +240,8 @@ def tied(plan: Plan) -> Iterator[tuple[str, str]]:
     """Yield the names that are left out because another one names the same parameter, with that one."""
     stored = {stored.name for stored in stored_tensors(plan)}
     for alias, reason in plan.source.dropped.items():
-        owner = reason.removeprefix(TIED)
-        if reason.startswith(TIED) and owner in stored:
+        owner = tied_to(reason)
+        if owner in stored:
             yield alias, owner
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from growformer.architecture.declaration import Architecture
-from growformer.architecture.source import SourceInfo, describe
+from growformer.architecture.source import SourceInfo, describe, tied_to
 from growformer.errors import PlanError, RequestError, SourceError
 from growformer.execute.placement import is_sharded
 from growformer.execute.state_dict import grow_state_dict
@@ -207,10 +207,8 @@ def _other_class(model: nn.Module) -> Build:
 def restore_ties(plan: Plan, grown: nn.Module) -> None:
     """Let the parameters of a grown model that share storage in the source be one."""
     for alias, reason in plan.source.dropped.items():
-        if not reason.startswith("the same storage as "):
-            continue
-        owner = reason.removeprefix("the same storage as ")
-        if grown.get_parameter(alias) is not grown.get_parameter(owner):
+        owner = tied_to(reason)
+        if owner is not None and grown.get_parameter(alias) is not grown.get_parameter(owner):
             parent, _, leaf = alias.rpartition(".")
             setattr(grown.get_submodule(parent), leaf, grown.get_parameter(owner))
 

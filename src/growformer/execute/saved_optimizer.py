@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -79,7 +79,8 @@ def load_plain(home: Path, name: str) -> Any:
     """Read a file of ``torch.save`` that holds tensors and plain data; tensors stay in the file until they are read.
 
     Raises:
-        SourceError: it is missing, leads out of its folder, holds anything else, or cannot be read.
+        SourceError: it is missing, leads out of its folder, holds anything else, cannot be read, or is not the file
+            that was checked any more when it has been read.
         RequestError: this torch cannot read such files safely.
     """
     file = home / name
@@ -91,9 +92,12 @@ def load_plain(home: Path, name: str) -> Any:
     try:
         with open_inside(home, file) as opened, zipfile.ZipFile(opened) as archive:
             packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
-        if packed:
-            raise SourceError(f"{file}: {packed[0]!r} in it is compressed, as torch never does it; not read")
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            if packed:
+                raise SourceError(f"{file}: {packed[0]!r} in it is compressed, as torch never does it; not read")
+            data = torch.load(file, map_location="cpu", weights_only=True, mmap=True)  # mapping needs the path
+            if not _is_at(opened, file):
+                raise SourceError(f"{file}: was replaced while it was read; grow a checkpoint that nobody writes to")
+        return data
     except SourceError:
         raise
     except Exception as error:
@@ -101,6 +105,14 @@ def load_plain(home: Path, name: str) -> Any:
         raise SourceError(
             f"{file}: cannot be read without running code that it may hold, which is never done: {reason}"
         ) from None
+
+
+def _is_at(opened: BinaryIO, file: Path) -> bool:
+    """Return whether an open file is the one that still stands at a path."""
+    try:
+        return os.path.samestat(os.fstat(opened.fileno()), os.stat(file))
+    except OSError:
+        return False
 
 
 def read_optimizer(home: Path, name: str, parameters: Sequence[LiveParameter]) -> SavedOptimizer:
