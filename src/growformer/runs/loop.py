@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from growformer.api import _describe, grow, plan
+from growformer.api import describe_source, grow, plan
 from growformer.architecture.declaration import Architecture
 from growformer.errors import OutputError, RequestError, SourceError
 from growformer.runs.planned import plan_schedule
@@ -186,7 +186,7 @@ class ScheduledGrowth:
         """Refuse a model that is not of the sizes that the last growth made."""
         if not self.log.events:
             return
-        found, info = _describe(self.model, self._architecture, self._config, None)
+        found, info = describe_source(self.model, self._architecture, self._config)
         event = self.log.events[-1]
         refuse_other_sizes(found.resolve_config(info.sizes), event.sizes_after, f"growth {event.stage} made")
         if self.log.ledger is not None and self.log.ledger.stages[-1].flops != count_flops(found, info):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from growformer.api import Inspection, Source, _describe, plan
+from growformer.api import Inspection, Source, describe_source, plan
 from growformer.architecture.declaration import Architecture
 from growformer.architecture.source import SourceInfo, TensorInfo, spelled
 from growformer.errors import GrowformerError, RequestError
@@ -40,7 +40,7 @@ def plan_schedule(
     Raises:
         GrowformerError: as ``growformer.plan``, of the first stage that cannot be met; the message names it.
     """
-    found, info = _describe(source, architecture, config, revision)
+    found, info = describe_source(source, architecture, config, revision)
     plans: list[Plan] = []
     for number in range(first, len(schedule.stages)):
         stage = schedule.stages[number]
