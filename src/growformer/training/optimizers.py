@@ -1,4 +1,4 @@
-"""The optimizers of one model, one or several: taken as a list, and together they hold all that learns."""
+"""The optimizers of one model, one or several: taken as a list, and what they hold of its parameters, by name."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from growformer.errors import RequestError
-from growformer.execute.module import tensors_of
+from growformer.execute.module import plain_name
 
 
 def listed(optimizers: Optimizer | Iterable[Optimizer]) -> list[Optimizer]:
@@ -34,15 +35,16 @@ def listed(optimizers: Optimizer | Iterable[Optimizer]) -> list[Optimizer]:
     return found
 
 
+def parameters_of(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return a model's parameters by the names that they have without what wraps the model, tied ones once."""
+    inner = model.module if isinstance(model, DistributedDataParallel) else model
+    return {plain_name(name): parameter for name, parameter in inner.named_parameters()}
+
+
 def left_out(optimizers: Sequence[Optimizer], model: nn.Module) -> list[str]:
     """Return the names of parameters that require gradients and are in none of the optimizers; tied ones count once."""
-    seen = {parameter for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]}
-    names = []
-    for name, tensor in tensors_of(model).items():
-        if isinstance(tensor, nn.Parameter) and tensor.requires_grad and tensor not in seen:
-            seen.add(tensor)
-            names.append(name)
-    return names
+    held = {parameter for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]}
+    return [name for name, p in parameters_of(model).items() if p.requires_grad and p not in held]
 
 
 def warn_of_left_out(optimizers: Sequence[Optimizer], model: nn.Module, *, stacklevel: int) -> None:
@@ -66,4 +68,4 @@ def warn_of_left_out(optimizers: Sequence[Optimizer], model: nn.Module, *, stack
         )
 
 
-__all__ = ["left_out", "listed", "warn_of_left_out"]
+__all__ = ["left_out", "listed", "parameters_of", "warn_of_left_out"]
