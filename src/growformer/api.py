@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -226,7 +227,7 @@ def grow(
     """Return a larger model of the same class that computes the same outputs. The source is not changed.
 
     With its optimizer, training goes on: the same optimizer object then holds the grown model's parameters, with state
-    that follows the plan, and is returned as well.
+    that follows the plan, and is returned as well. What copies a frozen parameter is frozen too, and a warning says so.
 
     Among several ranks every one makes this call with the same arguments. A model in DistributedDataParallel comes back
     in one with the same settings. One that ``fully_shard`` spread over ranks grows shard by shard, into what
@@ -274,6 +275,8 @@ def grow(
         check_optimizers(optimizers, source, state=state, slots=slots)
         warn_of_left_out(optimizers, source, stacklevel=3)
     grown = _grown(made, source, build, parallelize, free_source)
+    if optimizers:
+        _warn_of_frozen(made, grown)
     for each in optimizers:
         from growformer.training.continuation import continue_training
 
@@ -285,6 +288,19 @@ def grow(
         return result
     several = optimizer if isinstance(optimizer, Sequence) else optimizers
     return result, optimizers[0] if optimizer is optimizers[0] else several
+
+
+def _warn_of_frozen(made: Plan, grown: nn.Module) -> None:
+    from growformer.execute.module import frozen_copies
+
+    frozen = frozen_copies(made, grown)
+    if frozen:
+        warnings.warn(
+            f"{len(frozen)} parameters of new layers are frozen, as those that they copy are ({frozen[0]} first); to "
+            "train them and keep the old as they are, thaw the model, pass all parameters to the optimizer and grow "
+            "with updates=UpdateRules(freeze_old=True)",
+            stacklevel=3,
+        )
 
 
 def _grown(

@@ -110,7 +110,7 @@ def test_state_policies(tmp_path: Path) -> None:
         out = tmp_path / policy
         growformer.grow_checkpoint(tmp_path / "small", out, state=policy, new_layers_at=[1], **sizes)
         found = dcp.FileSystemReader(out).read_metadata().state_dict_metadata
-        assert any(key.startswith("optim.state.") for key in found) == (policy != "drop")
+        assert any(key.startswith("optim.state.") for key in found)
         assert any(key.startswith("optim.param_groups.") for key in found)
     one = {"optim": {"state": {f"model.layers.{n}.mlp.up_proj.weight": {
         "exp_avg": torch.ones(36, 24), "step": torch.ones(())} for n in range(3)}}}  # fmt: skip
@@ -118,6 +118,44 @@ def test_state_policies(tmp_path: Path) -> None:
     slots = list(one["optim"]["state"].values())
     assert [float(slot["step"]) for slot in slots] == [3, 0, 3]
     assert [bool(slot["exp_avg"].any()) for slot in slots] == [True, False, True]
+
+
+def test_growth_in_memory_is_saved_after_a_step(tmp_path: Path) -> None:
+    """Before it, parameters that start anew have no state, so that what ``get_state_dict`` asks for is not there."""
+    model, optimizer, _ = trained()
+    grown, optimizer = growformer.grow(model, optimizer=optimizer, state="zero-new", num_hidden_layers=3)
+    saved(tmp_path / "at once", grown, optimizer)
+    with pytest.raises(dcp.api.CheckpointException, match="Missing key"):
+        loaded(tmp_path / "at once", *fresh_like(grown))
+    step(grown, optimizer)
+    saved(tmp_path / "later", grown, optimizer)
+    other, fresh = fresh_like(grown)
+    loaded(tmp_path / "later", other, fresh)
+    assert step(other, fresh) == step(grown, optimizer)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.NAdam, torch.optim.SGD])
+def test_dropped_state_is_that_of_an_optimizer_before_its_first_step(tmp_path: Path, kind: Any, flat: bool) -> None:
+    model, _, sizes = trained()
+    options = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+    optimizer = kind(model.parameters(), lr=1e-2, **options)
+    for seed in range(3):
+        step(model, optimizer, seed)
+    saved(tmp_path / "small", model, optimizer, flat=flat)
+    finals = []
+    for state in ("drop", "carry"):
+        out = tmp_path / state
+        growformer.grow_checkpoint(tmp_path / "small", out, state=state, **sizes)
+        grown = growformer.grow(model, plan=growformer.load_provenance(out).plan)
+        again = kind(grown.parameters(), lr=1e-2, **options)
+        loaded(out, grown, again, flat=flat)
+        anew = copy.deepcopy(grown)
+        fresh = kind(anew.parameters(), lr=1e-2, **options)
+        finals.append([(step(grown, again, seed), step(anew, fresh, seed)) for seed in range(4)])
+    dropped, carried = finals
+    assert all(one == other for one, other in dropped)
+    assert carried[3][0] != carried[3][1]
 
 
 def test_one_tensor_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +276,8 @@ def test_on_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     assert all(torch.equal(one, two) for one, two in zip(other.parameters(), grown.parameters(), strict=True))
     dropped = ["--config", str(config), "--optimizer-state", "drop"]
     assert main(["grow", str(small), str(tmp_path / "x"), "--hidden-size", "48", *dropped]) == 0
-    found = dcp.FileSystemReader(tmp_path / "x").read_metadata().state_dict_metadata
-    assert not any(key.startswith("optim.state.") for key in found)
+    loaded(tmp_path / "x", other, fresh)
+    assert not any(slots["exp_avg"].any() or slots["step"] for slots in fresh.state.values())
+    assert len(fresh.state) == len(list(other.parameters()))
     assert main(["grow", str(config), str(tmp_path / "x"), "--hidden-size", "48", "--config", str(config)]) == 2
     assert "goes with a distributed checkpoint" in capfd.readouterr().err

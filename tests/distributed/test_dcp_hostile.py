@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorStorageMetadata
 
 import growformer
 from growformer.storage.dcp import open_dcp
@@ -133,6 +133,15 @@ def _elsewhere(metadata: Metadata, name: str) -> None:
         info.relative_path = name
 
 
+def _in_pieces(metadata: Metadata, *pieces: tuple[tuple[int, int], tuple[int, int]]) -> None:
+    """Say that model.a, of 3 times 4, lies in pieces (offsets, sizes)."""
+    place = next(info for index, info in metadata.storage_data.items() if index.fqn == "model.a")
+    chunks = [ChunkStorageMetadata(torch.Size(offsets), torch.Size(sizes)) for offsets, sizes in pieces]
+    metadata.state_dict_metadata["model.a"].chunks = chunks
+    for chunk in chunks:
+        metadata.storage_data[MetadataIndex("model.a", chunk.offsets)] = place
+
+
 LIES: dict[str, tuple[Callable[[Metadata], Any], str]] = {
     "a file above": (lambda m: _elsewhere(m, "../secret"), "is not the name of a file in this folder"),
     "an absolute path": (lambda m: _elsewhere(m, "/etc/passwd"), "is not the name of a file in this folder"),
@@ -169,6 +178,14 @@ LIES: dict[str, tuple[Callable[[Metadata], Any], str]] = {
         lambda m: setattr(m.state_dict_metadata["model.a"].chunks[0], "offsets", torch.Size([1, 0])),
         r"a piece of \[3, 4\] at \[1, 0\] is not inside \[3, 4\]",
     ),
+    "rows twice, and a hole": (
+        lambda m: _in_pieces(m, ((0, 0), (2, 4)), ((1, 0), (1, 4))),
+        r"model.a: the pieces at \[0, 0\] and \[1, 0\] overlap: values of \[3, 4\] are missing",
+    ),
+    "a corner twice, and a hole": (
+        lambda m: _in_pieces(m, ((0, 2), (3, 2)), ((0, 0), (2, 1)), ((0, 1), (1, 2)), ((1, 0), (2, 1))),
+        r"the pieces at \[0, \d\] and \[\d, \d\] overlap",
+    ),
     "a piece that is nowhere": (
         lambda m: [m.storage_data.pop(index) for index in list(m.storage_data) if index.fqn == "model.a"] and None,
         r"nothing says where the piece at \[0, 0\] is",
@@ -180,6 +197,20 @@ LIES: dict[str, tuple[Callable[[Metadata], Any], str]] = {
     "a path of other things": (lambda m: m.planner_data.update({"model.a": [1.5]}), "expected names and numbers"),
     "something else": (lambda m: {"model": 1}, "not metadata of a checkpoint"),
 }
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (((2, 0), (1, 4)), ((0, 0), (2, 4))),
+        (((0, 0), (3, 1)), ((0, 1), (3, 3))),
+        (((0, 0), (1, 3)), ((0, 3), (2, 1)), ((1, 0), (2, 1)), ((1, 1), (1, 2)), ((2, 1), (1, 3))),  # a pinwheel
+        (((0, 0), (3, 4)), ((1, 1), (0, 3))),  # a rank that holds nothing
+    ],
+)
+def test_pieces_that_lie_side_by_side_are_believed(folder: Path, pieces: Any) -> None:
+    rewrite(folder, lambda m: _in_pieces(m, *pieces))
+    assert len(open_dcp(folder).tensors["model.a"].pieces) == sum(0 not in sizes for _, sizes in pieces)
 
 
 @pytest.mark.parametrize("lie", LIES)

@@ -17,7 +17,8 @@ from growformer.planning.blocks import Affine
 from growformer.planning.plan import Plan
 from growformer.planning.transformations import LayerAddition
 from growformer.reference import ReferenceTransformer
-from growformer.training.continuation import continue_training
+from growformer.training.continuation import continue_training, scale_updates
+from growformer.training.regions import UpdateRegion
 from growformer.training.updates import updates_of
 
 torch.set_num_threads(1)
@@ -270,8 +271,8 @@ def test_region_updates_survive_saving_and_a_second_growth() -> None:
             model, optimizer = other, torch.optim.AdamW(other.parameters(), lr=1e-3)
             optimizer.load_state_dict(kept[1])
             updates_of(optimizer).load_state_dict(kept[2])
-        regions = [updates_of(optimizer).regions(p) for p in model.parameters()]
-        assert {region.born for some in regions for region in some} == {0, 3}
+        regions = [r for p in model.parameters() for r in updates_of(optimizer).regions(p)]
+        assert {region.born for region in regions if isinstance(region, UpdateRegion)} == {0, 3}
         for _ in range(5):
             last = step(model, optimizer)
         finals.append((last, model.state_dict()))
@@ -421,11 +422,11 @@ def test_depth_and_width_at_once_fade_in_what_the_source_has() -> None:
 def test_a_fade_in_from_another_model_is_refused() -> None:
     model = random_model(CONFIGS["paper"])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    region = {"region": [[0, 5]], "born": 0, "fade": 3, "towards": 0}
+    region = {"region": [[0, 5]], "towards": 0, "steps": 3, "done": 0, "start": 0.0}
     number = next(n for n, p in enumerate(model.parameters()) if p.shape == (5,))
     with pytest.raises(RequestError, match="fades in from 0, which is none of the same shape"):
         updates_of(optimizer).load_state_dict({"steps": 0, "regions": {number: [region]}})
-    with pytest.raises(ValueError, match="a region that no rule gives"):
+    with pytest.raises(ValueError, match="a fade that no rule gives"):
         updates_of(optimizer).load_state_dict({"steps": 0, "regions": {number: [{**region, "towards": None}]}})
 
 
@@ -436,10 +437,259 @@ def test_scaling_an_update_of_nothing_leaves_every_bit(rate: float) -> None:
     plan = plan_for(model, *THEOREMS["all"])
     grown, model = execute(plan, model).bfloat16(), model.bfloat16()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    continue_training(plan, optimizer, model, grown, updates=UpdateRules(new_rate=rate))
+    continue_training(plan, optimizer, model, grown, updates=UpdateRules(new_rate=rate, fade_in=0))
     before = copy.deepcopy(grown.state_dict())
     for p in grown.parameters():
         p.grad = torch.ones_like(p)
     optimizer.step()
     assert any(updates_of(optimizer).regions(p) for p in grown.parameters())
     assert all(torch.equal(value, before[name]) for name, value in grown.state_dict().items())
+
+
+# What a step may meet.
+
+
+def grown_late(theorem: str, *, step_count: int = 1000, rules: UpdateRules | None = None, **options: Any) -> Any:
+    """A reference model that has grown in a run of AdamW, late; with its plan."""
+    model = random_model(CONFIGS["paper"])
+    optimizer = torch.optim.AdamW(model.parameters(), **{"lr": 1e-2, "weight_decay": 0.0, **options})
+    step(model, optimizer)
+    for state in optimizer.state.values():
+        state["step"].fill_(step_count)
+    plan = plan_for(model, *THEOREMS[theorem])
+    grown = execute(plan, model)
+    continue_training(plan, optimizer, model, grown, updates=rules)
+    return grown, optimizer, plan
+
+
+def with_gradients(model: ReferenceTransformer, seed: int = 0) -> None:
+    numbers = torch.Generator().manual_seed(seed)
+    for p in model.parameters():
+        p.grad = torch.randn(p.shape, generator=numbers, dtype=p.dtype)
+
+
+def test_a_parameter_without_gradient_waits() -> None:
+    grown, optimizer, _ = grown_late("3.1")
+    weight = grown.get_parameter("layers.0.mlp.up.weight")
+    regions, before = updates_of(optimizer).regions(weight), weight.detach().clone()
+    with_gradients(grown)
+    weight.grad = None
+    optimizer.step()
+    assert updates_of(optimizer).regions(weight) == regions
+    assert torch.equal(weight.detach(), before)
+    with_gradients(grown)
+    optimizer.step()
+    assert not torch.equal(weight.detach(), before)
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.99), (0.9, 0.95), (0.5, 0.999)])
+def test_bias_correction_lasts_until_moments_have_forgotten_that_they_are_young(betas: tuple[float, float]) -> None:
+    """Its factor may be 1 for a moment: at (0.9, 0.99) it is at age 1."""
+    grown, optimizer, _ = grown_late("3.1", step_count=10_000, betas=betas, eps=1e-12)
+    weight, born = grown.get_parameter("layers.0.mlp.up.weight"), 6
+    fresh = torch.nn.Parameter(weight.detach()[:, -born:].clone())
+    alone = torch.optim.AdamW([fresh], lr=1e-2, betas=betas, eps=1e-12, weight_decay=0.0)
+    for seed in range(40):
+        with_gradients(grown, seed)
+        assert weight.grad is not None
+        fresh.grad = weight.grad[:, -born:].clone()
+        optimizer.step()
+        alone.step()
+        torch.testing.assert_close(weight.detach()[:, -born:], fresh.detach(), rtol=1e-9, atol=1e-12)
+
+
+def test_copies_are_as_young_as_what_they_copy() -> None:
+    grown, optimizer, _ = grown_late("3.1")
+    with_gradients(grown)
+    optimizer.step()
+    plan = plan_for(grown, *THEOREMS["3.6"])
+    deeper = execute(plan, grown)
+    continue_training(plan, optimizer, grown, deeper, updates=UpdateRules(fade_in=0))
+    for new, old in layers_copied(plan).items():
+        young = [
+            [(r.region, r.inherited) for r in updates_of(optimizer).regions(deeper.get_parameter(name)) if r.inherited]
+            for name in (f"layers.{new}.mlp.up.weight", f"layers.{old}.mlp.up.weight")
+        ]
+        assert young[0] == young[1]
+        assert [inherited for _, inherited in young[0]] == [1000]
+
+
+def test_a_closure_may_clear_gradients_first() -> None:
+    grown, optimizer, plan = grown_late("3.1", rules=UpdateRules(freeze_old=True))
+    before = copy.deepcopy(grown.state_dict())
+    optimizer.zero_grad()
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = loss_of(grown)
+        loss.backward()
+        return float(loss.detach())
+
+    optimizer.step(closure)
+    for name, region, _ in source_blocks(plan):
+        at = select(before[name], region)
+        assert torch.equal(grown.get_parameter(name).detach()[at], before[name][at]), name
+    assert any(not torch.equal(p.detach(), before[name]) for name, p in grown.named_parameters())
+
+
+class OwnAdamW(torch.optim.AdamW):
+    """A subclass is of its kind."""
+
+
+@pytest.mark.parametrize("kind", ["own", "decoupled Adam"])
+def test_kinds_are_known_by_what_they_come_from(kind: str) -> None:
+    model = random_model(CONFIGS["paper"])
+    options = {"lr": 1e-2, "weight_decay": 0.5, "betas": (0.9, 0.999)}
+    optimizer: torch.optim.Optimizer = (
+        OwnAdamW(model.parameters(), **options)
+        if kind == "own"
+        else torch.optim.Adam(model.parameters(), decoupled_weight_decay=True, **options)
+    )
+    step(model, optimizer)
+    plan = plan_for(model, *THEOREMS["3.1"])
+    grown = execute(plan, model)
+    continue_training(plan, optimizer, model, grown, updates=UpdateRules(new_rate=0.0))
+    weight = grown.get_parameter("layers.0.mlp.up.weight")
+    before = weight.detach().clone()
+    with_gradients(grown)
+    optimizer.step()
+    assert updates_of(optimizer).regions(weight)
+    torch.testing.assert_close(weight.detach()[:, -6:], before[:, -6:] * (1 - 1e-2 * 0.5))  # decay, and nothing else
+
+
+# Fading in, whatever happens meanwhile.
+
+
+def faded(plan: Plan, grown: ReferenceTransformer) -> float:
+    """The largest distance of what a new layer writes with from that of the layer that it copies."""
+    pairs = [
+        [grown.get_parameter(f"layers.{at}.{name}").detach().double() for at in (new, old)]
+        for new, old in layers_copied(plan).items()
+        for name in WRITERS
+    ]
+    return max(float((a - b).abs().max()) for a, b in pairs)
+
+
+def test_a_skipped_step_delays_fading_in() -> None:
+    grown, optimizer, plan = grown_late("3.6", rules=UpdateRules(fade_in=4), lr=0.0, fused=True)
+    optimizer.grad_scale, optimizer.found_inf = None, torch.ones(())  # as GradScaler says that a gradient is infinite
+    with_gradients(grown)
+    optimizer.step()
+    optimizer.found_inf = torch.zeros(())
+    for _ in range(4):
+        assert faded(plan, grown) > 0.1
+        with_gradients(grown)
+        optimizer.step()
+    assert faded(plan, grown) < 1e-12
+
+
+def test_fading_in_without_gradients_goes_on() -> None:
+    grown, optimizer, plan = grown_late("3.6", rules=UpdateRules(fade_in=4), lr=0.0)
+    for _ in range(4):
+        with_gradients(grown)
+        for new in layers_copied(plan):
+            grown.get_parameter(f"layers.{new}.mlp.down.weight").grad = None
+        optimizer.step()
+    assert faded(plan, grown) < 1e-12
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_fading_in_ends_at_frozen_layers_exactly(late: bool) -> None:
+    """With what is old frozen from the beginning, or by a growth on the way."""
+    rules = UpdateRules(fade_in=4, freeze_old=not late)
+    grown, optimizer, plan = grown_late("3.6", rules=rules, lr=0.0 if late else 1e-2)
+    if not late:
+        for new in layers_copied(plan):
+            for name in WRITERS:
+                grown.get_parameter(f"layers.{new}.{name}").requires_grad_(False)  # no update of its own
+    for done in range(4):
+        if late and done == 2:
+            wider = plan_for(grown, *THEOREMS["3.5"])
+            larger = execute(wider, grown)
+            continue_training(wider, optimizer, grown, larger, updates=UpdateRules(freeze_old=True))
+            grown = larger
+        grown.zero_grad()
+        loss_of(grown).backward()
+        optimizer.step()
+    if late:
+        for new, old in layers_copied(plan).items():
+            found, aim = (grown.get_parameter(f"layers.{at}.mlp.down.weight").detach()[:, :5] for at in (new, old))
+            torch.testing.assert_close(found, aim)
+    else:
+        assert faded(plan, grown) < 1e-12
+
+
+def test_a_copy_of_what_is_fading_in_ends_where_it_ends() -> None:
+    grown, optimizer, first = grown_late("3.6", rules=UpdateRules(fade_in=4), lr=0.0)
+    with_gradients(grown)
+    optimizer.step()
+    plan = plan_for(grown, LayerAddition(num_hidden_layers=8, positions="end"))
+    deeper = execute(plan, grown)
+    continue_training(plan, optimizer, grown, deeper, updates=UpdateRules(fade_in=4))
+    for _ in range(4):
+        with_gradients(deeper)
+        optimizer.step()
+    assert faded(first, deeper) < 1e-12
+    assert faded(plan, deeper) < 1e-12
+
+
+def test_long_fades_come_to_their_end_in_bfloat16() -> None:
+    model = random_model(CONFIGS["paper"])
+    plan = plan_for(model, *THEOREMS["3.6"])
+    grown, model = execute(plan, model).bfloat16(), model.bfloat16()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    continue_training(plan, optimizer, model, grown, updates=UpdateRules(fade_in=1000))
+    for _ in range(1000):
+        for p in grown.parameters():
+            p.grad = torch.zeros_like(p)
+        optimizer.step()
+    assert faded(plan, grown) == 0
+
+
+def test_new_heads_do_not_fade_in() -> None:
+    """Beside the head that it copies, a copied head would count twice."""
+    grown, optimizer, _ = grown_late("3.2", lr=0.0)
+    before = copy.deepcopy(grown.state_dict())
+    for _ in range(3):
+        with_gradients(grown)
+        optimizer.step()
+    assert all(torch.equal(value, before[name]) for name, value in grown.state_dict().items())
+
+
+def test_updates_of_a_run_that_went_on_are_not_made_anew() -> None:
+    model = random_model(CONFIGS["paper"])
+    plan = plan_for(model, *THEOREMS["3.6"])
+    grown = execute(plan, model)
+    optimizer = torch.optim.SGD(grown.parameters(), lr=0.1)
+    scale_updates(optimizer, grown, plan)
+    with pytest.raises(RequestError, match="has region updates already"):
+        scale_updates(optimizer, grown, plan)
+    step(grown, optimizer)
+    with pytest.raises(RequestError, match="has been trained since it was grown"):
+        scale_updates(torch.optim.SGD(grown.parameters(), lr=0.1), grown, plan)
+
+
+def test_a_layer_fades_in_from_one_that_the_optimizer_has() -> None:
+    model = random_model(CONFIGS["paper"])
+    plan = plan_for(model, *THEOREMS["3.6"])
+    grown = execute(plan, model)
+    new = [p for name, p in grown.named_parameters() if name.split(".")[1] in map(str, layers_copied(plan))]
+    with pytest.raises(RequestError, match=r"is to fade in from .*, which this optimizer does not have"):
+        scale_updates(torch.optim.SGD(new, lr=0.1), grown, plan)
+    scale_updates(torch.optim.SGD(new, lr=0.1), grown, plan, updates=UpdateRules(fade_in=0))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"ramp": 250.0}, r"ramp = 250\.0: expected a whole number of steps"),
+        ({"fade_in": 2.5}, r"fade_in = 2\.5: expected a whole number of steps"),
+        ({"freeze_old": "no"}, r"freeze_old = 'no': expected True or False"),
+        ({"new_rate": "2"}, r"new_rate = '2': expected a number"),
+        ({"fade_in": -1}, r"fade_in = -1: expected 0 or more"),
+        ({"policy": "funktion"}, r"unknown update policy 'funktion'"),
+    ],
+)
+def test_wrong_rules_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        UpdateRules(**wrong)

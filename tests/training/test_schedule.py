@@ -77,7 +77,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "init": ({"stages": [stage(init="nromal")]}, "stage 1: unknown initialisation 'nromal'.*did you mean 'normal'"),
     "state": ({"stages": [stage(state="cary")]}, "stage 1: unknown state policy 'cary'.*did you mean 'carry'"),
     "policy": ({"stages": [stage(updates={"policy": "rw"})]}, "stage 1: unknown update policy 'rw'.*'raw'"),
-    "rule of text": ({"stages": [stage(updates={"new_rate": "a"})]}, "stage 1: updates = {'new_rate': 'a'}: "),
+    "rule of text": ({"stages": [stage(updates={"new_rate": "a"})]}, "stage 1: new_rate = 'a': expected a number"),
     "positions": ({"stages": [stage(new_layers_at=5)]}, "stage 1: new_layers_at = 5: expected end, interleave, or pos"),
     "no name": ({"stages": [stage(sizes={1: 2})]}, "stage 1: sizes: 1 is no name of a size"),
     "seed as a size": (

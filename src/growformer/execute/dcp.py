@@ -31,7 +31,7 @@ from growformer.execute.dcp_layout import DcpLayout, OfParameter, key_of, sort_k
 from growformer.execute.distributed import TIED
 from growformer.execute.placement import OneWhole
 from growformer.execute.provenance import FILE, new_region_groups
-from growformer.execute.slots import OWN_SLOTS, SLOTS, check_policy, check_slot, grow_slot
+from growformer.execute.slots import OWN_SLOTS, SLOTS, STARTS, check_policy, check_slot, grow_slot
 from growformer.execute.stored import StoredTensor, materialise_stored, stored_tensors, take
 from growformer.planning.plan import Plan
 from growformer.storage import disk
@@ -111,7 +111,8 @@ def grow_dcp(
         folder: the source.
         out: a folder that does not exist yet.
         state: what becomes of optimizer state, as of ``execute.optimizer.grow_optimizer``; what starts anew is written
-            as zeros with a step count of zero.
+            as zeros with a step count of zero. Of what is dropped, slots without a known start are left out: those of
+            an unknown meaning, factored and quantised ones.
         slots: name -> power of the gradient, for slots that torch's optimizers do not have.
 
     Raises:
@@ -197,9 +198,11 @@ class _Planned:
         own: dict[str, list[OfParameter]] = {}
         for name, entries in self.layout.slots.items():
             own[self.aliases.get(name, name)] = entries
-        if self.policy != "drop":
-            for stored in targets:
-                for entry in own.get(origins[stored.name], []):
+        for stored in targets:
+            for entry in own.get(origins[stored.name], []):
+                if self.policy == "drop":
+                    self._start(output, entry, stored)
+                else:
                     self._slot(output, entry, stored, own)
         for stored in targets:
             for entry in self.layout.options.get(origins[stored.name], []):
@@ -242,8 +245,8 @@ class _Planned:
         dtype = getattr(torch, saved.dtype)
         owner = self.folder.tensors[self.layout.model[self._origin(stored)]].shape
         if not saved.shape and owner:
-            zero = torch.zeros((), dtype=dtype)
-            output.tensor(path, (), saved.dtype, (lambda: zero) if fresh else (lambda: self.folder.read(entry.key)))
+            start = torch.full((), STARTS.get(entry.what, 0.0), dtype=dtype)
+            output.tensor(path, (), saved.dtype, (lambda: start) if fresh else (lambda: self.folder.read(entry.key)))
             return
         check_slot(f"{self.folder.path}: {entry.key}", entry.what, saved.shape, dtype, owner, self.powers)
 
@@ -262,6 +265,22 @@ class _Planned:
             lambda: grow_slot(self.plan, stored, power, read, dtype, policy=self.policy),
         )  # fmt: skip
 
+    def _start(self, output: _Output, entry: OfParameter, stored: StoredTensor) -> None:
+        """Write a slot as an optimizer has it before its first step, so that ``dcp.load`` finds every key."""
+        path = entry.of(entry.name if entry.name in self.aliases else stored.name)
+        if entry.key in self.folder.blobs:
+            value = self.folder.read_object(entry.key)
+            counts = entry.what in STARTS and isinstance(value, (int, float))
+            output.blob(path, _saved(type(value)(STARTS[entry.what])) if counts else self._bytes(entry.key))
+            return
+        saved = self.folder.tensors[entry.key]
+        dtype = getattr(torch, saved.dtype)
+        owner = self.folder.tensors[self.layout.model[self._origin(stored)]].shape
+        if not saved.shape and entry.what in STARTS:
+            output.tensor(path, (), saved.dtype, lambda: torch.full((), STARTS[entry.what], dtype=dtype))
+        elif saved.shape == owner and entry.what in self.powers and dtype.is_floating_point:
+            output.tensor(path, stored.shape, saved.dtype, lambda: torch.zeros(stored.shape, dtype=dtype))
+
     def _group(self, key: str, origins: Mapping[str, str]) -> Callable[[], bytes]:
         """Return what writes a list of parameters' names, with those of the grown model that come from them."""
         names = self.folder.read_object(key)
@@ -272,9 +291,7 @@ class _Planned:
         if unknown is not None:
             raise SourceError(f"{self.folder.path}: {key} names {unknown!r}, which is no parameter of the model")
         grown = [spelled.get(target, target) for target, origin in origins.items() if origin in spelled]
-        buffer = io.BytesIO()
-        torch.save(grown, buffer)
-        return buffer.getvalue
+        return _saved(grown)
 
     def _other(self, output: _Output, key: str) -> None:
         path = self.folder.paths[key]
@@ -289,6 +306,12 @@ class _Planned:
 
     def _bytes(self, key: str) -> Callable[[], bytes]:
         return lambda: self.folder.read_bytes(key)
+
+
+def _saved(value: Any) -> Callable[[], bytes]:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue
 
 
 class _Planner(DefaultSavePlanner):

@@ -215,6 +215,12 @@ def restore_ties(plan: Plan, grown: nn.Module) -> None:
             setattr(grown.get_submodule(parent), leaf, grown.get_parameter(owner))
 
 
+def frozen_copies(plan: Plan, grown: nn.Module) -> list[str]:
+    """Return the names of parameters that are new and frozen, since those are that they copy: nothing trains them."""
+    frozen = {plain_name(name) for name, parameter in grown.named_parameters() if not parameter.requires_grad}
+    return [stored.name for stored in stored_tensors(plan) if stored.name in frozen and plan.is_new(stored.parts[0][1])]
+
+
 def match(plan: Plan, model: nn.Module, grown: nn.Module) -> None:
     """Give the grown model the source's mode, buffers' dtypes and devices, frozen state and generation settings.
 

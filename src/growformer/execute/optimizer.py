@@ -5,7 +5,7 @@ What becomes of a slot is said in ``execute.slots``.
 
 from __future__ import annotations
 
-from collections import defaultdict
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,8 @@ from torch import nn
 
 from growformer.errors import RequestError
 from growformer.execute.distributed import Readers, agree, describe_state
-from growformer.execute.module import tensors_of
+from growformer.execute.group_order import grown_order
+from growformer.execute.module import plain_name, tensors_of
 from growformer.execute.placement import OneWhole, bounds_of, is_sharded, local, placed_like, working_device
 from growformer.execute.ranks import current
 from growformer.execute.slots import (
@@ -44,7 +45,7 @@ def grow_optimizer(
     """Give an optimizer of the source the grown model's parameters, in place; schedulers and scalers stay attached.
 
     A parameter joins the group of the one that it comes from: of one that is new, that is the one that it copies, or
-    the first of its kind.
+    the first of its kind. Groups keep their order (``execute.group_order``); a warning says where that cannot be.
 
     Args:
         plan: what was grown by it.
@@ -66,7 +67,7 @@ def grow_optimizer(
     readers, wholes = Readers(plan) if free_source else None, OneWhole()
     found: list[GrownSlots[nn.Parameter]] = []
     after: dict[nn.Parameter, dict[str, Any]] = {}
-    members: dict[int, list[tuple[str, nn.Parameter]]] = defaultdict(list)
+    members: list[dict[nn.Parameter, nn.Parameter]] = [{} for _ in optimizer.param_groups]
     parameters = _parameters(grown)
     for stored in stored_tensors(plan):
         parameter = parameters.get(stored.name)
@@ -77,7 +78,7 @@ def grow_optimizer(
         group = group_of.get(before[origin]) if origin in before else None
         if group is None:
             continue
-        members[group].append((stored.name, parameter))
+        members[group][parameter] = before[origin]
         own: dict[str, Any] = {}
         if state != "drop":
             make = _Placed(plan, stored, states, state, before, parameter, wholes)
@@ -89,16 +90,37 @@ def grow_optimizer(
             if name in before:
                 optimizer.state.pop(before[name], None)
                 states.pop(name, None)
-    for number, group_ in enumerate(optimizer.param_groups):
-        names = {name: place for place, name in enumerate(parameters)}
-        ordered = sorted(members[number], key=lambda member: names[member[0]])
-        group_["params"] = [parameter for _, parameter in ordered]
-        if "param_names" in group_:
-            group_["param_names"] = [name for name, _ in ordered]
+    _regroup(optimizer, members, source, grown)
     optimizer.state.clear()
     for parameter, own in after.items():
         optimizer.state[parameter] = own
     return found
+
+
+def _regroup(
+    optimizer: torch.optim.Optimizer,
+    members: Sequence[Mapping[nn.Parameter, nn.Parameter]],
+    source: nn.Module,
+    grown: nn.Module,
+) -> None:
+    """Put grown parameters into the groups; ``members``: of every group, those and what they come from."""
+    before = {parameter: plain_name(name) for name, parameter in source.named_parameters()}
+    after = {parameter: plain_name(name) for name, parameter in grown.named_parameters()}
+    named = {name: parameter for parameter, name in after.items()}
+    groups = [[before[parameter] for parameter in group["params"]] for group in optimizer.param_groups]
+    origins = [{after[mine]: before[of] for mine, of in some.items()} for some in members]
+    orders = grown_order(groups, origins, list(before.values()), list(named))
+    for group, order in zip(optimizer.param_groups, orders, strict=True):
+        group["params"] = [named[name] for name in order.names]
+        if "param_names" in group:
+            group["param_names"] = list(order.names)
+    problem = next((order.problem(number) for number, order in enumerate(orders) if order.lost is not None), None)
+    if problem is not None:
+        warnings.warn(
+            f"{problem}. This optimizer goes on as it should, but load its state dict by name, into an optimizer whose "
+            "groups have the order of this one's",
+            stacklevel=2,
+        )
 
 
 def check_optimizers(

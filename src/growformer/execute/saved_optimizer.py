@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from growformer.errors import OutputError, RequestError, SourceError
+from growformer.execute.group_order import grown_order
 from growformer.execute.live_plan import LiveParameter, LivePlan
 from growformer.execute.slots import FACTORED, GrownSlots, States, check_slots, grow_slot, grown_state, powers_of
 from growformer.execute.stored import StoredTensor, take
@@ -373,7 +374,8 @@ def plan_optimizer(
         slots: name -> power of the gradient, for slots that torch's optimizers do not have.
 
     Raises:
-        RequestError: a slot cannot be grown, or the groups of the target are not those of the source.
+        RequestError: a slot cannot be grown, the groups of the target are not those of the source, or their order,
+            which says whose the state is, cannot be followed.
     """
     powers = powers_of(saved.kind, slots)
     if state != "drop":
@@ -383,18 +385,26 @@ def plan_optimizer(
     own = {p.stored: p.name for p in live.source}
     group_of = {name: number for number, some in enumerate(saved.members) for name in some}
     grown: list[GrownSlots[str]] = []
-    followed: list[list[str]] = [[] for _ in saved.members]
+    followed: list[dict[str, str]] = [{} for _ in saved.members]
     for parameter in live.target:
         stored = live.tensors[parameter.stored]
         spec, index, _ = stored.parts[0]
         before = own.get(live.plan.source.tensors[live.plan.dtype_from(spec, index)].stored)
         if before is None or before not in group_of:
             continue  # what it comes from is not trained
-        followed[group_of[before]].append(parameter.name)
+        followed[group_of[before]][parameter.name] = before
         is_new = state == "zero-new" and live.plan.is_new(index)
         carried = state != "drop" and not is_new and bool(saved.states.get(before))
         grown.append(GrownSlots(stored, before, parameter.name, carried))
-    members = tuple(tuple(some) for some in followed)
+    orders = grown_order(saved.members, followed, [p.name for p in live.source], [p.name for p in live.target])
+    for number, order in enumerate(orders):
+        if order.lost is not None and state != "drop":
+            raise RequestError(
+                f"{saved.file}: {order.problem(number)}. Save the state of an optimizer whose groups are in the order "
+                "of model.named_parameters() or of sorted names; or drop the state (state='drop', --optimizer-state "
+                f"drop). {_OR}"
+            )
+    members = tuple(order.names for order in orders)
     if not saved.named:
         rule = by_rule(len(saved.groups), live.target, thawed=saved.thawed)
         assert rule is not None

@@ -16,7 +16,7 @@ from growformer.architecture.exact import ONE, Root
 from growformer.errors import RequestError, did_you_mean
 from growformer.execute.stored import StoredTensor, materialise_stored
 from growformer.execute.values import Read
-from growformer.planning.blocks import Affine, Block, Constant, Sum, TensorPlan
+from growformer.planning.blocks import Affine, Block, Constant, TensorPlan, from_source
 from growformer.planning.plan import Plan
 
 P = TypeVar("P")
@@ -33,6 +33,8 @@ SLOTS: dict[str, int] = {
 """Name of a slot -> the power of the gradient that it averages."""
 OWN_SLOTS: dict[str, dict[str, int]] = {"RMSprop": {"momentum_buffer": 0}}
 """Where an optimizer's slot of that name averages something else: RMSprop's, gradients over their root mean square."""
+STARTS: dict[str, float] = {"step": 0.0, "mu_product": 1.0}
+"""Numbers that an optimizer keeps per parameter -> what it starts with; NAdam's product of momenta with one."""
 FACTORED = ("row_var", "col_var", "exp_avg_sq_row", "exp_avg_sq_col")
 _ZERO = Constant(0.0)
 
@@ -207,10 +209,8 @@ def slot_plan(tensor: TensorPlan, power: int) -> TensorPlan:
 
 
 def _slot_value(block: Block, power: int) -> Affine | Constant:
-    value = block.value
-    if isinstance(value, Sum):
-        value = next(part for part in value.parts if isinstance(part, Affine))
-    if not isinstance(value, Affine):
+    value = from_source(block.value)
+    if value is None:
         return _ZERO
     return Affine(value.tensor, value.region, _power(value.slope, power))
 
@@ -225,6 +225,7 @@ def _power(root: Root, power: int) -> Root:
 __all__ = [
     "POLICIES",
     "SLOTS",
+    "STARTS",
     "GrownSlots",
     "Make",
     "States",

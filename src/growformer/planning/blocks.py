@@ -107,6 +107,13 @@ class Sum:
 Value = Constant | Affine | Mean | Fill | Sum
 
 
+def from_source(value: Value) -> Affine | None:
+    """Return the part of a value that is the source's, scaled; None where it is constant, a mean or fresh."""
+    if isinstance(value, Sum):
+        return next((part for part in value.parts if isinstance(part, Affine)), None)
+    return value if isinstance(value, Affine) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """A region of the target and its value."""

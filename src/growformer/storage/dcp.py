@@ -370,7 +370,29 @@ def _tensor(key: str, saved: Any, places: list[tuple[tuple[int, ...], Place]]) -
             pieces.append((offsets, sizes, place))
     if sum(prod(sizes) for _, sizes, _ in pieces) != prod(shape):
         raise SourceError(f"{key}: its pieces do not make up {list(shape)}")
+    if (twice := _overlap([(offsets, sizes) for offsets, sizes, _ in pieces])) is not None:
+        one, other = map(list, twice)
+        raise SourceError(f"{key}: the pieces at {one} and {other} overlap: values of {list(shape)} are missing")
     return SavedTensor(dtype, shape, tuple(pieces))
+
+
+def _overlap(pieces: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Return where two pieces stand that share an element; pieces that share none and have the volume of all cover it.
+
+    A sweep along the dimension in which they begin at most places: each is compared with those that have not ended yet.
+    """
+    if len(pieces) < 2:  # as always of a number, which has no dimension
+        return None
+    along = max(range(len(pieces[0][0])), key=lambda dim: len({offsets[dim] for offsets, _ in pieces}))
+    open_pieces: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    for offsets, sizes in sorted(pieces, key=lambda piece: piece[0][along]):
+        open_pieces = [piece for piece in open_pieces if piece[0][along] + piece[1][along] > offsets[along]]
+        for start, lengths in open_pieces:
+            bounds = zip(start, lengths, offsets, sizes, strict=True)
+            if all(a < c + d and c < a + b for a, b, c, d in bounds):
+                return start, offsets
+        open_pieces.append((offsets, sizes))
+    return None
 
 
 def _numbers(size: Any) -> tuple[int, ...]:

@@ -10,9 +10,13 @@ from torch import nn
 from growformer.errors import RequestError
 from growformer.execute.module import tensors_of
 from growformer.execute.optimizer import grow_optimizer
+from growformer.execute.placement import local, local_region
 from growformer.execute.slots import GrownSlots
-from growformer.execute.stored import stored_tensors
+from growformer.execute.stored import StoredTensor, held, stored_tensors
+from growformer.execute.values import select
+from growformer.planning.blocks import Constant
 from growformer.planning.plan import Plan
+from growformer.planning.rules import tensor_plan
 from growformer.training.update_rules import UpdateRules
 from growformer.training.updates import steps_of, updates_of
 
@@ -60,8 +64,11 @@ def scale_updates(
         state: the policy by which the state was grown.
 
     Raises:
-        RequestError: a parameter of the plan is not the model's.
+        RequestError: a parameter of the plan is not the model's, or has been trained since it was grown.
     """
+    updates_here = updates_of(optimizer)
+    if any(updates_here.regions(p) for group in optimizer.param_groups for p in group["params"]):
+        raise RequestError("this optimizer has region updates already: load those that the run saved, and no others")
     named = tensors_of(model)
     learning = {parameter for group in optimizer.param_groups for parameter in group["params"]}
     grown = []
@@ -73,9 +80,28 @@ def scale_updates(
                 f"{'is not there' if parameter is None else list(parameter.shape)} in the model: pass the grown model"
             )
         if isinstance(parameter, nn.Parameter) and parameter in learning:
+            _check_untrained(plan, stored, parameter)
             grown.append(GrownSlots(stored, parameter, parameter, bool(optimizer.state.get(parameter))))
-    updates_of(optimizer).grow(plan, grown, updates or UpdateRules(), steps_of(optimizer), state=state)
+    updates_here.grow(plan, grown, updates or UpdateRules(), steps_of(optimizer), state=state)
     return optimizer
+
+
+def _check_untrained(plan: Plan, stored: StoredTensor, parameter: nn.Parameter) -> None:
+    """Refuse a parameter whose constant regions are no longer what growth made them.
+
+    Raises:
+        RequestError: it has been trained since.
+    """
+    for spec, index, piece in stored.parts:
+        for block in tensor_plan(plan, spec, index).blocks:
+            if not isinstance(block.value, Constant):
+                continue
+            inside = local_region(parameter, held(piece, block.region))
+            if inside is not None and bool((select(local(parameter), inside) != block.value.value).any()):
+                raise RequestError(
+                    f"{stored.name} has been trained since it was grown, so that its new regions are older than this "
+                    "call takes them for: load the region updates that the run saved, by updates_of(optimizer)"
+                )
 
 
 __all__ = ["continue_training", "scale_updates"]

@@ -19,7 +19,7 @@ from growformer.errors import RequestError, SourceError
 from growformer.storage import disk
 from growformer.storage.plain_json import read_json
 from growformer.training.optimizers import parameters_of
-from growformer.training.regions import UpdateRegion, regions_from_json, regions_to_json, rekeyed
+from growformer.training.regions import Followed, UpdateRegion, regions_from_json, regions_to_json, rekeyed
 from growformer.training.updates import updates_of
 
 FILE = "region_updates.json"
@@ -43,7 +43,7 @@ class SavedRegions:
     model: str
     global_step: int
     steps: int
-    regions: Mapping[str, Sequence[UpdateRegion]]
+    regions: Mapping[str, Sequence[Followed]]
 
     @staticmethod
     def of(global_step: int, optimizers: Sequence[Optimizer], model: nn.Module) -> SavedRegions:
@@ -51,13 +51,13 @@ class SavedRegions:
         parameters = parameters_of(model)
         names = {parameter: name for name, parameter in parameters.items()}
         steps = max(updates_of(optimizer).steps for optimizer in optimizers)
-        regions: dict[str, Sequence[UpdateRegion]] = {}
+        regions: dict[str, Sequence[Followed]] = {}
         for optimizer in optimizers:
             updates = updates_of(optimizer)
             own = {parameter: updates.regions(parameter) for parameter in names}
             named = rekeyed({parameter: some for parameter, some in own.items() if some}, names)
             behind = steps - updates.steps
-            regions |= {name: [replace(r, born=r.born + behind) for r in some] for name, some in named.items()}
+            regions |= {name: [_later(region, behind) for region in some] for name, some in named.items()}
         return SavedRegions(digest_of(shapes_of(model)), global_step, steps, regions)
 
     def give(self, optimizers: Sequence[Optimizer], model: nn.Module) -> None:
@@ -102,6 +102,11 @@ class SavedRegions:
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise SourceError(f"{where}: not region updates of growformer: {type(error).__name__}: {error}") from None
         return SavedRegions(data["model"], data["global_step"], data["steps"], regions)
+
+
+def _later(region: Followed, steps: int) -> Followed:
+    """Return a region as if it had come to be so many steps later; a fade counts its own steps."""
+    return replace(region, born=region.born + steps) if isinstance(region, UpdateRegion) else region
 
 
 def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:

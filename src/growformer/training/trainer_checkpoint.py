@@ -27,6 +27,7 @@ from growformer.planning.plan import Plan
 from growformer.storage import disk
 from growformer.storage.folder import ModelFolder
 from growformer.storage.plain_json import read_json
+from growformer.training.kinds import is_normalised
 from growformer.training.region_file import SavedRegions, digest_of, read_regions, write_regions
 from growformer.training.regions import grown_regions
 from growformer.training.update_rules import UpdateRules
@@ -143,7 +144,7 @@ class TrainerCheckpoint:
                 )
         regions = grown_regions(
             live.plan, self._growth.grown, before.regions, self._rules, steps,
-            state=self._state, now=before.steps, kind=saved.kind,
+            state=self._state, now=before.steps, normalised=is_normalised(frozenset({saved.kind})),
         )  # fmt: skip
         model = digest_of(loaded_shapes(live.target, self._plan.target_config))
         self._regions = SavedRegions(model, step, before.steps, regions)

@@ -46,6 +46,15 @@ class UpdateRules:
                 f"unknown update policy {self.policy!r}: expected {', '.join(POLICIES)}"
                 f"{did_you_mean(self.policy, POLICIES)}"
             )
+        for name, value in (("bias_correction", self.bias_correction), ("freeze_old", self.freeze_old)):
+            if not isinstance(value, bool):
+                raise RequestError(f"{name} = {value!r}: expected True or False")
+        for name, steps in (("ramp", self.ramp), ("fade_in", self.fade_steps)):
+            if type(steps) is not int:
+                raise RequestError(f"{name} = {steps!r}: expected a whole number of steps")
+        for name, number in (("new_rate", self.new_rate), ("new_decay", self.new_decay)):
+            if isinstance(number, bool) or not isinstance(number, (int, float)):
+                raise RequestError(f"{name} = {number!r}: expected a number")
         numbers = {name: getattr(self, name) for name in ("ramp", "new_rate", "new_decay")}
         numbers["fade_in"] = self.fade_steps
         if not all(0 <= number < math.inf for number in numbers.values()):

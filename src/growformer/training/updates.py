@@ -18,20 +18,22 @@ regions overlap, their factors multiply.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from growformer.errors import RequestError
-from growformer.execute.placement import local, local_region
+from growformer.execute.placement import describe_placement, local, local_region
 from growformer.execute.slots import GrownSlots
 from growformer.execute.values import assign, select
 from growformer.planning.blocks import Region
 from growformer.planning.plan import Plan
+from growformer.training.kinds import betas_of, decay_of, is_normalised, kinds_of
 from growformer.training.regions import (
-    ADAM,
+    Fade,
+    Followed,
     UpdateRegion,
     grown_regions,
     regions_from_json,
@@ -39,9 +41,6 @@ from growformer.training.regions import (
     rekeyed,
 )
 from growformer.training.update_rules import UpdateRules
-
-_DECOUPLED = ("AdamW", "Muon")
-"""Optimizers whose weight decay does not go through the gradient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ class _Kept:
     Attributes:
         inside: where it lies in this rank's part of the parameter.
         plain: its values after decoupled decay alone; of what is frozen, before it.
-        decay: learning rate times weight decay.
+        decay: the share that decay takes.
     """
 
     parameter: torch.nn.Parameter
@@ -60,21 +59,51 @@ class _Kept:
     plain: torch.Tensor
     decay: float
 
-    def apply(self, now: int, factor: float) -> None:
-        """Scale the update that the step has made; computed by ``lerp``, so that no update leaves every bit."""
-        if self.region.frozen:
-            assign(local(self.parameter), self.inside, self.plain)
-            return
-        values = select(local(self.parameter), self.inside)
+    def scale(self, factor: float) -> None:
+        """Scale the update that the step has made; by ``lerp``, so that no update leaves every bit."""
         if factor != 1:
-            values = values.lerp_(self.plain, 1 - factor)
+            self._change(lambda values: values.lerp_(self.plain, 1 - factor))
+
+    def restore_decay(self) -> None:
+        """Give back what decay has taken too much."""
         if self.region.decay != 1 and self.decay:
-            values = values.add_(self.plain, alpha=self.decay * (1 - self.region.decay) / (1 - self.decay))
-        if now - self.region.born <= self.region.fade:
-            aim = select(local(self.region.towards), self.inside)
-            values = values.add_(aim - self.region.start, alpha=1 / self.region.fade)
-        if any(not isinstance(index, slice) for index in self.inside):
-            assign(local(self.parameter), self.inside, values)
+            share = self.decay * (1 - self.region.decay) / (1 - self.decay)
+            self._change(lambda values: values.add_(self.plain, alpha=share))
+
+    def restore(self) -> None:
+        """Put everything back."""
+        self._change(lambda values: values.copy_(self.plain))
+
+    def _change(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        _change(self.parameter, self.inside, change)
+
+
+@dataclass(frozen=True, slots=True)
+class _Aim:
+    """This rank's part of a fade, with the share of its aim that it had come to before a step."""
+
+    parameter: torch.nn.Parameter
+    fade: Fade
+    inside: Region
+    share: torch.Tensor
+
+    @staticmethod
+    def shared(fade: Fade, inside: Region, done: int) -> torch.Tensor:
+        """Return the share after some steps: rounded to the parameter's dtype, so that shares add up to the aim."""
+        aim = select(local(fade.towards), inside)
+        return ((aim.double() - fade.start) * (done / fade.steps)).to(aim.dtype)
+
+    def take_a_step(self) -> None:
+        """Come one step nearer to what the aim is now."""
+        towards = self.shared(self.fade, self.inside, self.fade.done + 1)
+        _change(self.parameter, self.inside, lambda values: values.add_(towards - self.share))
+
+
+def _change(parameter: torch.nn.Parameter, inside: Region, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Change values in place, wherever they lie."""
+    values = change(select(local(parameter), inside))
+    if any(not isinstance(index, slice) for index in inside):
+        assign(local(parameter), inside, values)
 
 
 class RegionUpdates:
@@ -89,8 +118,9 @@ class RegionUpdates:
             raise RequestError(f"this {type(optimizer).__name__} has region updates already; take those of updates_of")
         self.steps = 0
         self._optimizer = weakref.ref(optimizer)
-        self._regions: dict[torch.nn.Parameter, list[UpdateRegion]] = {}
+        self._regions: dict[torch.nn.Parameter, list[Followed]] = {}
         self._kept: list[_Kept] = []
+        self._aims: list[_Aim] = []
         self._steps: dict[torch.nn.Parameter, int] = {}
         self._hooks = [
             optimizer.register_step_pre_hook(lambda *_: self._before()),
@@ -106,11 +136,11 @@ class RegionUpdates:
             raise RequestError("the optimizer of these region updates is gone")
         return found
 
-    def regions(self, parameter: torch.nn.Parameter) -> Sequence[UpdateRegion]:
+    def regions(self, parameter: torch.nn.Parameter) -> Sequence[Followed]:
         """Return the regions of a parameter whose updates are still scaled."""
         return tuple(self._regions.get(parameter, ()))
 
-    def regions_of(self, model: torch.nn.Module) -> dict[str, list[UpdateRegion]]:
+    def regions_of(self, model: torch.nn.Module) -> dict[str, list[Followed]]:
         """Return all regions of a model's parameters, by their names."""
         names = {parameter: name for name, parameter in model.named_parameters()}
         return rekeyed({p: some for p, some in self._regions.items() if p in names}, names)
@@ -141,46 +171,82 @@ class RegionUpdates:
             steps: the source's parameters -> their step counts before the growth.
             state: the policy by which the state was grown.
         """
-        self._regions = grown_regions(
-            plan, grown, self._regions, rules, steps, state=state, now=self.steps, kind=type(self.optimizer).__name__
-        )
+        found = grown_regions(
+            plan, grown, self._regions, rules, steps,
+            state=state, now=self.steps, normalised=is_normalised(kinds_of(self.optimizer)),
+        )  # fmt: skip
+        for parameter, regions in found.items():
+            for region in regions:
+                if isinstance(region, Fade) and describe_placement(parameter) != describe_placement(region.towards):
+                    raise RequestError(
+                        f"a copied layer is placed as {describe_placement(parameter)}, the one that it fades in from "
+                        f"as {describe_placement(region.towards)}: place both alike, or grow with fade_in=0"
+                    )
+        self._regions = found
 
     # Around the step.
 
     @torch.no_grad()
     def _before(self) -> None:
         self._kept.clear()
-        decoupled = type(self.optimizer).__name__ in _DECOUPLED
-        learning = [(p, g) for p, g in _with_groups(self.optimizer) if p in self._regions and p.grad is not None]
-        self._steps = _steps(self.optimizer, [parameter for parameter, _ in learning])
-        for parameter, group in learning:
-            decay = float(group["lr"]) * float(group.get("weight_decay", 0.0)) if decoupled else 0.0
+        self._aims.clear()
+        followed = [(p, group) for p, group in _with_groups(self.optimizer) if p in self._regions]
+        self._steps = _steps(self.optimizer, [parameter for parameter, _ in followed])
+        for parameter, group in followed:
+            decay = decay_of(self.optimizer, group)
             for region in self._regions[parameter]:
                 inside = local_region(parameter, region.region)
-                if inside is not None:
-                    values = select(local(parameter), inside)
-                    plain = values.clone() if region.frozen or not decay else values * (1 - decay)
-                    self._kept.append(_Kept(parameter, region, inside, plain, decay))
+                if inside is None:
+                    continue
+                if isinstance(region, Fade):
+                    self._aims.append(_Aim(parameter, region, inside, _Aim.shared(region, inside, region.done)))
+                    continue
+                values = select(local(parameter), inside)
+                plain = values.clone() if region.frozen or not decay else values * (1 - decay)
+                self._kept.append(_Kept(parameter, region, inside, plain, decay))
 
     @torch.no_grad()
     def _after(self) -> None:
         self.steps += 1
         groups = dict(_with_groups(self.optimizer))
-        now = _steps(self.optimizer, list(self._regions))
-        # What is frozen comes last, whatever else is said of it.
-        for kept in sorted(self._kept, key=lambda entry: entry.region.frozen):
-            step = now.get(kept.parameter)
-            if step is not None and step == self._steps.get(kept.parameter):
-                continue  # the step was skipped: an infinite gradient under a scaler
-            kept.apply(self.steps, kept.region.factor(self.steps, step, _betas(self.optimizer, groups[kept.parameter])))
+        counts = _steps(self.optimizer, [parameter for parameter in self._regions if parameter in groups])
+        stepped = {p: self._has_stepped(p, counts) for p in self._regions if p in groups}
+        scaled = [kept for kept in self._kept if stepped[kept.parameter] and not kept.region.frozen]
+        for kept in scaled:
+            betas = betas_of(self.optimizer, groups[kept.parameter])
+            kept.scale(kept.region.factor(self.steps, counts.get(kept.parameter), betas))
+        for kept in scaled:
+            kept.restore_decay()
+        for kept in self._kept:  # what is frozen, after whatever else is said of it
+            if kept.region.frozen:
+                kept.restore()
+        for aim in self._aims:  # and what fades in after that, from what its aim is now
+            if stepped[aim.parameter] or aim.parameter.grad is None:
+                aim.take_a_step()
         self._kept.clear()
-        for parameter, regions in list(self._regions.items()):
-            betas = _betas(self.optimizer, groups.get(parameter, {}))
-            left = [region for region in regions if not region.is_over(self.steps, now.get(parameter), betas)]
-            if left:
-                self._regions[parameter] = left
-            else:
+        self._aims.clear()
+        for parameter, moved in stepped.items():
+            step, betas = counts.get(parameter), betas_of(self.optimizer, groups[parameter])
+            left = [self._next(region, parameter, moved) for region in self._regions[parameter]]
+            self._regions[parameter] = [
+                region
+                for region in left
+                if (region.done < region.steps if isinstance(region, Fade) else True)
+                and (isinstance(region, Fade) or not moved or not region.is_over(self.steps, step, betas))
+            ]
+            if not self._regions[parameter]:
                 del self._regions[parameter]
+
+    def _has_stepped(self, parameter: torch.nn.Parameter, counts: Mapping[torch.nn.Parameter, int]) -> bool:
+        """Tell whether the step moved a parameter: not if a scaler found an infinite gradient, or if it has none."""
+        if parameter in counts:
+            return counts[parameter] != self._steps.get(parameter)
+        return parameter.grad is not None
+
+    def _next(self, region: Followed, parameter: torch.nn.Parameter, moved: bool) -> Followed:
+        if isinstance(region, Fade) and (moved or parameter.grad is None):
+            return replace(region, done=region.done + 1)
+        return region
 
     # Saving.
 
@@ -200,7 +266,7 @@ class RegionUpdates:
         found = regions_from_json(by_number, {number: tuple(p.shape) for number, p in parameters.items()})
         self.set_regions(int(state["steps"]), rekeyed(found, parameters))
 
-    def set_regions(self, steps: int, regions: Mapping[torch.nn.Parameter, Sequence[UpdateRegion]]) -> None:
+    def set_regions(self, steps: int, regions: Mapping[torch.nn.Parameter, Sequence[Followed]]) -> None:
         """Take over regions in place of all that there are, and the steps that have been counted."""
         self.steps, self._regions = steps, {parameter: list(some) for parameter, some in regions.items()}
 
@@ -238,12 +304,6 @@ def _with_groups(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.nn.Pa
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             yield parameter, group
-
-
-def _betas(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> tuple[float, float] | None:
-    if type(optimizer).__name__ not in ADAM or "betas" not in group:
-        return None
-    return float(group["betas"][0]), float(group["betas"][1])
 
 
 __all__ = ["RegionUpdates", "UpdateRules", "steps_of", "updates_of"]
