@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -100,7 +100,7 @@ def plan(
         NotPreservableError: no weights of these sizes compute the same function.
         UnknownArchitectureError: no declaration describes the model.
     """
-    architecture, info = _describe(source, architecture, config, revision)
+    architecture, info = describe_source(source, architecture, config, revision)
     if like is not None:
         sizes = {**_sizes_like(architecture, info, like), **sizes}
     options: dict[str, Any] = {}
@@ -195,7 +195,7 @@ def grow(
 def grow(
     model: nn.Module,
     *transformations: Transformation,
-    optimizer: Sequence[Optimizer],
+    optimizer: Iterable[Optimizer],
     state: str = "carry",
     slots: Mapping[str, int] | None = None,
     updates: UpdateRules | None = None,
@@ -212,7 +212,7 @@ def grow(
 def grow(
     model: nn.Module,
     *transformations: Transformation,
-    optimizer: Optimizer | Sequence[Optimizer] | None = None,
+    optimizer: Optimizer | Iterable[Optimizer] | None = None,
     state: str = "carry",
     slots: Mapping[str, int] | None = None,
     updates: UpdateRules | None = None,
@@ -237,7 +237,8 @@ def grow(
         model: a ``transformers`` model, or any module with an ``architecture`` declaration.
         transformations: any of the six, in any order.
         optimizer: of torch, or any whose state has the parameter's shape; or several, such as Muon for matrices and
-            AdamW for the rest.
+            AdamW for the rest, which come back as they were given, or as a list where that was no sequence. Together
+            they hold all that learns: a warning names what they leave out.
         state: what becomes of its state: ``carry``, ``zero-new`` or ``drop``; see ``execute.optimizer``.
         slots: name of a slot that torch does not have -> the power of the gradient that it averages.
         updates: how what is new and what is old is updated from then on; by default, new regions get the bias
@@ -265,11 +266,14 @@ def grow(
         check_wrapper(model)
     source = unwrapped(model)
     made = _given(plan) or _plan(source, *transformations, architecture=architecture, config=config, **options)
-    optimizers = [] if optimizer is None else list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
-    if optimizers:
+    optimizers: list[Optimizer] = []
+    if optimizer is not None:
         from growformer.execute.optimizer import check_optimizers
+        from growformer.training.optimizers import listed, warn_of_left_out
 
+        optimizers = listed(optimizer)
         check_optimizers(optimizers, source, state=state, slots=slots)
+        warn_of_left_out(optimizers, source, stacklevel=3)
     grown = _grown(made, source, build, parallelize, free_source)
     if optimizers:
         _warn_of_frozen(made, grown)
@@ -280,7 +284,10 @@ def grow(
     if free_source:
         source.to("meta")
     result = grown if parallelize is not None else rewrapped(model, grown)
-    return result if optimizer is None else (result, optimizer)
+    if optimizer is None:
+        return result
+    several = optimizer if isinstance(optimizer, Sequence) else optimizers
+    return result, optimizers[0] if optimizer is optimizers[0] else several
 
 
 def _warn_of_frozen(made: Plan, grown: nn.Module) -> None:
@@ -433,7 +440,7 @@ def inspect(
     """Return what a source is: its sizes, what can grow, and what cannot and why; arguments as for ``plan``."""
     from math import prod
 
-    architecture, info = _describe(source, architecture, config, revision)
+    architecture, info = describe_source(source, architecture, config, revision)
     resolved = architecture.resolve_config(info.sizes)
     from growformer.architecture.exact import names_in
 
@@ -489,9 +496,26 @@ def draft_architecture(
     return draft(config, build, name=name)
 
 
-def _describe(
-    source: Source, architecture: Architecture | None, config: Mapping[str, Any] | None, revision: str | None
+def describe_source(
+    source: Source,
+    architecture: Architecture | None = None,
+    config: Mapping[str, Any] | None = None,
+    revision: str | None = None,
 ) -> tuple[Architecture, SourceInfo]:
+    """Return the declaration of a source and its description: its config, and the shape and dtype of every tensor.
+
+    No weights are read, except as ``plan`` says of a head that is called tied.
+
+    Args:
+        source: a model folder or hub id, a config, a live model, or what ``inspect`` gave of one.
+        architecture: the declaration of an own model; by default that of the config's family.
+        config: the config of a live model, or of a distributed checkpoint, that has none.
+        revision: of a hub model.
+
+    Raises:
+        SourceError: the source cannot be read, or its tensors do not fit its config.
+        UnknownArchitectureError: no declaration describes the model.
+    """
     if isinstance(source, Inspection):
         return source.architecture, source.source
     if isinstance(source, Mapping):
@@ -500,7 +524,7 @@ def _describe(
         shapes = {info.stored: (info.shape, info.dtype) for info in described.tensors.values()}
         return without_absent_heads(specialised(found, shapes), described), described
     if isinstance(source, (str, Path)) and str(source).endswith(".json"):
-        return _describe(read_json(Path(source), "expected a config.json"), architecture, None, None)
+        return describe_source(read_json(Path(source), "expected a config.json"), architecture)
     if isinstance(source, (str, Path)) and is_dcp(source):
         from growformer.execute.dcp import describe_dcp, parameters_of
 

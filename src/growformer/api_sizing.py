@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from growformer.api import Source, _describe, _violations, grow, grow_checkpoint
+from growformer.api import Source, _violations, describe_source, grow, grow_checkpoint
 from growformer.architecture.declaration import Architecture
 from growformer.errors import RequestError
 from growformer.planning.plan import Plan
@@ -68,7 +68,7 @@ def plan_padding(
         keep_class=keep_class,
         pad_hidden=pad_hidden,
     )
-    found, info = _describe(source, architecture, config, revision)
+    found, info = describe_source(source, architecture, config, revision)
     return _checked(make(found, info, fit, init="normal" if trainable else "zero", seed=seed))
 
 
@@ -166,7 +166,7 @@ def suggest(
     """
     from growformer.sizing.suggest import suggest as make
 
-    found, info = _describe(source, architecture, config, revision)
+    found, info = describe_source(source, architecture, config, revision)
     return {f: p if isinstance(p, str) else _checked(p) for f, p in make(found, info, factors, shape)}
 
 
@@ -194,7 +194,7 @@ def flops(
     """
     from growformer.sizing.flops import count_flops
 
-    described, info = _describe(source, architecture, config, revision)
+    described, info = describe_source(source, architecture, config, revision)
     found = count_flops(described, info)
     if found is None:
         raise RequestError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,9 @@ def test_a_curve_stays_small_and_true() -> None:
     assert curve.span == 8
     assert points[0] == (8, 4.5)
     assert all(loss == step - 3.5 for step, loss in points)
+    curve.add(10_001, 7.0)  # less than a span: it is in the next point
+    assert curve.points() == points
+    curve = LossCurve.from_json({**curve.to_json(), "sum": 0.0, "steps": 0})
     half = LossCurve()
     for step in range(1, 5001):
         half.add(step, float(step))
@@ -184,3 +188,25 @@ def test_a_curve_stays_small_and_true() -> None:
     for step in range(5001, 10_001):
         half.add(step, float(step))
     assert half.to_json() == curve.to_json()
+
+
+def test_a_config_with_an_infinity_is_logged_and_read_back(tmp_path: Path) -> None:
+    """Configs have such limits, as of Mamba's time step, and JSON has no word for them."""
+    model = llama()
+    model.config.time_step_limit = (0.0, math.inf)
+    model.config.floor = {"at": [-math.inf]}
+    source = copy.deepcopy(model)
+    run = ScheduledGrowth(TWICE, model, torch.optim.SGD(model.parameters(), lr=0.0))
+    train(run, 0, 3)
+    run.save(tmp_path)
+    text = (tmp_path / "growth_log.json").read_text()
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    read = GrowthLog.load(tmp_path)
+    assert read.to_json() == run.log.to_json()
+    for event, again in zip(run.log.events, read.events, strict=True):
+        assert again.plan == json.loads(json.dumps(event.plan))
+        assert again.plan["target_config"]["time_step_limit"] == [0.0, math.inf]
+        assert again.plan["target_config"]["floor"] == {"at": [-math.inf]}
+    assert same(growformer.replay(tmp_path, source), run.model)
+    resumed = ScheduledGrowth(TWICE, run.model, run.optimizer, state=json.loads(json.dumps(run.state_dict())))
+    assert resumed.log.to_json() == run.log.to_json()

@@ -14,9 +14,19 @@ import pytest
 import torch
 from tests.theorems.support import CONFIGS, random_model
 from tests.training.runs import BATCH, DEEPER, LENGTH, SCHEDULE, WIDER, adam, batch, llama, loss_of, same, train
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 import growformer
-from growformer import GrowthLog, GrowthSchedule, GrowthStage, RequestError, ScheduledGrowth, SourceError, WhenFlat
+from growformer import (
+    GrowthLog,
+    GrowthSchedule,
+    GrowthStage,
+    RequestError,
+    ScheduledGrowth,
+    SourceError,
+    WhenFlat,
+    updates_of,
+)
 from growformer.reference import ReferenceConfig, ReferenceTransformer, reference_architecture
 
 STEPS = 18
@@ -119,7 +129,7 @@ def test_a_run_resumed_without_part_of_its_state_is_another(lost: str, tmp_path:
     if lost == "flat":
         state["log"]["flat"] = {"sum": 0.0, "steps": 0, "best": None, "waited": 0}
     else:
-        state["updates"] = {"steps": state["updates"]["steps"], "regions": {}}
+        state["updates"] = {**state["updates"], "regions": {}}
     model = copy.deepcopy(run.model)
     optimizer = adam(model)
     optimizer.load_state_dict(run.optimizer.state_dict())
@@ -274,3 +284,214 @@ def test_a_model_without_a_config_resumes_from_the_log(tmp_path: Path) -> None:
     assert again.own.hidden_size == 11
     with pytest.raises(RequestError, match="the model has hidden_size = 5"):
         ScheduledGrowth(schedule, model, torch.optim.AdamW(model.parameters()), state=tmp_path, config=config, **how)
+
+
+def muon_and_adamw(model: Any) -> list[torch.optim.Optimizer]:
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
+    rest = [p for p in model.parameters() if not any(p is matrix for matrix in matrices)]
+    return [torch.optim.Muon(matrices, lr=1e-2), torch.optim.AdamW(rest, lr=1e-2, betas=(0.9, 0.97))]
+
+
+def train_both(run: ScheduledGrowth, first: int, last: int) -> None:
+    """Muon steps every time, AdamW every second: they have counted different steps."""
+    for step in range(first, last):
+        tokens = batch(step)
+        run.model.zero_grad()
+        loss = loss_of(run.model, tokens)
+        loss.backward()
+        for optimizer in run.optimizers[: 1 + step % 2]:
+            optimizer.step()
+        if run.after_step(loss=loss, tokens=tokens.numel()):
+            run.grow()
+
+
+@pytest.mark.parametrize("way", ["folder", "state"])
+@pytest.mark.parametrize("stop", [6, 11])
+def test_two_optimizers_grow_and_resume(way: str, stop: int, tmp_path: Path) -> None:
+    model = llama()
+    whole = ScheduledGrowth(SCHEDULE, model, muon_and_adamw(model))
+    train_both(whole, 0, STEPS)
+    assert [event.stage for event in whole.log.events] == [1, 2, 3]
+    held = [p for optimizer in whole.optimizers for group in optimizer.param_groups for p in group["params"]]
+    assert set(held) == set(whole.model.parameters())
+
+    model = llama()
+    run = ScheduledGrowth(SCHEDULE, model, iter(muon_and_adamw(model)))
+    train_both(run, 0, stop)
+    assert all(updates_of(o)._regions for o in run.optimizers)
+    assert len({updates_of(o).steps for o in run.optimizers}) == 2
+    run.save(tmp_path)
+    finals = []
+    for lost in (False, True):
+        state: Any = tmp_path if way == "folder" else json.loads(json.dumps(run.state_dict()))
+        if lost and way == "folder":
+            saved = json.loads((tmp_path / "region_updates.json").read_text())
+            (tmp_path / "region_updates.json").write_text(json.dumps({**saved, "regions": {}}))
+        elif lost:
+            state["updates"]["regions"] = {}
+        model = copy.deepcopy(run.model)
+        optimizers = muon_and_adamw(model)
+        for optimizer, before in zip(optimizers, run.optimizers, strict=True):
+            optimizer.load_state_dict(copy.deepcopy(before.state_dict()))
+        resumed = ScheduledGrowth(SCHEDULE, model, optimizers, state=state)
+        train_both(resumed, stop, STEPS)
+        finals.append(same(resumed.model, whole.model))
+    assert finals == [True, False]  # the regions count
+    with pytest.raises(RequestError, match="this run has 2 optimizers: take them from its `optimizers`"):
+        _ = resumed.optimizer
+
+
+def test_optimizers_that_could_not_be_grown_are_refused_at_the_start() -> None:
+    model = llama()
+    with pytest.raises(RequestError, match="the optimizer does not belong to this model"):
+        ScheduledGrowth(SCHEDULE, model, adam(llama()))
+    with pytest.raises(RequestError, match="optimizers 0 and 1 both hold"):
+        ScheduledGrowth(SCHEDULE, model, [adam(model), adam(model)])
+    with pytest.raises(RequestError, match=r"expected a torch\.optim\.Optimizer or several"):
+        ScheduledGrowth(SCHEDULE, model, "adam")  # type: ignore[arg-type]
+    with pytest.warns(UserWarning, match="parameters that learn are in none of the optimizers") as caught:
+        ScheduledGrowth(SCHEDULE, model, muon_and_adamw(model)[0])
+    assert caught[0].filename == __file__
+
+
+class Own(torch.optim.SGD):
+    """An optimizer with a slot that torch does not have."""
+
+    def step(self, closure: Any = None) -> None:
+        for p in self.param_groups[0]["params"]:
+            self.state[p].setdefault("own", torch.zeros_like(p)).add_(p.grad)
+
+
+def test_a_slot_of_ones_own_grows_by_what_is_said_of_it() -> None:
+    schedule = GrowthSchedule((GrowthStage(at_step=1, sizes=DEEPER),))
+    for slots in ({"own": 1}, None):
+        model = llama()
+        run = ScheduledGrowth(schedule, model, Own(model.parameters(), lr=0.1), slots=slots)
+        loss_of(model, batch(0)).backward()
+        run.optimizer.step()
+        assert run.after_step() is not None
+        if slots is None:
+            with pytest.raises(RequestError, match="own"):
+                run.grow()
+            assert run.model is model
+            assert not run.log.events
+        else:
+            grown = run.grow()
+            assert all("own" in run.optimizer.state[p] for p in grown.model.layers[0].parameters())
+
+
+@pytest.fixture
+def one_rank() -> Any:
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
+
+def test_a_sharded_model_says_how_it_is_sharded(one_rank: Any, tmp_path: Path) -> None:
+    def shard(model: Any) -> None:
+        for layer in model.model.layers:
+            torch.distributed.fsdp.fully_shard(layer, mesh=one_rank)
+        torch.distributed.fsdp.fully_shard(model, mesh=one_rank)
+
+    whole, _ = started()
+    train(whole, 0, 6)
+    model = llama()
+    shard(model)
+    with pytest.raises(RequestError, match=r"sharded; say how .*ScheduledGrowth\(..., parallelize=fn\)"):
+        ScheduledGrowth(SCHEDULE, model, adam(model))
+    run = ScheduledGrowth(SCHEDULE, model, adam(model), sequence_length=LENGTH, parallelize=shard)
+    train(run, 0, 6)
+    assert [e.step for e in run.log.events] == [4]
+    for name, p in run.model.named_parameters():
+        assert torch.allclose(p.full_tensor(), whole.model.get_parameter(name), atol=1e-5), name
+    run.save(tmp_path)
+    assert json.loads((tmp_path / "region_updates.json").read_text())["regions"].keys() == {
+        name for name, p in whole.model.named_parameters() if updates_of(whole.optimizer).regions(p)
+    }
+
+
+def test_a_run_in_data_parallel_resumes_without_it(one_rank: Any, tmp_path: Path) -> None:
+    """Names in the file are the model's own, and those of activation checkpointing are none of them."""
+    whole, _ = started()
+    train(whole, 0, 8)
+    wrapped = torch.nn.parallel.DistributedDataParallel(llama())
+    run = ScheduledGrowth(SCHEDULE, wrapped, adam(wrapped), sequence_length=LENGTH)
+    train(run, 0, 6)
+    run.save(tmp_path)
+    regions = json.loads((tmp_path / "region_updates.json").read_text())["regions"]
+    assert "model.layers.0.mlp.down_proj.weight" in regions
+    assert regions.keys() <= dict(run.model.module.named_parameters()).keys()
+    checkpointed = copy.deepcopy(run.model.module)
+    layers = checkpointed.model.layers
+    layers[0].mlp = checkpoint_wrapper(layers[0].mlp)
+    models = (run.model.module, torch.nn.parallel.DistributedDataParallel(run.model.module), checkpointed)
+    for model in map(copy.deepcopy, models):
+        optimizer = adam(model)
+        optimizer.load_state_dict(copy.deepcopy(run.optimizer.state_dict()))
+        resumed = ScheduledGrowth(SCHEDULE, model, optimizer, sequence_length=LENGTH, state=tmp_path)
+        train(resumed, 6, 8)
+        for a, b in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_a_measure_that_fails_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
+    """Of the model after: it has grown, and the log says so; of the one before: nothing has happened."""
+    run, _ = started()
+    train(run, 0, 3)
+    loss_of(run.model, batch(3)).backward()
+    run.optimizer.step()
+    run.after_step(loss=1.0, tokens=21)
+    before, calls = run.model, []
+
+    def measure(model: Any) -> float:
+        calls.append(model)
+        if len(calls) != 2:
+            raise RuntimeError("no memory")
+        return 2.5
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        run.grow(measure)
+    assert run.model is before
+    assert not run.log.events
+    assert run.due is SCHEDULE.stages[0]
+    with pytest.raises(RuntimeError, match="no memory"):
+        run.grow(measure)
+    assert run.model.config.hidden_size == WIDER["hidden_size"]
+    assert [(e.stage, e.loss_before, e.loss_after) for e in run.log.events] == [(1, 2.5, None)]
+    assert run.due is None
+    with pytest.raises(RequestError, match="no growth is due"):
+        run.grow()
+    run.save(tmp_path)
+    assert same(growformer.replay(tmp_path, before), growformer.replay(run.log, before))
+
+
+def test_a_growth_that_makes_nothing_larger_is_refused_when_it_is_due() -> None:
+    """The model was grown behind the run's back."""
+    schedule = GrowthSchedule((GrowthStage(at_step=1, sizes=DEEPER),))
+    run, _ = started(schedule)
+    run.after_step(tokens=21)
+    run.model, _ = growformer.grow(run.model, optimizer=run.optimizer, **DEEPER)
+    with pytest.raises(RequestError, match="it repeats the sizes that the model has then"):
+        run.grow()
+    assert not run.log.events
+
+
+def test_a_run_that_was_saved_before_its_growth_grows_when_it_is_resumed(tmp_path: Path) -> None:
+    whole, _ = started()
+    train(whole, 0, 6)
+    run, _ = started()
+    assert run.due is None
+    train(run, 0, 3)
+    run.optimizer.zero_grad()
+    loss = loss_of(run.model, batch(3))
+    loss.backward()
+    run.optimizer.step()
+    assert run.after_step(loss=loss, tokens=BATCH * LENGTH) is run.due is not None
+    run.save(tmp_path)
+    resumed = ScheduledGrowth(SCHEDULE, run.model, run.optimizer, sequence_length=LENGTH, state=tmp_path)
+    assert resumed.due == SCHEDULE.stages[0]
+    with pytest.raises(RequestError, match=r"is due since step 4: .*saved before a growth .* ask for `due` then"):
+        resumed.after_step(loss=1.0, tokens=21)
+    resumed.grow()
+    train(resumed, 4, 6)
+    assert same(resumed.model, whole.model)

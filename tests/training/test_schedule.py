@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.training.runs import SCHEDULE
 
+import growformer
 from growformer import GrowthSchedule, GrowthStage, RequestError, UpdateRules, WhenFlat
 from growformer.training.flat import FlatLoss
 
@@ -75,9 +77,14 @@ WRONG: dict[str, tuple[Any, str]] = {
     "init": ({"stages": [stage(init="nromal")]}, "stage 1: unknown initialisation 'nromal'.*did you mean 'normal'"),
     "state": ({"stages": [stage(state="cary")]}, "stage 1: unknown state policy 'cary'.*did you mean 'carry'"),
     "policy": ({"stages": [stage(updates={"policy": "rw"})]}, "stage 1: unknown update policy 'rw'.*'raw'"),
-    "rule of text": ({"stages": [stage(updates={"new_rate": "a"})]}, "stage 1: updates = {'new_rate': 'a'}: "),
+    "rule of text": ({"stages": [stage(updates={"new_rate": "a"})]}, "stage 1: new_rate = 'a': expected a number"),
     "positions": ({"stages": [stage(new_layers_at=5)]}, "stage 1: new_layers_at = 5: expected end, interleave, or pos"),
     "no name": ({"stages": [stage(sizes={1: 2})]}, "stage 1: sizes: 1 is no name of a size"),
+    "seed as a size": (
+        {"stages": [stage(sizes={"seed": 7, "hidden_size": 48})]},
+        "stage 1: sizes: seed is a field of the stage, not a size: put it beside sizes",
+    ),
+    "parameters": ({"stages": [stage(sizes={"to_parameters": 10**6})]}, "stage 1: sizes: to_parameters is no size"),
     "falling steps": (
         {"stages": [stage(), stage(at_step=5, sizes={"hidden_size": 60})]},
         r"stage 2 \(at step 5\): at_step = 5 does not come after 5.*order stages by time",
@@ -177,3 +184,12 @@ def test_means_over_several_steps_are_taken_as_so_many() -> None:
     once = FlatLoss(WhenFlat(window=6, patience=1))
     once.observe(1.0)
     assert once.state_dict() != one.state_dict()
+
+
+def test_no_keyword_of_plan_passes_as_a_size() -> None:
+    for name, parameter in inspect.signature(growformer.plan).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        with pytest.raises(RequestError, match=f"sizes: {name} is "):
+            GrowthStage(at_step=1, sizes={name: 5})
+    assert GrowthStage(at_step=1, sizes={"sizes": 5}).sizes == {"sizes": 5}

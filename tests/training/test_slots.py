@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+import warnings
 from typing import Any
 
 import pytest
@@ -172,3 +174,55 @@ def test_a_parameter_has_one_optimizer() -> None:
     with pytest.raises(RequestError, match=r"optimizers 0 and 1 both hold model\.layers\.0\.self_attn\.q_proj\.weight"):
         growformer.grow(model, optimizer=optimizers, num_hidden_layers=4)
     assert set(optimizers[0].param_groups[0]["params"]) < set(model.parameters())
+
+
+@pytest.mark.parametrize("alone", [0, 1])
+def test_an_optimizer_that_is_left_out_is_missed(alone: int) -> None:
+    """It would go on with the source model, and half of the grown one would stop learning without a word."""
+    model = source_of(LLAMA)
+    optimizers = muon_and_adamw(model)
+    others = [p for group in optimizers[1 - alone].param_groups for p in group["params"]]
+    first = next(name for name, p in model.named_parameters() if any(p is other for other in others))
+    message = rf"^{len(others)} parameters that learn are in none of the optimizers, such as {re.escape(first)}: pass"
+    with pytest.warns(UserWarning, match=message) as caught:
+        growformer.grow(model, optimizer=optimizers[alone], num_hidden_layers=4)
+    assert caught[0].filename == __file__
+
+
+def test_what_does_not_learn_needs_no_optimizer() -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*are in none of the optimizers")
+        model = source_of(LLAMA)
+        optimizers = muon_and_adamw(model)
+        for group in optimizers[1].param_groups:
+            for parameter in group["params"]:
+                parameter.requires_grad_(False)
+        growformer.grow(model, optimizer=optimizers[0], num_hidden_layers=4)
+        model = source_of(LLAMA)
+        growformer.grow(model, optimizer=muon_and_adamw(model), num_hidden_layers=4)
+        model.lm_head.weight = model.model.embed_tokens.weight  # tied: one parameter under two names
+        model.config.tie_word_embeddings = True
+        growformer.grow(model, optimizer=torch.optim.AdamW(model.parameters()), num_hidden_layers=4)
+
+
+def test_optimizers_come_in_any_iterable() -> None:
+    for several in (lambda o: dict(enumerate(o)).values(), iter, tuple):
+        model = source_of(LLAMA)
+        optimizers = muon_and_adamw(model)
+        grown, back = growformer.grow(model, optimizer=several(optimizers), num_hidden_layers=4)
+        assert list(back) == optimizers
+        assert {p for o in back for group in o.param_groups for p in group["params"]} == set(grown.parameters())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("adamw", r"optimizer = str: expected a torch.optim.Optimizer or several, as in \[muon, adamw\], found str"),
+        ([None], "optimizer = list: expected .*, found NoneType"),
+        (7, "optimizer = int: expected .*, found int"),
+        ([], "optimizer = none at all: expected"),
+    ],
+)
+def test_what_is_no_optimizer_is_refused(wrong: Any, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        growformer.grow(source_of(LLAMA), optimizer=wrong, num_hidden_layers=4)

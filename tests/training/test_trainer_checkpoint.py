@@ -588,7 +588,9 @@ def test_region_updates_that_do_not_belong(runs: Callable[..., Path], tmp_path: 
     first = saved["regions"][name][0]
     for change, error, message in (
         ({"global_step": 5}, SourceError, "of step 5, and trainer_state.json of step 6"),
-        ({"format": 2}, SourceError, "region updates of format 2"),
+        ({"format": 1}, SourceError, "region updates of format 1"),
+        ({"model": None}, SourceError, "model = None; expected the SHA-256"),
+        ({"model": "0" * 64}, RequestError, "region updates of another model, whose parameters have other names"),
         ({"steps": -1}, SourceError, "steps = -1; expected a whole number"),
         ({"regions": {"a.b": []}}, RequestError, "region updates of parameter a.b, which is none of the 39"),
         ({"regions": {name: [{**first, "region": [[0, 999], [0, 1]]}]}}, RequestError, "lies outside of its shape"),

@@ -20,10 +20,13 @@ from growformer import RequestError
 from growformer.execute.live_plan import live_plan
 from growformer.execute.optimizer import grow_optimizer
 from growformer.execute.saved_optimizer import plan_optimizer, read_optimizer
+from growformer.training.region_file import shapes_of
+from growformer.training.trainer_checkpoint import loaded_shapes
 
 CASES = {case.model_type: case for case in reversed(all_cases())}
-FEW = ("albert", "bart", "clip", "dbrx", "deepseek_v3", "gpt_neox", "gpt_oss", "vit", "whisper")
-"""Shared layers, two stacks, a parameter that is a number, experts fused and not, packed heads, latent attention."""
+FEW = ("albert", "bart", "clip", "dbrx", "deepseek_v3", "gpt_neox", "gpt_oss", "pegasus", "vit", "whisper")
+"""Shared layers, two stacks, a parameter that is a number, experts fused and not, packed heads, latent attention, a
+table that is in no checkpoint."""
 THAWED = ("ernie4_5_moe", "laguna")
 """Classes that freeze something, which ``from_pretrained`` thaws."""
 REFUSED = {
@@ -67,6 +70,10 @@ def check(model_type: str, folder: Path, *, thawed: bool = False) -> list[str]:
     plan = growformer.plan(model, **request)
     grown = growformer.grow(model, plan=plan)
     grow_optimizer(plan, optimizer, model, grown)
+    # By these, region updates on disk tell whose they are.
+    source_config = live.plan.source.config
+    assert loaded_shapes(live.source, source_config) == shapes_of(model)
+    assert loaded_shapes(live.target, live.plan.target_config) == shapes_of(grown)
     again = grouped(grown)
     again.load_state_dict(torch.load(folder / "grown.pt", weights_only=True))
     assert len(states_of(again, grown)) == sum(p.requires_grad for p in grown.parameters())

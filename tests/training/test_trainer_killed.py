@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import torch
 from tests.training.trainer_runs import differences, load, losses_of, optimizer_of, random_model, states_of, trainer_of
 
 import growformer
-from growformer import OutputError, SourceError
+from growformer import OutputError, SourceError, updates_of
 from growformer.execute import saved_optimizer
 from growformer.training import trainer_checkpoint
 
@@ -113,6 +114,56 @@ def test_the_callback_finds_what_arguments_name(source: Path, tmp_path: Path) ->
     other = trainer_of(load(out), tmp_path / "other", steps=12, callbacks=[callback], resume_from_checkpoint=str(out))
     other.train(resume_from_checkpoint=str(out))
     assert losses_of(one) == losses_of(other)
+
+
+def test_regions_of_the_model_before_a_growth_are_not_taken(source: Path, tmp_path: Path) -> None:
+    """Of the same step, and with names that a deeper model has as well, for other layers."""
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    growformer.grow_checkpoint(source, once, intermediate_size=47)
+    resumed(once, tmp_path / "out", growformer.RegionUpdatesCallback(once))
+    before = tmp_path / "out" / "checkpoint-8"
+    growformer.grow_checkpoint(before, twice, num_hidden_layers=4, new_layers_at=[1])
+    regions = json.loads((before / "region_updates.json").read_text())["regions"]
+    assert regions
+    assert regions.keys() < dict(load(twice).named_parameters()).keys()
+    trainers = [trainer_of(load(folder), tmp_path / "out") for folder in (before, twice)]
+    for trainer, folder in zip(trainers, (before, twice), strict=True):
+        trainer.create_optimizer()
+        trainer.state.global_step = 8
+        given = {"model": trainer.model, "optimizer": trainer.optimizer}
+        if folder == before:  # the output folder has those of this model, and none of the other
+            growformer.RegionUpdatesCallback().on_train_begin(trainer.args, trainer.state, trainer.control, **given)
+        else:
+            message = r"no region updates of step 8, .*checkpoint-8 \(of a model with other parameters\)"
+            with pytest.warns(UserWarning, match=message):
+                growformer.RegionUpdatesCallback().on_train_begin(trainer.args, trainer.state, trainer.control, **given)
+        assert bool(updates_of(trainer.optimizer).regions_of(trainer.model)) == (folder == before)
+        other = growformer.RegionUpdatesCallback(twice if folder == before else before)
+        trainer.args.output_dir = str(tmp_path / "elsewhere")
+        with pytest.raises(SourceError, match="of a model with other parameters"):
+            other.on_train_begin(trainer.args, trainer.state, trainer.control, **given)
+
+
+def test_a_checkpoint_of_step_0_has_rules_too(tmp_path: Path) -> None:
+    trainer = trainer_of(random_model("llama"), tmp_path / "source", every=1)
+    trainer.create_optimizer_and_scheduler(8)
+    trainer.state.train_batch_size, trainer.state.max_steps = 4, 8
+    trainer._save_checkpoint(trainer.model, None)
+    source, grown = tmp_path / "source" / "checkpoint-0", tmp_path / "grown"
+    growformer.grow_checkpoint(source, grown, updates=growformer.UpdateRules(freeze_old=True), **GROWTH)
+    moved = {}
+    for used in (True, False):
+        callbacks = [growformer.RegionUpdatesCallback(grown if used else None)]
+        made = trainer_of(load(grown), tmp_path / f"out-{used}", steps=2, callbacks=callbacks)
+        made.train(resume_from_checkpoint=str(grown))
+        name = "model.layers.0.mlp.up_proj.weight"
+        rows, columns = load(source).get_parameter(name).shape
+        before, after = (model.get_parameter(name)[:rows, :columns] for model in (load(grown), made.model))
+        moved[used] = not torch.equal(before, after)
+    assert moved == {True: False, False: True}
+    made = trainer_of(load(grown), tmp_path / "fresh", callbacks=[growformer.RegionUpdatesCallback(tmp_path)])
+    with pytest.raises(SourceError, match="no region updates of step 0"):
+        made.train()
 
 
 def test_a_growth_that_is_killed_leaves_nothing_and_can_be_repeated(source: Path, tmp_path: Path) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from growformer.api import _describe, grow, plan
+from growformer.api import describe_source, grow, plan
 from growformer.architecture.declaration import Architecture
 from growformer.errors import OutputError, RequestError, SourceError
-from growformer.runs.planned import plan_schedule
+from growformer.execute.data_parallel import check_wrapper, unwrapped
+from growformer.execute.distributed import is_distributed
+from growformer.execute.optimizer import check_optimizers
+from growformer.runs.planned import check_growth, plan_schedule
 from growformer.sizing.flops import count_flops
 from growformer.training.growth_log import GrowthEvent, GrowthLog, begin_stage, event_of
-from growformer.training.region_file import SavedRegions, read_regions, write_regions
-from growformer.training.regions import rekeyed
+from growformer.training.optimizers import listed, warn_of_left_out
+from growformer.training.region_file import SavedRegions, read_regions, shapes_of, write_regions
 from growformer.training.schedule import GrowthSchedule, GrowthStage
 from growformer.training.tensorboard import Writer, write_event
 from growformer.training.updates import updates_of
@@ -24,7 +27,9 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
+    from growformer.execute.distributed import Parallelize
     from growformer.execute.module import Build
+    from growformer.planning.plan import Plan
 
 
 class ScheduledGrowth:
@@ -39,26 +44,38 @@ class ScheduledGrowth:
     The optimizer is the same object throughout, and so its learning-rate schedulers stay attached. All stages are
     planned when the run is made: one that cannot be met is refused before the first step.
 
+    A run may be saved between ``after_step`` and ``grow``. When it is resumed, ``due`` is the stage that is still to be
+    grown, before the next step:
+
+        run = growformer.ScheduledGrowth(schedule, model, optimizer, state=folder)
+        if run.due:
+            model = run.grow()
+
     Args:
         schedule: when and what to grow.
         model: a ``transformers`` model, or any module with an ``architecture`` declaration. When a run is resumed: the
             grown one.
-        optimizer: holds the model's parameters. When a run is resumed, load its own state as well.
+        optimizer: holds the model's parameters; or several that do so together, such as Muon and AdamW. When a run is
+            resumed, load their own state as well.
         sequence_length: tokens that attend to each other; with it, FLOPs are counted.
         state: to resume a run: what ``state_dict`` gave, or the folder that ``save`` wrote to.
         architecture: the declaration of an own model.
         config: its config, where ``model.config.to_dict()`` does not give one; when a run is resumed, by default that
             of the last growth.
         build: makes a model from a config dictionary; by default the model's own class.
+        slots: name of a slot that torch's optimizers do not have -> the power of the gradient that it averages.
+        parallelize: shards the grown model, as for ``growformer.grow``. A model that ``fully_shard`` spread over ranks
+            needs it; every rank makes all calls but ``save``, which is for one of them.
         writer: a TensorBoard ``SummaryWriter``, or anything with its ``add_scalar`` and ``add_text``.
 
     Attributes:
         model: the model as it is now.
-        optimizer: the optimizer.
+        optimizers: all that were given.
         log: how far the run is, and every growth so far.
 
     Raises:
-        RequestError: a stage that cannot be met, or a state that belongs to another schedule or model.
+        RequestError: a stage that cannot be met, optimizers or a sharded model that could not be grown, or a state that
+            belongs to another schedule or model.
         SourceError: the state cannot be read.
     """
 
@@ -66,42 +83,59 @@ class ScheduledGrowth:
         self,
         schedule: GrowthSchedule,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizer | Iterable[Optimizer],
         *,
         sequence_length: int | None = None,
         state: Mapping[str, Any] | str | Path | None = None,
         architecture: Architecture | None = None,
         config: Mapping[str, Any] | None = None,
         build: Build | None = None,
+        slots: Mapping[str, int] | None = None,
+        parallelize: Parallelize | None = None,
         writer: Writer | None = None,
     ) -> None:
         self.model = model
-        self.optimizer = optimizer
+        self.optimizers = listed(optimizer)
         self._architecture = architecture
         self._config = dict(config) if config is not None else None
         self._build = build
+        self._slots = slots
+        self._parallelize = parallelize
         self._writer = writer
         if state is None:
             self.log = GrowthLog(schedule, sequence_length)
-            plans = plan_schedule(schedule, model, architecture=architecture, config=config, ask_class=build is None)
-            begin_stage(self.log, plans[0], grown=False)
-            updates_of(optimizer)
-            return
-        self.log = GrowthLog.load(state) if isinstance(state, (str, Path)) else GrowthLog.from_json(state["log"])
-        self.log.follow(schedule, sequence_length)
-        own = getattr(model, "config", None)
-        if self._config is None and self.log.events and not hasattr(own, "to_dict"):
-            self._config = dict(self.log.events[-1].plan["target_config"])
-        self._check_model()
-        if self.log.next_stage is not None:
-            first = len(self.log.events)
-            plan_schedule(
-                schedule, model, architecture=architecture, config=self._config, first=first, ask_class=build is None
-            )
-        if isinstance(state, (str, Path)):
-            self._read_regions(Path(state))
         else:
-            updates_of(optimizer).load_state_dict(state["updates"])
+            self.log = GrowthLog.load(state) if isinstance(state, (str, Path)) else GrowthLog.from_json(state["log"])
+            self.log.follow(schedule, sequence_length)
+            own = getattr(unwrapped(model), "config", None)
+            if self._config is None and self.log.events and not hasattr(own, "to_dict"):
+                self._config = dict(self.log.events[-1].plan["target_config"])
+            self._check_model()
+        plans = self._plan_rest()
+        self._check_growable()
+        warn_of_left_out(self.optimizers, model, stacklevel=3)
+        if state is None:
+            begin_stage(self.log, plans[0], grown=False)
+            for each in self.optimizers:
+                updates_of(each)
+        else:
+            self._regions_from(state).give(self.optimizers, model)
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer, of a run that has one.
+
+        Raises:
+            RequestError: it has several.
+        """
+        if len(self.optimizers) > 1:
+            raise RequestError(f"this run has {len(self.optimizers)} optimizers: take them from its `optimizers`")
+        return self.optimizers[0]
+
+    @property
+    def due(self) -> GrowthStage | None:
+        """The stage whose growth is due now, before the next step; of a run that was resumed, too."""
+        return self.log.due
 
     def after_step(self, *, loss: float | torch.Tensor | None = None, tokens: int | None = None) -> GrowthStage | None:
         """Count a step of the optimizer, and return the stage that is due now; call ``grow`` then.
@@ -129,34 +163,43 @@ class ScheduledGrowth:
             measure: a loss on one batch; of the model before and after, for the log. Turn dropout off in it.
 
         Raises:
-            RequestError: no growth is due. Nothing has changed then.
+            RequestError: no growth is due, or it would leave the model as large as it is. Nothing has changed then.
+
+        What ``measure`` raises comes through: of the model before, nothing has changed; of the model after, ``model``
+        is the grown one, and the growth is in the log without this loss.
         """
         stage = self.log.due
         if stage is None:
             raise RequestError(f"no growth is due at step {self.log.step}: grow when after_step returns a stage")
         made = plan(self.model, architecture=self._architecture, config=self._config, **stage.request)
+        check_growth(made)
         before = measure(self.model) if measure is not None else None
+        event = event_of(self.log, made, loss_before=before)
         self.model, _ = grow(
             self.model,
-            optimizer=self.optimizer,
+            optimizer=self.optimizers,
             plan=made,
             state=stage.state,
+            slots=self._slots,
             updates=stage.rules,
             build=self._build,
+            parallelize=self._parallelize,
         )
-        after = measure(self.model) if measure is not None else None
-        event = event_of(self.log, made, loss_before=before, loss_after=after)
         self.log.record(event)
         begin_stage(self.log, made, grown=True)
         if self._config is not None:
             self._config = dict(made.target_config)
-        if self._writer is not None:
-            write_event(self._writer, event)
+        try:
+            if measure is not None:
+                self.log.measured(measure(self.model))
+        finally:
+            if self._writer is not None:
+                write_event(self._writer, self.log.events[-1])
         return self.model
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain data from which the same schedule goes on: the log, and the updates of regions."""
-        return {"log": self.log.to_json(), "updates": updates_of(self.optimizer).state_dict()}
+        return {"log": self.log.to_json(), "updates": self._regions().to_json()}
 
     def save(self, folder: str | Path) -> None:
         """Write the state into a checkpoint's folder: ``growth_log.json`` and ``region_updates.json``.
@@ -164,29 +207,60 @@ class ScheduledGrowth:
         Raises:
             OutputError: they cannot be written.
         """
-        updates = updates_of(self.optimizer)
-        regions = updates.regions_of(self.model)
+        regions = self._regions()
         file = self.log.save(folder)
         try:
-            write_regions(file.parent, SavedRegions(self.log.step, updates.steps, regions))
+            write_regions(file.parent, regions)
         except OSError as error:
             raise OutputError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from None
 
-    def _read_regions(self, folder: Path) -> None:
-        parameters = dict(self.model.named_parameters())
-        saved = read_regions(folder, {name: tuple(p.shape) for name, p in parameters.items()})
+    def _regions(self) -> SavedRegions:
+        return SavedRegions.of(self.log.step, self.optimizers, self.model)
+
+    def _regions_from(self, state: Mapping[str, Any] | str | Path) -> SavedRegions:
+        shapes = shapes_of(self.model)
+        if not isinstance(state, (str, Path)):
+            return SavedRegions.from_json(state["updates"], shapes, "the state's updates")
+        saved = read_regions(Path(state), shapes)
         if saved.global_step != self.log.step:
             raise SourceError(
-                f"{folder}: the region updates are of step {saved.global_step}, the growth log of step "
+                f"{state}: the region updates are of step {saved.global_step}, the growth log of step "
                 f"{self.log.step}; take both from the same checkpoint"
             )
-        updates_of(self.optimizer).set_regions(saved.steps, rekeyed(saved.regions, parameters))
+        return saved
+
+    def _plan_rest(self) -> list[Plan]:
+        """Plan the stages that are left; of one that cannot be met, this raises."""
+        if self.log.next_stage is None:
+            return []
+        return plan_schedule(
+            self.log.schedule,
+            self.model,
+            architecture=self._architecture,
+            config=self._config,
+            first=len(self.log.events),
+            ask_class=self._build is None,
+        )
+
+    def _check_growable(self) -> None:
+        """Refuse what the first growth would refuse: wrappers, sharded parameters, optimizers."""
+        if self._parallelize is None:
+            check_wrapper(self.model)
+        source = unwrapped(self.model)
+        if self._parallelize is None and is_distributed(source):
+            raise RequestError(
+                "the model's parameters are sharded; say how the grown model's are, as in "
+                "ScheduledGrowth(..., parallelize=fn), a function that calls fully_shard on it as your training script "
+                "does"
+            )
+        for state in sorted({stage.state for stage in self.log.schedule.stages[len(self.log.events) :]}):
+            check_optimizers(self.optimizers, source, state=state, slots=self._slots)
 
     def _check_model(self) -> None:
         """Refuse a model that is not of the sizes that the last growth made."""
         if not self.log.events:
             return
-        found, info = _describe(self.model, self._architecture, self._config, None)
+        found, info = describe_source(self.model, self._architecture, self._config)
         event = self.log.events[-1]
         refuse_other_sizes(found.resolve_config(info.sizes), event.sizes_after, f"growth {event.stage} made")
         if self.log.ledger is not None and self.log.ledger.stages[-1].flops != count_flops(found, info):

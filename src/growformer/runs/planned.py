@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from growformer.api import Inspection, Source, _describe, plan
+from growformer.api import Inspection, Source, describe_source, plan
 from growformer.architecture.declaration import Architecture
 from growformer.architecture.source import SourceInfo, TensorInfo, spelled
 from growformer.errors import GrowformerError, RequestError
@@ -40,13 +40,13 @@ def plan_schedule(
     Raises:
         GrowformerError: as ``growformer.plan``, of the first stage that cannot be met; the message names it.
     """
-    found, info = _describe(source, architecture, config, revision)
+    found, info = describe_source(source, architecture, config, revision)
     plans: list[Plan] = []
     for number in range(first, len(schedule.stages)):
         stage = schedule.stages[number]
         try:
             made = plan(Inspection(info, found, {}, 0), **stage.request)
-            _check_growth(made)
+            check_growth(made)
             if ask_class:
                 _ask_class(made)
         except GrowformerError as error:
@@ -76,7 +76,12 @@ def described_target(made: Plan) -> SourceInfo:
     )
 
 
-def _check_growth(made: Plan) -> None:
+def check_growth(made: Plan) -> None:
+    """Refuse a plan that a run cannot go on with.
+
+    Raises:
+        RequestError: it makes nothing larger, or a model of another class.
+    """
     if made.source.original is not None:
         raise RequestError("it would write the model as another class, which a run cannot go on with")
     fields = [name for name in made.architecture.size_fields() if name in made.target_sizes]
@@ -95,4 +100,4 @@ def _ask_class(made: Plan) -> None:
         check_with_class(made, dict(made.target_config))
 
 
-__all__ = ["described_target", "plan_schedule"]
+__all__ = ["check_growth", "described_target", "plan_schedule"]

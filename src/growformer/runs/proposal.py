@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from growformer.api import Inspection, Source, _describe, plan
+from growformer.api import Inspection, Source, describe_source, plan
 from growformer.architecture.declaration import Architecture
 from growformer.errors import GrowformerError, RequestError
 from growformer.planning.plan import Plan
@@ -95,7 +95,7 @@ def propose_schedule(
     config = (
         dict(target) if isinstance(target, Mapping) else read_json(Path(target), "expected the target's config.json")
     )
-    architecture, info = _describe(config, None, None, None)
+    architecture, info = describe_source(config)
     if source is not None and growth_factor is not None:
         raise RequestError("the source says by how much it grows: leave out growth_factor, or the source")
     by_depth: float | None = None
@@ -168,7 +168,7 @@ def _from_fewer_layers(
     for count in sorted(range(1, layers), key=lambda n: (abs(n - wanted), n))[:_TRIES]:
         try:
             source = _shallower(architecture, target, name, layers, count)
-            found, info = _describe(source, None, None, None)
+            found, info = describe_source(source)
             return plan(Inspection(info, found, {}, 0), like=target), layers / count
         except GrowformerError as error:
             trouble = trouble or error

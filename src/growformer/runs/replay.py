@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from growformer.api import _describe, grow
+from growformer.api import describe_source, grow
 from growformer.architecture.serialise import architecture_from_json
 from growformer.errors import PlanError, RequestError
 from growformer.planning.plan import Plan
@@ -66,7 +66,7 @@ def plan_of(event: GrowthEvent, model: nn.Module, config: Mapping[str, Any] | No
     if missing:
         raise PlanError(f"growth {event.stage} of the log holds no plan: {', '.join(sorted(missing))} is missing")
     architecture = architecture_from_json(event.plan["architecture"])
-    found, info = _describe(model, architecture, config, None)
+    found, info = describe_source(model, architecture, config)
     refuse_other_sizes(found.resolve_config(info.sizes), event.sizes_before, f"growth {event.stage} of the log had")
     target = with_changes(info.config, event.plan["source_config"], event.plan["target_config"])
     return Plan.from_json(json.dumps({**event.plan, "source": info.to_json(), "target_config": target}))

@@ -38,7 +38,7 @@ class LossCurve:
             self.span *= 2
 
     def points(self) -> list[tuple[int, float]]:
-        """Return (step at its end, mean loss) of every span, and of what has come since."""
+        """Return (step at its end, mean loss) of every whole span; the steps since the last one make the next point."""
         return list(self._points)
 
     def to_json(self) -> dict[str, Any]:

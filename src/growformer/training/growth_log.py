@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 FILE = "growth_log.json"
 FORMAT = 1
+_FLOAT = "__float__"
+_NOT_FINITE = ("Infinity", "-Infinity", "NaN")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +132,8 @@ class GrowthLog:
         """
         if self.due is not None:
             raise RequestError(
-                f"{self.schedule.title(len(self.events))} is due since step {self.step}: grow before the next step"
+                f"{self.schedule.title(len(self.events))} is due since step {self.step}: grow before the next step. "
+                "A run that was saved before a growth that was due grows when it is resumed: ask for `due` then"
             )
         stage = self.next_stage
         if tokens is None and stage is not None and stage.at_tokens is not None:
@@ -151,6 +154,10 @@ class GrowthLog:
         """Add a growth that has happened; what watches the loss starts anew."""
         self.events.append(event)
         self._flat = self._watch()
+
+    def measured(self, loss_after: float | None) -> None:
+        """Add the loss after it to the growth that was recorded last."""
+        self.events[-1] = replace(self.events[-1], loss_after=_finite(loss_after))
 
     def follow(self, schedule: GrowthSchedule, sequence_length: int | None = None) -> None:
         """Go on by a schedule, which may differ from the log's own in what has not happened yet.
@@ -203,7 +210,7 @@ class GrowthLog:
             "tokens": self.tokens,
             "loss": self.loss,
             "flops": self.flops,
-            "events": [asdict(event) for event in self.events],
+            "events": [{**asdict(event), "plan": _said(event.plan)} for event in self.events],
             "curve": self.curve.to_json(),
             "ledger": self.ledger.to_json() if self.ledger is not None else None,
             "flat": self._flat.state_dict() if self._flat is not None else None,
@@ -318,8 +325,28 @@ def _count(value: Any) -> int:
     return value
 
 
+def _said(value: Any) -> Any:
+    """Return plain data; numbers that JSON lacks stand there as transformers writes them: ``{"__float__": "NaN"}``."""
+    if isinstance(value, Mapping):
+        return {name: _said(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_said(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {_FLOAT: json.dumps(value)}
+    return value
+
+
+def _heard(value: Any) -> Any:
+    """Return what ``_said`` was given."""
+    if isinstance(value, Mapping):
+        if value.keys() == {_FLOAT} and value[_FLOAT] in _NOT_FINITE:
+            return float(value[_FLOAT])
+        return {name: _heard(inner) for name, inner in value.items()}
+    return [_heard(inner) for inner in value] if isinstance(value, list) else value
+
+
 def _event(data: Any) -> GrowthEvent:
-    event = GrowthEvent(**data)
+    event = GrowthEvent(**{**data, "plan": _heard(data["plan"])})
     for value in (event.stage, event.step, event.tokens, event.parameters_before, event.parameters_after):
         _count(value)
     if not all(isinstance(m, Mapping) for m in (event.plan, event.sizes_before, event.sizes_after)):

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 TRIGGERS = ("at_step", "at_tokens", "when_flat")
 _REQUEST = ("new_layers_at", "new_layers", "init", "seed")
+_NO_SIZES = ("source", "like", "set_fields", "architecture", "config", "revision", "to_parameters", "shape")
+"""What else ``growformer.plan`` takes by name: among sizes, it would be taken for that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +42,7 @@ class GrowthStage:
         at_step: after this many optimizer steps.
         at_tokens: as soon as this many tokens have been seen.
         when_flat: when the loss has flattened.
-        sizes: config field, by the model's own or the common name -> size.
+        sizes: config field, by the model's own or the common name -> size; nothing else that ``growformer.plan`` takes.
         new_layers_at: ``interleave`` (default), ``end``, or positions in the target.
         new_layers: ``copy`` (default) or ``random``.
         init: how free blocks are filled: ``normal``, ``copy`` or ``orthogonal``. A name, so that a log can replay it.
@@ -78,6 +80,10 @@ class GrowthStage:
         for name, size in self.sizes.items():
             if not isinstance(name, str):
                 raise RequestError(f"sizes: {name!r} is no name of a size")
+            if name in _REQUEST:
+                raise RequestError(f"sizes: {name} is a field of the stage, not a size: put it beside sizes")
+            if name in _NO_SIZES:
+                raise RequestError(f"sizes: {name} is no size: name every size, as in {{hidden_size: 48}}")
             numbers = size if isinstance(size, list) and size else [size]
             if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in numbers):
                 raise RequestError(f"{name} = {size!r}: expected a whole number from 1 on, or a list of such")

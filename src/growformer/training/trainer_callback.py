@@ -10,8 +10,15 @@ import torch
 from transformers import TrainerCallback
 
 from growformer.errors import SourceError
-from growformer.training.region_file import FILE, SavedRegions, read_regions, step_of, write_regions
-from growformer.training.regions import rekeyed
+from growformer.training.region_file import (
+    FILE,
+    SavedRegions,
+    digest_of,
+    origin_of,
+    read_regions,
+    shapes_of,
+    write_regions,
+)
 from growformer.training.updates import updates_of
 
 
@@ -23,7 +30,8 @@ class RegionUpdatesCallback(TrainerCallback):  # type: ignore[misc]
     Args:
         checkpoint: the folder that ``Trainer.train(resume_from_checkpoint=...)`` gets. It may stay when the run is
             resumed later: of this folder, ``args.resume_from_checkpoint`` and ``checkpoint-STEP`` in the output
-            folder, the one counts whose region updates are of the step that Trainer is at.
+            folder, the one counts whose region updates are of the model that Trainer has, and of the step that it is
+            at. A run that starts at step 0 has none in the output folder.
     """
 
     def __init__(self, checkpoint: str | Path | None = None) -> None:
@@ -33,39 +41,35 @@ class RegionUpdatesCallback(TrainerCallback):  # type: ignore[misc]
         """Attach region updates to the optimizer, whose state Trainer has loaded by now.
 
         Raises:
-            SourceError: the folder that was given has no region updates of this step, nor has another one.
-            RequestError: they belong to another model.
+            SourceError: the folder that was given has no region updates of this step and model, nor has another one.
         """
-        updates = updates_of(_innermost(kwargs["optimizer"]))
-        if state.global_step == 0:
-            return
-        folder = self._folder(args, state.global_step)
-        if folder is None:
-            return
-        parameters = dict(kwargs["model"].named_parameters())
-        saved = read_regions(folder, {name: tuple(p.shape) for name, p in parameters.items()})
-        updates.set_regions(saved.steps, rekeyed(saved.regions, parameters))
+        optimizer, model = _innermost(kwargs["optimizer"]), kwargs["model"]
+        updates_of(optimizer)
+        shapes = shapes_of(model)
+        folder = self._folder(args, state.global_step, digest_of(shapes))
+        if folder is not None:
+            read_regions(folder, shapes).give([optimizer], model)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write region updates into the checkpoint that Trainer has just written."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if not state.is_world_process_zero or not folder.is_dir():
-            return
-        updates = updates_of(_innermost(kwargs["optimizer"]))
-        regions = updates.regions_of(kwargs["model"])
-        write_regions(folder, SavedRegions(state.global_step, updates.steps, regions))
+        if state.is_world_process_zero and folder.is_dir():
+            optimizer = _innermost(kwargs["optimizer"])
+            write_regions(folder, SavedRegions.of(state.global_step, [optimizer], kwargs["model"]))
 
-    def _folder(self, args: Any, step: int) -> Path | None:
-        """Return the folder with the region updates of a step."""
-        named = [self._checkpoint, args.resume_from_checkpoint, Path(args.output_dir) / f"checkpoint-{step}"]
+    def _folder(self, args: Any, step: int, model: str) -> Path | None:
+        """Return the folder with the region updates of a step and of a model, by its digest."""
+        named = [self._checkpoint, args.resume_from_checkpoint]
+        if step:  # one of step 0 may be of another run: nothing tells a fresh run from one that is resumed there
+            named.append(Path(args.output_dir) / f"checkpoint-{step}")
         folders = [Path(folder) for folder in named if isinstance(folder, (str, Path))]
-        found = {folder: step_of(folder) for folder in folders}
-        for folder, at in found.items():
-            if at == step:
+        found = {folder: origin_of(folder) for folder in folders}
+        for folder, origin in found.items():
+            if origin == (step, model):
                 return folder
-        looked = ", ".join(
-            f"{folder} ({'no ' + FILE if at is None else f'of step {at}'})" for folder, at in found.items()
-        )
+        if not step and self._checkpoint is None:
+            return None  # a fresh run
+        looked = ", ".join(f"{folder} ({_said(origin, step)})" for folder, origin in found.items())
         text = (
             f"no region updates of step {step}, from which Trainer goes on: looked in {looked}. Name the folder that "
             "it resumes from: RegionUpdatesCallback(FOLDER)"
@@ -74,6 +78,13 @@ class RegionUpdatesCallback(TrainerCallback):  # type: ignore[misc]
             raise SourceError(text)
         warnings.warn(f"{text}; until then, all that is trained shares the optimizer's step count", stacklevel=2)
         return None
+
+
+def _said(origin: tuple[int, str] | None, step: int) -> str:
+    """Return why region updates are not those that are looked for."""
+    if origin is None:
+        return f"no {FILE}"
+    return f"of step {origin[0]}" if origin[0] != step else "of a model with other parameters"
 
 
 def _innermost(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

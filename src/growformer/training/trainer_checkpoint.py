@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from growformer.errors import RequestError, SourceError, did_you_mean
-from growformer.execute.live_plan import live_plan
+from growformer.execute.class_shapes import build_model
+from growformer.execute.live_plan import LiveParameter, live_plan
 from growformer.execute.provenance import FILE as RECORD
 from growformer.execute.saved_optimizer import OptimizerGrowth, load_plain, plan_optimizer, read_optimizer
 from growformer.execute.side_files import OPTIMIZER, REGION_UPDATES, SCALER, SCHEDULER, TRAINER_STATE, sharded_state
@@ -27,7 +28,7 @@ from growformer.storage import disk
 from growformer.storage.folder import ModelFolder
 from growformer.storage.plain_json import read_json
 from growformer.training.kinds import is_normalised
-from growformer.training.region_file import SavedRegions, read_regions, write_regions
+from growformer.training.region_file import SavedRegions, digest_of, read_regions, write_regions
 from growformer.training.regions import grown_regions
 from growformer.training.update_rules import UpdateRules
 
@@ -130,9 +131,12 @@ class TrainerCheckpoint:
         steps = saved.steps()
         notes = self._check_steps(step, len(saved.groups), max(steps.values(), default=None))
         self._growth = plan_optimizer(live, saved, state=self._state, slots=self._slots)
-        before = SavedRegions(step, 0, {})
+        before = SavedRegions("", step, 0, {})
         if (home / REGION_UPDATES).exists():
-            before = read_regions(home, {p.name: p.shape for p in live.source})
+            config = dict(
+                self._plan.source.config if self._plan.source.original is None else self._plan.source.original
+            )
+            before = read_regions(home, loaded_shapes(live.source, config))
             if before.global_step != step:
                 raise SourceError(
                     f"{home / REGION_UPDATES}: of step {before.global_step}, and {TRAINER_STATE} of step {step}: it "
@@ -142,7 +146,8 @@ class TrainerCheckpoint:
             live.plan, self._growth.grown, before.regions, self._rules, steps,
             state=self._state, now=before.steps, normalised=is_normalised(frozenset({saved.kind})),
         )  # fmt: skip
-        self._regions = SavedRegions(step, before.steps, regions)
+        model = digest_of(loaded_shapes(live.target, self._plan.target_config))
+        self._regions = SavedRegions(model, step, before.steps, regions)
         self.notes = (*notes, *self._say(step, bool(regions)))
         return 2 * self._growth.num_bytes()  # once in memory that files hold, once in the output
 
@@ -230,9 +235,17 @@ def _another_step(file: Path, found: Any, other: str, step: int) -> SourceError:
     )
 
 
+def loaded_shapes(planned: Sequence[LiveParameter], config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all parameters that a loaded model has: tables that its class computes are in no plan."""
+    built, _ = build_model({name: value for name, value in config.items() if name != "auto_map"})
+    assert built is not None  # the live plan has been made by it
+    computed = {name: tuple(parameter.shape) for name, parameter in built.named_parameters()}
+    return {**computed, **{parameter.name: parameter.shape for parameter in planned}}
+
+
 def _look(file: Path) -> tuple[int, int]:
     found = file.stat()
     return found.st_size, found.st_mtime_ns
 
 
-__all__ = ["CHOICES", "TrainerCheckpoint", "trainer_checkpoint"]
+__all__ = ["CHOICES", "TrainerCheckpoint", "loaded_shapes", "trainer_checkpoint"]
