@@ -17,6 +17,9 @@ from growformer import GrowthSchedule, GrowthStage, ScheduledGrowth
 FLOAT32 = 1e-6
 """Norms and losses are computed in float32 by these classes, whatever dtype the model has."""
 
+STILL = growformer.UpdateRules(fade_in=0)
+"""Steps that move nothing, so that a log replays them all from the weights at hand."""
+
 SIZES: dict[str, list[dict[str, int]]] = {
     "gpt2": [{"n_layer": 3, "n_inner": 53}, {"n_embd": 35, "n_head": 5}],
     "llama, tied": [{"hidden_size": 30, "num_attention_heads": 6, "num_key_value_heads": 3}, {"num_hidden_layers": 4}],
@@ -44,7 +47,9 @@ def test_a_schedule_on_another_family(name: str) -> None:
         for parameter in model.parameters():
             parameter.normal_(std=0.2)
     ids = torch.randint(3, 29, (2, 9))
-    schedule = GrowthSchedule(tuple(GrowthStage(at_step=2 * n + 2, sizes=s, seed=n) for n, s in enumerate(SIZES[name])))
+    schedule = GrowthSchedule(
+        tuple(GrowthStage(at_step=2 * n + 2, sizes=s, seed=n, updates=STILL) for n, s in enumerate(SIZES[name]))
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0)
     run = ScheduledGrowth(schedule, model, optimizer, sequence_length=9)
 

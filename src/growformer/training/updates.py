@@ -11,9 +11,9 @@ optimizer, fused and foreach too, and serves five ends:
     freezing          what is old stays as it is, bit for bit
     function space    of a rescaled weight W' = s W: the function moves as it would have without the rescaling
 
-A region whose factor is 1 costs nothing; one of bias correction ends by itself when the moments have forgotten how young
-they were, one that fades in when it has come to its aim. Where regions overlap, their factors multiply. What is frozen
-is put back after that, and what fades in takes its step last.
+A region whose factor is 1 costs nothing; one of bias correction ends by itself when the moments have forgotten how
+young they were, one that fades in when it has come to its aim. Where regions overlap, their factors multiply. What is
+frozen is put back after that, and what fades in takes its step last.
 """
 
 from __future__ import annotations
