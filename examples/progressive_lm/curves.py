@@ -27,10 +27,7 @@ def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> str:
-    """Return a Markdown table: what each arm spent, and its last loss, with the standard deviation over seeds.
-
-    ``to scratch's loss``: at which share of scratch's FLOPs the arm had come to within the given distance of it.
-    """
+    """Return a Markdown table: what each arm spent, and its last loss, with the standard deviation over seeds."""
     lines = ["| arm | FLOPs | seconds | validation loss, nats per byte | jump at growth |", "|---|---|---|---|---|"]
     for arm, records in results.items():
         last = [record["points"][-1] for record in records]
@@ -56,7 +53,7 @@ def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> bool:
     matplotlib.rcParams["svg.hashsalt"] = "growformer"
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.8), sharey=True, layout="constrained")
     lowest = min(p[4] for records in results.values() for r in records for p in r["points"])
     for arm, records in results.items():
         curve = [[mean(values) for values in zip(*points, strict=True)] for points in _together(records)]
@@ -70,8 +67,9 @@ def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> bool:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("validation loss, nats per byte")
-    axes[0].set_ylim(lowest - 0.03, lowest + 0.8)
-    axes[1].legend(frameon=False, fontsize=8)
+    axes[0].set_ylim(lowest - 0.03, lowest + 0.6)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
     return True
