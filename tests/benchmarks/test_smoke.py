@@ -37,3 +37,15 @@ def test_distributed_benchmark_runs(tmp_path: Path) -> None:
     assert row["whole_bytes"] > row["bound_bytes"] - row["peak_bytes"] > 0
     assert row["bound_bytes"] > 0
     assert "ratio" in ran.stdout
+
+
+def test_updates_benchmark_runs(tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "updates.py"), "--tiny", "--out", str(out)],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    rules = json.loads(out.read_text())["rules"]
+    assert len(rules) == 4
+    assert all(row["with"] > 0 and row["without"] > 0 and 0 < row["kept"] < 1.5 for row in rules.values())
