@@ -25,7 +25,7 @@ SOURCE = {"hidden_size": 384, "intermediate_size": 1024, "num_attention_heads": 
           "num_hidden_layers": 4, "head_dim": 64, "vocab_size": 8192}  # fmt: skip
 TARGET = {"hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 8, "num_key_value_heads": 8,
           "num_hidden_layers": 6}  # fmt: skip
-TINY = ({**SOURCE, "hidden_size": 64, "vocab_size": 256}, {**TARGET, "hidden_size": 96})
+TINY = ({**SOURCE, "hidden_size": 96, "vocab_size": 256}, {**TARGET, "hidden_size": 128})
 RULES: dict[str, growformer.UpdateRules] = {
     "bias correction": growformer.UpdateRules(),
     "bias correction, rate and ramp": growformer.UpdateRules(new_rate=1.3, ramp=10_000),
