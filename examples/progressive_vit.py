@@ -1,6 +1,6 @@
 """``python -m examples.progressive_vit``: a ViT on Fashion-MNIST that grows twice, beside one from scratch.
 
-Twelve minutes on two cores; ``--steps 200`` for a look. The images are Debian's and Ubuntu's package
+``--steps 200`` for a look. The images are Debian's and Ubuntu's package
 ``dataset-fashion-mnist`` (60,000 to learn from, 10,000 to be judged by), which is fetched where it is not
 installed. ViT has LayerNorm: growth keeps the loss, and gradients of the source change.
 """

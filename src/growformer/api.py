@@ -242,7 +242,8 @@ def grow(
         state: what becomes of its state: ``carry``, ``zero-new`` or ``drop``; see ``execute.optimizer``.
         slots: name of a slot that torch does not have -> the power of the gradient that it averages.
         updates: how what is new and what is old is updated from then on; by default, new regions get the bias
-            correction of their own age in Adam and AdamW. See ``growformer.UpdateRules``.
+            correction of their own age in Adam and AdamW, and copied layers fade in over 50 steps; gradients that have
+            been accumulated are not carried over, so grow after a step. See ``growformer.UpdateRules``.
         parallelize: shards the grown model in place, as with ``fully_shard``, or returns it; gets it with parameters on
             the meta device.
         free_source: free each of the source's tensors, and its optimizer state, after its last reader: neither can be
