@@ -193,6 +193,7 @@ def test_markdown_leaves_formulas_alone(page: str) -> None:
         written = [f["plain"] for f in INLINE.finditer(raw) if f["plain"]]
         shown = [f["plain"] for f in INLINE.finditer(visible(token)) if f["plain"]]
         assert written == shown
+        assert not [formula for formula in written if "\n" in formula], "a formula goes over the end of a line"
         odd = re.sub(INLINE, "", visible(token))
         assert "$" not in re.sub("\0[^\0]*\0", "", odd), f"a dollar without its other: {odd}"
 

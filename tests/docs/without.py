@@ -409,7 +409,7 @@ def let_the_check_only_look(into: Path) -> None:
 
     def plan_resolved(*arguments: Any, **options: Any) -> Any:
         plan = original(*arguments, **options)
-        found = check(plan)
+        found = [] if into.exists() else check(plan)
         if found:
             into.write_text("\n".join(map(str, found)), encoding="utf-8")
         return plan
