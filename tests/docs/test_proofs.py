@@ -194,6 +194,8 @@ def test_markdown_leaves_formulas_alone(page: str) -> None:
         shown = [f["plain"] for f in INLINE.finditer(visible(token)) if f["plain"]]
         assert written == shown
         assert not [formula for formula in written if "\n" in formula], "a formula goes over the end of a line"
+        around = [raw[max(f.start() - 1, 0) : f.end() + 1] for f in INLINE.finditer(raw)]
+        assert [text for text in around if not re.fullmatch(r"[\s(]?\$.*\$[\s).,;:]?", text, re.DOTALL)] == []
         odd = re.sub(INLINE, "", visible(token))
         assert "$" not in re.sub("\0[^\0]*\0", "", odd), f"a dollar without its other: {odd}"
 
