@@ -314,11 +314,11 @@ ENTRIES: dict[str, Without] = {
         page="epsilon.md", what="the epsilon stays", test=f"{THEOREM}[3.5-paper]", take_out=epsilon_stays,
     ),
     "constant-epsilon": Without(
-        page="epsilon.md", what="the gain form for a constant epsilon", test=f"{FAMILY}[opt]",
+        page="epsilon.md", what="the gain form is used for a constant epsilon", test=f"{FAMILY}[opt]",
         take_out=constants_are_taken_for_fields,
     ),
     "mean": Without(
-        page="layer-norm.md", what="zeros for means", test=f"{STATES}[gpt2-1]", take_out=zeros_for_means,
+        page="layer-norm.md", what="zeros stand for means", test=f"{STATES}[gpt2-1]", take_out=zeros_for_means,
     ),
     "base": Without(page="rotary.md", what="the base stays", test=f"{STATES}[llama-2]", take_out=base_stays),
     "frequencies": Without(
@@ -377,7 +377,7 @@ ENTRIES: dict[str, Without] = {
         take_out=weights_are_rounded_twice,
     ),
     "ratio": Without(
-        page="finite-precision.md", what="no limit on the ratio", noticed=False,
+        page="finite-precision.md", what="the ratio has no limit", noticed=False,
         test="tests/integration/test_traps.py::test_the_outputs_check_sees_another_head", take_out=any_ratio_will_do,
     ),
     "moments": Without(
