@@ -28,6 +28,7 @@ class Without:
         test: must pass with the code as it is, and fail without that.
         take_out: replaces what applies it.
         noticed: whether the check of plans, which knows nothing of the planner, sees it too.
+        refused: whether the planner then refuses what it should do, so that there is nothing to measure.
     """
 
     page: str
@@ -35,6 +36,7 @@ class Without:
     test: str
     take_out: Callable[[], None]
     noticed: bool = True
+    refused: bool = False
 
 
 THEOREM = "tests/theorems/test_numeric.py::test_preserves"
@@ -140,6 +142,13 @@ def new_coordinates_first() -> None:
         return AxisMap(source_size, tuple(run for run in runs if run[1]))
 
     AxisMap.append = staticmethod(first)
+
+
+def shares_are_quotients() -> None:
+    """Write the rotated share as the quotient that it is, whatever the class makes of it."""
+    from growformer.planning import resolve
+
+    resolve.share_of = lambda rotated, size: rotated / size
 
 
 def parts_are_whole() -> None:
@@ -324,6 +333,11 @@ ENTRIES: dict[str, Without] = {
     "frequencies": Without(
         page="rotary.md", what="new frequencies come first", test=f"{STATES}[llama-2]", take_out=new_coordinates_first,
     ),
+    "share": Without(
+        page="rotary.md", what="the share is a quotient that rounds down by one", take_out=shares_are_quotients,
+        test="tests/integration/test_partial_rotary.py::test_a_share_that_rounds_down_by_one_is_not_written",
+        noticed=False, refused=True,
+    ),
     "split": Without(
         page="query-key-norms.md", what="coordinates are repeated whole", test=f"{FAMILY}[qwen3]",
         take_out=parts_are_whole,
@@ -352,7 +366,7 @@ ENTRIES: dict[str, Without] = {
     ),
     "kinds": Without(
         page="experts.md", what="fields that place experts stay", test=f"{FAMILY}[qwen3_moe]",
-        take_out=kinds_do_not_settle, noticed=False,
+        take_out=kinds_do_not_settle, noticed=False, refused=True,
     ),
     "groups": Without(
         page="grouped-queries.md", what="new query heads come after all others", test=f"{STATES}[llama-1]",
