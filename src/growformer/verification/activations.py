@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from growformer.architecture.declaration import Dim
 from growformer.verification.live_tensors import LiveTensor
 from growformer.verification.recorded import Recorded
 from growformer.verification.units import Flags, new_coordinates
@@ -63,18 +64,24 @@ class Activations:
                 continue
             wanted = "gain" if arrow.kind in ("norm", "scale") else "write"
             dim = next((d for d in tensor.spec.dims if d.role == wanted), None)
-            flags = new_coordinates(rec, dim, tensor.index) if dim is not None else None
-            if flags is None or not flags.any() or flags.all():
+            if dim is None:
                 continue
-            self._watch(name, flags)
-            self._handles.append(modules[name].register_forward_hook(partial(self._see_output, name)))
+            flags = new_coordinates(rec, dim, tensor.index)
+            if self._watch(name, flags):
+                self._handles.append(modules[name].register_forward_hook(partial(self._see_output, name)))
             if arrow.kind == "norm":
-                self._watch(f"{name} (input)", flags)
-                self._handles.append(modules[name].register_forward_pre_hook(partial(self._see_input, name)))
+                if arrow.over is None and arrow.source is not None:
+                    flags = new_coordinates(rec, Dim("read", rec.architecture.expand(arrow.source)), tensor.index)
+                if self._watch(f"{name} (input)", flags):
+                    self._handles.append(modules[name].register_forward_pre_hook(partial(self._see_input, name)))
 
-    def _watch(self, name: str, flags: Flags) -> None:
+    def _watch(self, name: str, flags: Flags) -> bool:
+        """Tell whether there is anything to compare: some coordinates are new, and some are not."""
+        if not flags.any() or flags.all():
+            return False
         new = torch.from_numpy(flags)
         self._watched[name] = _Watched((~new).nonzero().flatten(), new.nonzero().flatten())
+        return True
 
     def begin(self, step: int) -> None:
         """Say how many steps have been taken when the model is run next."""
