@@ -67,7 +67,9 @@ def test_no_file_outside_of_its_folder_is_named(grown: Path, side: str, name: st
         read_certificate(grown / FILE)
 
 
-@pytest.mark.parametrize("location", ["..", "../source", "/", "/etc", "../../home/grown", "x" * 5000, "a\0b", "", "no"])
+@pytest.mark.parametrize(
+    "location", ["..", "../source", "/", "/etc", "../../other/grown", "x" * 5000, "a\0b", "", "no"]
+)
 def test_the_grown_folder_is_looked_for_in_its_own_place_only(grown: Path, location: str) -> None:
     put(grown, "grown", "location", value=location)
     with pytest.raises(SourceError):
