@@ -117,12 +117,12 @@ class Followed:
             self.reached[number] = nonzero if reached is None else reached.logical_or_(nonzero)
             if number not in self.first and bool(nonzero.any()):
                 self.first[number] = step
-            total = _squares(part)
+            total = _squares(part, precisely=self.kept is None)
             inside += total
             self.rms.setdefault(number, {})[step] = math.sqrt(total / max(part.numel(), 1))
         if self.kept is None:
             size = gradient.numel() - sum(map(count, self.new))
-            total = max(0.0, _squares(gradient) - inside)
+            total = max(0.0, _squares(gradient, precisely=True) - inside)
         else:
             size = sum(map(count, self.kept))
             total = sum(_squares(select(gradient, region)) for region in self.kept) if size else 0.0
@@ -149,8 +149,10 @@ class Followed:
         return found
 
 
-def _squares(values: torch.Tensor) -> float:
-    return float(torch.linalg.vector_norm(values, dtype=torch.float64)) ** 2 if values.numel() else 0.0
+def _squares(values: torch.Tensor, *, precisely: bool = False) -> float:
+    """Return the sum of squares, in float64 where another one is subtracted from it."""
+    dtype = torch.float64 if precisely else None
+    return float(torch.linalg.vector_norm(values, dtype=dtype)) ** 2 if values.numel() else 0.0
 
 
 def followed_regions(regions: Mapping[str, Regions], parameters: Mapping[str, nn.Parameter]) -> list[Followed]:

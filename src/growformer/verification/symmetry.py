@@ -149,7 +149,12 @@ def _refine(classes: npt.NDArray[np.int64], rows: torch.Tensor, largest: float) 
             continue
         members = members[np.argsort(shadow[members], kind="stable")]
         runs = np.split(members, np.flatnonzero(~(np.diff(shadow[members]) <= near)) + 1)
+        alone = np.array([run[0] for run in runs[1:] if run.size == 1], dtype=np.int64)
+        classes[alone] = fresh + np.arange(alone.size)
+        fresh += alone.size
         for number, run in enumerate(runs):
+            if run.size == 1:
+                continue  # the first of all keeps the class that it had
             pending, first = run, number == 0
             while pending.size:
                 there = torch.from_numpy(pending).to(rows.device)

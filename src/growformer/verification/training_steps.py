@@ -87,8 +87,9 @@ def _adamw(p: torch.Tensor, gradients: list[torch.Tensor], learning_rate: float)
     """Make the update of ``torch.optim.AdamW`` after these gradients, in its order of operations."""
     first, second = BETAS
     with torch.no_grad():
-        mean, square = torch.zeros_like(p), torch.zeros_like(p)
-        for gradient in gradients:
+        mean = gradients[0] * (1 - first)
+        square = (gradients[0] * (1 - second)).mul_(gradients[0])
+        for gradient in gradients[1:]:
             mean.lerp_(gradient, 1 - first)
             square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
         step = len(gradients)
