@@ -140,3 +140,12 @@ def test_none_is_exit_code_2(run, pair: Pair) -> None:
     assert (ran.code, ran.out) == (2, "")
     assert "missing; growformer verify SOURCE GROWN writes one beside the grown weights" in ran.err
     assert run("verify").code == 2
+
+
+def test_all_three_checks_are_certified(run, pair: Pair) -> None:
+    ran = run("verify", *pair, "--checks", "constraints,outputs,trainability")
+    assert ran.code == 0
+    assert "new regions learn within 2 steps" in ran.out
+    data = json.loads((pair[1] / FILE).read_text())
+    assert [data["checks"][name]["ok"] for name in ("constraints", "outputs", "trainability")] == [True] * 3
+    assert run("verify", "--certificate", pair[1]).code == 0

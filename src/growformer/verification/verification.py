@@ -152,7 +152,9 @@ def verify(
         if "trainability" in checks and made is not None:
             from growformer.verification.run_trainability import run_trainability
 
-            trainability = run_trainability(models[1], made, run_on, seed=seed, in_place=_is_folder(grown))
+            model = models.pop()
+            models.clear()  # a source that was loaded here is not needed any more
+            trainability = run_trainability(model, made, run_on, seed=seed, in_place=_is_folder(grown))
     return Verification(constraints, outputs, trainability, tuple(notes))
 
 
