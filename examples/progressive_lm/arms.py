@@ -51,7 +51,7 @@ def stacked(model: nn.Module, optimizer: torch.optim.Optimizer, sizes: dict[str,
     if "num_hidden_layers" not in sizes:
         return preserving()(model, optimizer, sizes)
     before = model.config.num_hidden_layers
-    grown, optimizer = growformer.grow(model, optimizer=optimizer, new_layers_at="end", **sizes)
+    grown, optimizer = preserving(updates=FROM_ZERO, new_layers_at="end")(model, optimizer, sizes)
     layers = grown.model.layers
     with torch.no_grad():
         for number in range(before, len(layers)):
@@ -100,16 +100,19 @@ def split(model: nn.Module, optimizer: torch.optim.Optimizer, sizes: dict[str, A
     return grown, optimizer
 
 
-NAIVE = UpdateRules(bias_correction=False)
 FADING = UpdateRules(fade_in=50)
+FROM_ZERO = UpdateRules(fade_in=0)
+NAIVE = UpdateRules(fade_in=0, bias_correction=False)
 
 ARMS: dict[str, Arm] = {
     "scratch": Arm(says="from scratch"),
     "matched": Arm(says="from scratch, stopped and decayed at the grown arms' FLOPs", matched=True),
     "grown": Arm(says="grown, copies fade in", grow=preserving(updates=FADING, new_layers_at="end")),
-    "zeroed": Arm(says="grown, copies learn to write from zero", grow=preserving(new_layers_at="end")),
+    "zeroed": Arm(
+        says="grown, copies learn to write from zero", grow=preserving(updates=FROM_ZERO, new_layers_at="end")
+    ),
     "naive": Arm(says="the same, step count inherited", grow=preserving(updates=NAIVE, new_layers_at="end")),
     "stacked": Arm(says="plain stacking in depth (not preserving)", grow=stacked),
     "split": Arm(says="as grown, but width by duplicates", grow=split),
-    "zero": Arm(says="both sides zero (control)", grow=preserving(init="zero", new_layers="random")),
+    "zero": Arm(says="both sides zero (control)", grow=preserving(updates=FROM_ZERO, init="zero", new_layers="random")),
 }

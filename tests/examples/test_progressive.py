@@ -15,6 +15,9 @@ from examples.progressive_lm import curves, record, train
 from examples.progressive_lm.arms import ARMS
 from examples.progressive_lm.settings import SETTINGS
 
+from growformer import updates_of
+from growformer.training.regions import Fade
+
 SETTING = replace(
     SETTINGS["small"],
     start={"num_hidden_layers": 2, "hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 3,
@@ -46,6 +49,21 @@ def test_every_arm_trains_and_grows_as_it_says(arm: str, corpus: corpora.Corpus)
     assert [point[4] for point in again.points] == [point[4] for point in curve.points]
     other = train.train(ARMS[arm], 2, SETTING, corpus, steps)
     assert other.points[-1][4] != curve.points[-1][4]
+
+
+def test_only_the_arms_that_say_so_fade_in() -> None:
+    """What a step changes on the quiet is not seen in any loss at growth: stacked layers that fade in on top of it."""
+    for name, arm in ARMS.items():
+        if arm.grow is None:
+            continue
+        model = train.build({**SETTING.fixed, **SETTING.start}, 0)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        tokens = torch.randint(0, 256, (2, 8))
+        model(tokens, labels=tokens).loss.backward()
+        optimizer.step()
+        grown, optimizer = arm.grow(model, optimizer, {"num_hidden_layers": 4})
+        fades = [r for p in grown.parameters() for r in updates_of(optimizer).regions(p) if isinstance(r, Fade)]
+        assert bool(fades) == (name in ("grown", "split")), name
 
 
 def test_scratch_is_stopped_where_the_grown_arms_flops_are_spent(corpus: corpora.Corpus) -> None:
