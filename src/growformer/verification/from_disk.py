@@ -13,6 +13,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -22,6 +23,11 @@ from growformer.errors import SourceError
 from growformer.execute.empty import parameters_on_meta
 from growformer.storage.folder import ModelFolder
 from growformer.verification.output_runs import cast
+
+
+class Unrunnable(SourceError):
+    """A class cannot run layer by layer from disk."""
+
 
 Tell = Callable[[str], None]
 """Told which part of a model runs."""
@@ -41,6 +47,11 @@ def class_of(folder: ModelFolder) -> Any:
     if not heads:
         return transformers.AutoModel
     found = getattr(transformers, heads[0], None) if isinstance(heads[0], str) else None
+    if found is None and folder.config.get("model_type") in transformers.CONFIG_MAPPING:
+        # Some classes are in the module of their model type only.
+        place = transformers.CONFIG_MAPPING[folder.config["model_type"]].__module__
+        with contextlib.suppress(ImportError):
+            found = getattr(import_module(place.replace(".configuration_", ".modeling_")), str(heads[0]), None)
     if not isinstance(found, type) or not hasattr(found, "from_pretrained"):
         raise SourceError(f"{folder.path}: transformers has no class {heads[0]!r}; load the models and pass them")
     return found
@@ -90,7 +101,7 @@ class FromDisk:
         """Give the model; a forward reads all of its weights once.
 
         Raises:
-            SourceError: a parameter cannot be found in the folder, or a module uses another's weights without running
+            Unrunnable: a parameter cannot be found in the folder, or a module uses another's weights without running
                 it; at once, or while it runs.
         """
         model = skeleton(self.folder)
@@ -119,12 +130,12 @@ def _explain(model: nn.Module, folder: ModelFolder) -> None:
         except (RuntimeError, NotImplementedError) as error:
             if "meta" not in str(error).lower():
                 raise
-            raise SourceError(
-                f"{folder.path}: {type(model).__name__} cannot run layer by layer: a module uses the weights of another "
-                f"one that does not run ({next(iter(str(error).splitlines()), '')}); it needs memory for all of it"
+            raise Unrunnable(
+                f"{folder.path}: {type(model).__name__} cannot run layer by layer: a module uses weights of another, "
+                f"which does not run ({next(iter(str(error).splitlines()), '')}); it needs memory for all of it"
             ) from error
 
-    model.forward = run  # type: ignore[method-assign]
+    model.forward = run
 
 
 def _on_cpu(model: nn.Module) -> None:
@@ -245,7 +256,7 @@ class _Stored:
         """See that every parameter is stored.
 
         Raises:
-            SourceError: one is not.
+            Unrunnable: one is not.
         """
         for unit in units:
             for _, _, parameter in unit.places:
@@ -267,12 +278,12 @@ class _Stored:
             made: other parameters that were made together with it and are still wanted; changed.
 
         Raises:
-            SourceError: what is stored has another shape.
+            Unrunnable: what is stored has another shape.
         """
         name = self._stored_name(parameter)
         value = self._made(name, made)
         if value.shape != parameter.shape:
-            raise SourceError(
+            raise Unrunnable(
                 f"{self._folder.path}: {name} has the shape {list(value.shape)}; its class expects "
                 f"{list(parameter.shape)}"
             )
@@ -283,7 +294,7 @@ class _Stored:
         names = self._names.get(id(parameter), [])
         found = next((name for name in names if name in self._groups), None)
         if found is None:
-            raise SourceError(
+            raise Unrunnable(
                 f"{self._folder.path}: holds no weights for {names[0] if names else 'a parameter'} of "
                 f"{type(self._model).__name__}"
             )
@@ -301,20 +312,20 @@ class _Stored:
         results = converter.convert(group.first, model=self._model, config=getattr(self._model, "config", None))
         made.update({n: t[0] if isinstance(t, list) else t for n, t in results.items()})
         if name not in made:
-            raise SourceError(f"{self._folder.path}: {name} is not among what {group.keys[0][0]} becomes")
+            raise Unrunnable(f"{self._folder.path}: {name} is not among what {group.keys[0][0]} becomes")
         return made.pop(name)
 
     def _grouped(self) -> dict[str, _Group]:
         """Return parameter name -> the stored tensors that it is made of; as ``transformers`` matches them.
 
         Raises:
-            SourceError: this version of ``transformers`` loads in another way.
+            Unrunnable: this version of ``transformers`` loads in another way.
         """
         try:
             from transformers.conversion_mapping import get_model_conversion_mapping
             from transformers.core_model_loading import WeightConverter, dot_natural_key, rename_source_key
         except ImportError as error:
-            raise SourceError(f"this version of transformers cannot be followed from disk ({error})") from None
+            raise Unrunnable(f"this version of transformers cannot be followed from disk ({error})") from None
         rules = get_model_conversion_mapping(self._model)
         converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
         renamings = [rule for rule in rules if not isinstance(rule, WeightConverter)]
@@ -330,9 +341,10 @@ class _Stored:
             rule = by_pattern[pattern] if pattern is not None else None
             group = found.setdefault(name, _Group(name, rule))
             group.keys.append((key, pattern or key))
-            for other in rule.target_patterns[1:] if rule is not None else ():
-                found.setdefault(name.replace(rule.target_patterns[0], other), group)
+            if rule is not None:
+                for other in rule.target_patterns[1:]:
+                    found.setdefault(name.replace(rule.target_patterns[0], other), group)
         return found
 
 
-__all__ = ["FromDisk", "class_of", "skeleton"]
+__all__ = ["FromDisk", "Unrunnable", "class_of", "skeleton"]

@@ -98,13 +98,15 @@ class Inputs:
         parts = "\n".join(lines).split("\n\n") if "" in lines[:-1] else lines
         kept = [part.strip("\n") for part in parts if part.strip()]
         if not kept:
-            raise RequestError(f"{path}: has no text; expected one text per line, or paragraphs with lines between them")
-        return [self._batch(self._ids(part, str(path)), f"{path}: text {number}") for number, part in enumerate(kept, 1)]
+            raise RequestError(f"{path}: has no text; expected one per line, or paragraphs")
+        named = ((part, f"{path}: text {number}") for number, part in enumerate(kept, 1))
+        return [self._batch(self._ids(part, where), where) for part, where in named]
 
     def _records(self, path: Path) -> list[Batch]:
         try:
             text = path.read_text(encoding="utf-8")
-            found = [json.loads(x) for x in text.splitlines() if x.strip()] if path.suffix == ".jsonl" else json.loads(text)
+            lines = [line for line in text.splitlines() if line.strip()]
+            found = list(map(json.loads, lines)) if path.suffix.lower() == ".jsonl" else json.loads(text)
         except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
             raise RequestError(f"{path}: not {path.suffix[1:].upper()}: {error}") from None
         records = found if isinstance(found, list) else [found]
@@ -115,20 +117,28 @@ class Inputs:
     def _record(self, path: Path, number: int, record: Any) -> Batch:
         where = f"{path}: entry {number}"
         if not isinstance(record, dict) or len({"text", "input_ids"} & set(record)) != 1:
-            raise RequestError(f'{where}: expected {{"input_ids": [...]}} or {{"text": "..."}}, found {str(record)[:80]}')
+            raise RequestError(
+                f'{where}: expected {{"input_ids": [...]}} or {{"text": "..."}}, found {str(record)[:80]}'
+            )
         if "text" in record:
             if not isinstance(record["text"], str) or not record["text"]:
                 raise RequestError(f"{where}: text is {record['text']!r}; expected some text")
             return self._batch(self._ids(record["text"], where), where)
         given = {name: self._numbers(where, name, value) for name, value in record.items()}
-        for name in given:
+        for name, values in given.items():
             self._check_name(where, name)
-        return self._batch(given.pop("input_ids"), where) | {n: torch.tensor([v]) for n, v in given.items()}
+            if not name.startswith("decoder_") and len(values) != len(given["input_ids"]):
+                raise RequestError(
+                    f"{where}: {name} has {len(values)} numbers; expected {len(given['input_ids'])}, as input_ids"
+                )
+        batch = self._batch(given.pop("input_ids"), where)
+        length = batch["input_ids"].shape[1]
+        return batch | {n: torch.tensor([v if n.startswith("decoder_") else v[:length]]) for n, v in given.items()}
 
     def _numbers(self, where: str, name: str, value: Any) -> list[int]:
         whole = isinstance(value, list) and all(type(x) is int and 0 <= x < 2**63 for x in value)
         if not whole or not value:
-            raise RequestError(f"{where}: {name} is {str(value)[:60]}; expected a list of whole numbers, as in [1, 5, 9]")
+            raise RequestError(f"{where}: {name} is {str(value)[:60]}; expected whole numbers from 0, as in [1, 5, 9]")
         return list(value)
 
     def _ids(self, text: str, where: str = "a text") -> list[int]:
@@ -179,7 +189,7 @@ class Inputs:
 
     def _arrays(self, path: Path) -> Batch:
         try:
-            found = _load_npz(path) if path.suffix == ".npz" else _load_safetensors(path)
+            found = _load_npz(path) if path.suffix.lower() == ".npz" else _load_safetensors(path)
         except Exception as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise RequestError(f"{path}: cannot be read as {path.suffix[1:]}: {reason}") from None
@@ -188,7 +198,9 @@ class Inputs:
         for name, value in found.items():
             self._check_name(str(path), name)
             if value.ndim < 1 or value.shape[0] < 1:
-                raise RequestError(f"{path}: {name} has the shape {list(value.shape)}; the first dimension is the sequence")
+                raise RequestError(
+                    f"{path}: {name} has the shape {list(value.shape)}; expected sequences along its first dimension"
+                )
         counts = {name: value.shape[0] for name, value in found.items()}
         if len(set(counts.values())) > 1:
             raise RequestError(f"{path}: arrays of different numbers of sequences: {counts}")
@@ -231,7 +243,7 @@ class Inputs:
             batches.append(known)
         if self.reads.is_pair:
             raise RequestError(
-                f"{files[0]}: {self.reads.class_name} reads texts with its images: give input_ids and pixel_values as .npz"
+                f"{files[0]}: {self.reads.class_name} reads texts with images: give input_ids and pixel_values as .npz"
             )
         return together(batches)
 

@@ -20,6 +20,11 @@ from growformer.verification.output_runs import InputSet
 
 Config = Mapping[str, Any]
 
+
+class NoDefaultInputs(RequestError):
+    """A class reads what cannot be made up."""
+
+
 _LONGEST = ("max_position_embeddings", "n_positions", "max_seq_len", "block_size", "max_target_positions")
 _ONE_EACH = re.compile(r"For(Sequence|Image|Audio|Video)Classification|ForMultipleChoice|ForXVector")
 _FEW, _MANY = 2, 24
@@ -77,7 +82,7 @@ def what_it_reads(model: nn.Module) -> Reads:
     """Return what a model's forward reads; its weights are not looked at."""
     parameters = inspect.signature(model.forward).parameters.values()
     plain = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     found = config if isinstance(config, Mapping) else config.to_dict() if hasattr(config, "to_dict") else {}
     names = [p.name for p in plain]
     main = getattr(model, "main_input_name", None)
@@ -109,7 +114,7 @@ def random_inputs(model: nn.Module, length: int = 64, seed: int = 0) -> InputSet
     Where a class gives one result per sequence there are 24, so that the ratio of two errors is more than chance.
 
     Raises:
-        RequestError: the class reads something else; the message names its arguments.
+        NoDefaultInputs: the class reads something else; the message names its arguments.
     """
     reads = what_it_reads(model)
     generator = torch.Generator().manual_seed(seed)
@@ -126,13 +131,13 @@ def random_inputs(model: nn.Module, length: int = 64, seed: int = 0) -> InputSet
     elif reads.main in ("input_values", "input_features"):
         given, kind = _sound(reads, length, batch, generator), "random sounds"
     else:
-        raise RequestError(
+        raise NoDefaultInputs(
             f"{reads.class_name} reads {reads.main}, for which there is no default: give arrays by the names of its "
             f"arguments with --inputs FILE.npz (or inputs=...): {', '.join(sorted(reads.names))}"
         )
     left = reads.required - given.keys()
     if left:
-        raise RequestError(
+        raise NoDefaultInputs(
             f"{reads.class_name} also needs {', '.join(sorted(left))}, for which there is no default: give all "
             "arguments with --inputs FILE.npz (or inputs=...)"
         )
@@ -241,4 +246,4 @@ def _grid(patches: int) -> tuple[int, int]:
     return rows, max(1, patches // rows)
 
 
-__all__ = ["Reads", "levels", "random_inputs", "what_it_reads"]
+__all__ = ["NoDefaultInputs", "Reads", "levels", "random_inputs", "what_it_reads"]

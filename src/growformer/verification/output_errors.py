@@ -16,7 +16,7 @@ import torch
 
 MAX_BINS = 64
 """Into how many parts the positions are divided."""
-FALSE_ALARM = 1e-6
+FALSE_ALARM = 1e-5
 """Probability that rounding alone puts any position of a comparison over its limit."""
 FLOOR = 1e-13
 """Where the source computes its float64 result exactly, any deviation within this is the order of a sum."""
@@ -140,8 +140,10 @@ def errors_of(
 
     Args:
         name: of the output.
-        reference, own, other: per batch what the source gives in float64, the source and the grown model in some
-            dtype. All of shape ``(sequence, position, value)``, or ``(sequence, value)`` without positions.
+        reference: per batch, what the source gives in float64: ``(sequence, position, value)``, or ``(sequence,
+            value)`` without positions.
+        own: what the source gives in some dtype, of the same shapes.
+        other: what the grown model gives in that dtype, likewise.
     """
     norm = math.sqrt(sum(_sum_of_squares(r) for r in reference)) or 1.0
     squares: list[tuple[torch.Tensor, torch.Tensor]] = []

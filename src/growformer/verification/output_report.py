@@ -1,4 +1,4 @@
-"""What the outputs check found: figures per dtype and input, by position and by layer, and what a verdict says of them."""
+"""What the outputs check found: figures per dtype and input, by position and by layer, and its words."""
 
 from __future__ import annotations
 
@@ -205,9 +205,9 @@ def _furthest(c: OutputComparison, worst: Worst) -> str:
     token = f", token {worst.token}" if worst.token is not None else ""
     token += f" {worst.text!r}" if worst.text is not None else ""
     return (
-        f"{worst.output}: position {worst.position} of sequence {worst.sequence}{token}: error {worst.grown_error:.2e}, "
-        f"the source's own {worst.source_error:.2e}, {c.position_ratio:.2f} times the largest near it "
-        f"(limit {c.position_limit:.1f})"
+        f"{worst.output}: position {worst.position} of sequence {worst.sequence}{token}: "
+        f"error {worst.grown_error:.2e}, the source's own {worst.source_error:.2e}, "
+        f"{c.position_ratio:.2f} times the largest near it (limit {c.position_limit:.1f})"
     )
 
 

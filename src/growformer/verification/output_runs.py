@@ -180,7 +180,10 @@ def convert(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Convert a model in place, as ``convert`` does a copy."""
+    """Convert a model in place, as ``convert`` does a copy; experts run singly: fused kernels know no float64."""
+    set_experts: Any = getattr(model, "set_experts_implementation", None)
+    if set_experts is not None:
+        set_experts("eager")
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.is_floating_point():
@@ -272,7 +275,7 @@ def decode(model: nn.Module, inputs: Inputs, dtype: torch.dtype, steps: int) -> 
     given[name] = tokens[:, :known]
     if name == "input_ids":
         given["attention_mask"] = torch.ones_like(given[name])
-    settings = copy.deepcopy(model.generation_config)
+    settings: Any = copy.deepcopy(model.generation_config)
     for plain, value in _PLAIN.items():
         if hasattr(settings, plain):
             setattr(settings, plain, value)
@@ -302,6 +305,6 @@ _PLAIN: dict[str, Any] = {
 
 
 __all__ = [
-    "OUTPUTS", "Held", "InputSet", "Inputs", "Openable", "Ran", "cast", "cast_inputs", "convert", "decode", "decoded", "decodes",
-    "default_dtype", "frequencies_of", "moved", "put_frequencies", "run",
+    "OUTPUTS", "Held", "InputSet", "Inputs", "Openable", "Ran", "cast", "cast_inputs", "convert", "decode", "decoded",
+    "decodes", "default_dtype", "frequencies_of", "moved", "put_frequencies", "run",
 ]  # fmt: skip

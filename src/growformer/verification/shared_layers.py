@@ -57,13 +57,14 @@ def shared_layers(rec: Recorded, source: nn.Module, grown: nn.Module) -> list[Sh
 
     Args:
         rec: what is recorded of the growth.
-        source, grown: the models, whose modules are looked for; their weights may be on the meta device.
+        source: the source, whose modules are looked for; its weights may be on the meta device.
+        grown: the grown model; likewise.
     """
     found: list[SharedLayer] = []
     for axis in rec.index_axes:
         place = _place_of(rec, axis)
         names = [_modules(model, place, axis) for model in (source, grown)] if place else [{}, {}]
-        space = _written_last(rec, place) if place else None
+        space = _stream_of(rec, place) if place else None
         if space is None or not all(names) or len(rec.architecture.spaces[space].axes) != 1:
             continue
         along = rec.along(axis, {}).source if not rec.size_indices[axis] else np.zeros(0, dtype=np.int64)
@@ -130,16 +131,13 @@ def _modules(model: nn.Module, place: str, axis: str) -> dict[int, str]:
     return found if sorted(found) == list(range(len(found))) else {}
 
 
-def _written_last(rec: Recorded, place: str) -> str | None:
-    """Return the space that a layer gives: what its last weight writes, or what that is added to, if layers read it."""
+def _stream_of(rec: Recorded, place: str) -> str | None:
+    """Return the space that a layer gives: what the first weight of the next one reads, if the layer writes it."""
     inside = [arrow for name, arrow in rec.arrows.items() if name.startswith(f"{place}.")]
-    read = {space for arrow in inside for space in spaces_in(arrow.source)}
-    written = set(spaces_in(inside[-1].target)) if inside else set()
-    for _ in range(len(rec.adds) + 1):
-        if written & read or not written:
-            break
-        written = {add.target for add in rec.adds if add.source in written}
-    return next(iter(written)) if len(written) == 1 and written <= read else None
+    read = next((set(spaces_in(arrow.source)) for arrow in inside if arrow.source is not None), set())
+    written = {space for arrow in inside for space in spaces_in(arrow.target)}
+    written |= {add.target for add in rec.adds if add.source in written}
+    return next(iter(read)) if len(read) == 1 and read <= written else None
 
 
 def _normed_twice(rec: Recorded, space: str) -> bool:
