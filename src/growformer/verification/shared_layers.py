@@ -64,8 +64,13 @@ def shared_layers(rec: Recorded, source: nn.Module, grown: nn.Module) -> list[Sh
     for axis in rec.index_axes:
         place = _place_of(rec, axis)
         names = [_modules(model, place, axis) for model in (source, grown)] if place else [{}, {}]
-        space = _stream_of(rec, place) if place else None
-        if space is None or not all(names) or len(rec.architecture.spaces[space].axes) != 1:
+        space = _stream_of(rec, place, axis) if place else None
+        if (
+            space is None
+            or not all(names)
+            or len(rec.architecture.spaces[space].axes) != 1
+            or rec.architecture.spaces[space].index
+        ):
             continue
         along = rec.along(axis, {}).source if not rec.size_indices[axis] else np.zeros(0, dtype=np.int64)
         if along.size != len(names[1]) or int(along.max(initial=-1)) + 1 != len(names[0]):
@@ -87,8 +92,6 @@ def _pairs(
         while normed and last + 1 < along.size and along[last + 1] < 0:
             last += 1
         index = {axis: last}
-        if (rec.architecture.spaces[space].index or ()) not in ((), (axis,)):
-            return
         coordinates, factors = _coordinates(rec, space, index)
         if coordinates is None:
             return
@@ -131,13 +134,16 @@ def _modules(model: nn.Module, place: str, axis: str) -> dict[int, str]:
     return found if sorted(found) == list(range(len(found))) else {}
 
 
-def _stream_of(rec: Recorded, place: str) -> str | None:
-    """Return the space that a layer gives: what the first weight of the next one reads, if the layer writes it."""
+def _stream_of(rec: Recorded, place: str, axis: str) -> str | None:
+    """Return the space that layers hand on: what they read and write that is local to none of them."""
     inside = [arrow for name, arrow in rec.arrows.items() if name.startswith(f"{place}.")]
-    read = next((set(spaces_in(arrow.source)) for arrow in inside if arrow.source is not None), set())
+    read = {space for arrow in inside for space in spaces_in(arrow.source)}
     written = {space for arrow in inside for space in spaces_in(arrow.target)}
     written |= {add.target for add in rec.adds if add.source in written}
-    return next(iter(read)) if len(read) == 1 and read <= written else None
+    found = [space for space in read & written if axis not in rec.architecture.spaces[space].index]
+    if len(found) > 1:  # post-norm: the sum that a norm reads, and what the norm makes of it
+        found = [space for space in found if _normed_twice(rec, space)]
+    return found[0] if len(found) == 1 else None
 
 
 def _normed_twice(rec: Recorded, space: str) -> bool:
@@ -145,4 +151,15 @@ def _normed_twice(rec: Recorded, space: str) -> bool:
     return any(space in spaces_in(arrow.target) for arrow in rec.norms.values())
 
 
-__all__ = ["SharedLayer", "shared_layers"]
+def post_norm_allowance(rec: Recorded) -> float:
+    """Return the largest epsilon of norms in new post-norm layers, which are exact up to eps / (2 variance); else 0."""
+    found = [0.0]
+    for name, arrow in rec.norms.items():
+        if rec.residual(arrow) is None or not any(rec.is_new(index) for index in rec.instances_of(name)):
+            continue
+        eps = rec.target_config.get(arrow.eps) if isinstance(arrow.eps, str) else arrow.eps
+        found.append(float(eps or 0.0))
+    return max(found)
+
+
+__all__ = ["SharedLayer", "post_norm_allowance", "shared_layers"]
