@@ -51,7 +51,7 @@ class PositionErrors:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        return {name: getattr(self, name) for name in PositionErrors.__slots__}
+        return plain(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Worst:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        return {name: getattr(self, name) for name in Worst.__slots__}
+        return plain(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +112,12 @@ class OutputErrors:
         """The largest ratio of any part of the positions; NaN counts as the largest."""
         ratios = [part.ratio for part in self.by_position]
         return math.nan if any(map(math.isnan, ratios)) else max(ratios, default=0.0)
+
+
+def plain(record: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass as JSON can hold them: null for what is no finite number."""
+    found = {name: getattr(record, name) for name in record.__slots__}
+    return {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in found.items()}
 
 
 def fluctuation(directions: float, count: int) -> float:
@@ -284,5 +290,5 @@ Decode = Callable[[int], str]
 
 __all__ = [
     "FALSE_ALARM", "FLOOR", "MAX_BINS", "Decode", "OutputErrors", "PositionErrors", "Worst", "errors_of",
-    "fluctuation",
+    "fluctuation", "plain",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from growformer.verification.output_errors import FLOOR, PositionErrors, Worst
+from growformer.verification.output_errors import FLOOR, PositionErrors, Worst, plain
 from growformer.verification.rows import Row
 
 
@@ -35,7 +35,7 @@ class LayerErrors:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        return {name: getattr(self, name) for name in LayerErrors.__slots__}
+        return plain(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +110,9 @@ class OutputComparison:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        plain = {name: getattr(self, name) for name in OutputComparison.__slots__}
         return {
-            **plain,
+            **plain(self),
             "ok": self.ok,
-            "position_limit": self.position_limit if math.isfinite(self.position_limit) else None,
             "worst": self.worst.to_json() if self.worst is not None else None,
             "by_position": [part.to_json() for part in self.by_position],
             "by_layer": [layer.to_json() for layer in self.by_layer],
@@ -154,7 +152,7 @@ class CacheComparison:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        return {name: getattr(self, name) for name in CacheComparison.__slots__} | {"ok": self.ok}
+        return plain(self) | {"ok": self.ok}
 
 
 @dataclass(frozen=True, slots=True)

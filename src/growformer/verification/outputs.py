@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from growformer.errors import SourceError
+from growformer.errors import GrowformerError, SourceError
 from growformer.verification.output_errors import FLOOR, OutputErrors, Worst, errors_of
 from growformer.verification.output_report import CacheComparison, LayerErrors, OutputComparison, OutputsReport
 from growformer.verification.output_runs import (
@@ -84,8 +84,8 @@ def compare_outputs(
         allowance = post_norm_allowance(record)
         if allowance:
             notes.append(
-                f"new post-norm layers change what they read by up to eps / (2 variance): errors up to {allowance:g}, eps, "
-                "count as preserved"
+                f"new post-norm layers change what they read by up to eps / (2 variance): errors up to {allowance:g}, "
+                "that epsilon, count as preserved"
             )
         run_all.layers = shared_layers(record, models[0].looked_at(), models[1].looked_at())
         if not run_all.layers:
@@ -119,6 +119,14 @@ def compare_outputs(
                     f"decoding with a KV cache was not compared in {dtype}: the source itself decodes something else "
                     f"than its forward gives (error {decoding.source_error:.1e} against {whole:.1e})"
                 )
+        elif own.cannot:
+            notes.append(f"decoding with a KV cache was not compared in {dtype}: the source cannot ({own.cannot})")
+        elif other.cannot and own.decoded is not None:
+            notes.append(
+                f"the grown model cannot decode with a KV cache in {dtype}, as the source can ({other.cannot})"
+            )
+            steps = own.decoded.shape[1]
+            caches.append(CacheComparison(steps, False, dtype, 0.0, math.inf, math.inf, RATIO_LIMIT[dtype]))
         del own, other
     # One that failed says more than one that passed.
     cache = next((c for c in caches if not c.ok), caches[0] if caches else None)
@@ -127,10 +135,11 @@ def compare_outputs(
 
 @dataclass(slots=True)
 class _Results:
-    """What one model gave in one dtype: per set of inputs and batch, and from decoding."""
+    """What one model gave in one dtype: per set of inputs and batch, and from decoding, or why it cannot decode."""
 
     sets: list[list[Ran]] = field(default_factory=list)
     decoded: torch.Tensor | None = None
+    cannot: str = ""
 
 
 @dataclass(slots=True)
@@ -168,7 +177,12 @@ class _Runs:
             steps = min(self.steps, tokens.shape[1] - 1)
             if steps > 0 and int(tokens.max()) < first.shape[-1]:
                 self.progress(f"{called} in {dtype}, decoding {steps} tokens")
-                results.decoded = decode(model, batch, wanted, steps)
+                try:
+                    results.decoded = decode(model, batch, wanted, steps)
+                except GrowformerError:
+                    raise
+                except Exception as error:
+                    results.cannot = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
         return results
 
 
