@@ -157,12 +157,29 @@ class _Unit:
     Attributes:
         name: of the module.
         module: whose run it is.
-        places: the modules that own the weights, the names of these there, and the parameters on the meta device.
+        places: of its weights.
     """
 
     name: str
     module: nn.Module
-    places: tuple[tuple[nn.Module, str, nn.Parameter], ...]
+    places: tuple[_Place, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """One weight in a module.
+
+    Attributes:
+        owner: the module.
+        attribute: name of the weight there.
+        name: in the model.
+        parameter: on the meta device, shared with all weights that are tied to it.
+    """
+
+    owner: nn.Module
+    attribute: str
+    name: str
+    parameter: nn.Parameter
 
 
 def _units(model: nn.Module) -> list[_Unit]:
@@ -170,9 +187,15 @@ def _units(model: nn.Module) -> list[_Unit]:
     found: list[_Unit] = []
     seen: set[int] = set()
 
-    def add(name: str, module: nn.Module, owners: list[nn.Module]) -> None:
-        seen.update(map(id, owners))
-        places = tuple((m, n, p) for m in owners for n, p in m._parameters.items() if p is not None)
+    def add(name: str, module: nn.Module, owners: dict[str, nn.Module]) -> None:
+        places = tuple(
+            _Place(owner, attribute, f"{at}.{attribute}" if at else attribute, parameter)
+            for at, owner in owners.items()
+            if id(owner) not in seen
+            for attribute, parameter in owner._parameters.items()
+            if parameter is not None
+        )
+        seen.update(map(id, owners.values()))
         if places:
             found.append(_Unit(name, module, places))
 
@@ -181,9 +204,9 @@ def _units(model: nn.Module) -> list[_Unit]:
             return
         is_list = isinstance(module, (nn.ModuleList, nn.ModuleDict))
         if listed and not is_list:
-            add(name, module, [inner for inner in module.modules() if id(inner) not in seen])
+            add(name, module, dict(module.named_modules(prefix=name)))
             return
-        add(name, module, [module])
+        add(name, module, {name: module})
         for child, inner in module.named_children():
             visit(f"{name}.{child}" if name else child, inner, is_list)
 
@@ -202,16 +225,18 @@ def _stream(unit: _Unit, stored: _Stored, dtype: torch.dtype, tell: Callable[[],
             return
         tell()
         made: dict[str, torch.Tensor] = {}
-        for module, name, parameter in unit.places:
-            value = stored.parameter(parameter, dtype, made)
-            module._parameters[name] = nn.Parameter(value, requires_grad=False)
+        for place in unit.places:
+            value = stored.parameter(place, dtype, made)
+            # As in memory: kernels are chosen by whether weights learn, even where no gradient is kept.
+            learns = place.parameter.requires_grad
+            place.owner._parameters[place.attribute] = nn.Parameter(value, requires_grad=learns)
 
     def free(*_: Any) -> None:
         nonlocal depth
         depth -= 1
         if not depth:
-            for module, name, parameter in unit.places:
-                module._parameters[name] = parameter
+            for place in unit.places:
+                place.owner._parameters[place.attribute] = place.parameter
 
     unit.module.register_forward_pre_hook(load, prepend=True)
     unit.module.register_forward_hook(free, always_call=True)
@@ -259,8 +284,8 @@ class _Stored:
             Unrunnable: one is not.
         """
         for unit in units:
-            for _, _, parameter in unit.places:
-                self._stored_name(parameter)
+            for place in unit.places:
+                self._stored_name(place)
 
     def fill_buffers(self) -> None:
         """Read the buffers that the folder holds; they are small and stay in memory."""
@@ -269,35 +294,34 @@ class _Stored:
                 with torch.no_grad():
                     tensor.copy_(self._made(name, {}))
 
-    def parameter(self, parameter: nn.Parameter, dtype: torch.dtype, made: dict[str, torch.Tensor]) -> torch.Tensor:
+    def parameter(self, place: _Place, dtype: torch.dtype, made: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return a parameter's values in a dtype, in memory of its own.
 
         Args:
-            parameter: on the meta device.
+            place: of the parameter.
             dtype: wanted; integers stay what they are.
             made: other parameters that were made together with it and are still wanted; changed.
 
         Raises:
             Unrunnable: what is stored has another shape.
         """
-        name = self._stored_name(parameter)
+        name, expected = self._stored_name(place), place.parameter.shape
         value = self._made(name, made)
-        if value.shape != parameter.shape:
+        if value.shape != expected:
             raise Unrunnable(
-                f"{self._folder.path}: {name} has the shape {list(value.shape)}; its class expects "
-                f"{list(parameter.shape)}"
+                f"{self._folder.path}: {name} has the shape {list(value.shape)}; its class expects {list(expected)}"
             )
-        return value.to(dtype) if value.is_floating_point() else value
+        return value.to(dtype, copy=True) if value.is_floating_point() else value
 
-    def _stored_name(self, parameter: nn.Parameter) -> str:
-        """Return the name of a parameter, of several that are tied, under which it is stored."""
-        names = self._names.get(id(parameter), [])
+    def _stored_name(self, place: _Place) -> str:
+        """Return the name under which a weight is stored: its own, or else that of one that is tied to it.
+
+        Both may be, and differ, whatever the config says; ``transformers`` does not tie them then.
+        """
+        names = [place.name, *self._names.get(id(place.parameter), [])]
         found = next((name for name in names if name in self._groups), None)
         if found is None:
-            raise Unrunnable(
-                f"{self._folder.path}: holds no weights for {names[0] if names else 'a parameter'} of "
-                f"{type(self._model).__name__}"
-            )
+            raise Unrunnable(f"{self._folder.path}: holds no weights for {place.name} of {type(self._model).__name__}")
         return found
 
     def _made(self, name: str, made: dict[str, torch.Tensor]) -> torch.Tensor:

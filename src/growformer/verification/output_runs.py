@@ -187,7 +187,8 @@ def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.is_floating_point():
-                parameter.data = parameter.data.to(dtype)
+                # Always in memory of its own: how a vector kernel rounds depends on how its weights are aligned.
+                parameter.data = parameter.data.to(dtype, copy=True)
         for name, buffer in model.named_buffers():
             if buffer.is_floating_point() and not _ROTARY.search(name):
                 buffer.data = buffer.data.to(dtype)
