@@ -49,3 +49,16 @@ def test_updates_benchmark_runs(tmp_path: Path) -> None:
     rules = json.loads(out.read_text())["rules"]
     assert len(rules) == 4
     assert all(row["with"] > 0 and row["without"] > 0 and 0 < row["kept"] < 1.5 for row in rules.values())
+
+
+def test_outputs_benchmark_runs(tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "verify_outputs.py"), "--tiny", "--out", str(out)],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    rows = json.loads(out.read_text())["rows"]
+    assert list(rows) == ["imports", "in memory", "from disk"]
+    assert all(row["peak_bytes"] > 0 and row["seconds"] > 0 for row in rows.values())
+    assert all(0 < rows[how]["ratio"] < 2 for how in ("in memory", "from disk"))
