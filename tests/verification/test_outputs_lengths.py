@@ -17,6 +17,7 @@ from growformer.verification import lengths, run_outputs
 from growformer.verification.lengths import checked_lengths, cost, default_lengths, positions_matter
 from growformer.verification.memory import available_bytes
 from growformer.verification.run_outputs import checked_dtypes
+from growformer.verification.verification import Verification
 
 torch.set_num_threads(1)
 PLENTY = 1 << 40
@@ -122,7 +123,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return source, folder / "grown"
 
 
-def verify(folders: tuple[Path, Path], **options: Any) -> growformer.Verification:
+def verify(folders: tuple[Path, Path], **options: Any) -> Verification:
     return growformer.verify(*folders, **{"checks": ["outputs"], "lengths": [12], **options})
 
 

@@ -280,8 +280,8 @@ def _from_disk(
     if asked is not None or live or needed <= SHARE * free:
         return bool(asked)
     notes.append(
-        f"the models ran layer by layer from disk: loaded and converted, weights take {gigabytes(needed)} of memory, and "
-        f"{gigabytes(free)} are free"
+        f"the models ran layer by layer from disk: loaded and converted, weights take {gigabytes(needed)} of memory, "
+        f"and {gigabytes(free)} are free"
     )
     return True
 
