@@ -167,13 +167,16 @@ def _plan_of(grown: Any, *, required: bool) -> Plan | None:
 def _trainability(
     grown: Any, plan: Plan, inputs: Mapping[str, torch.Tensor] | None, seed: int, *, required: bool
 ) -> tuple[TrainabilityReport | None, list[str]]:
-    """Run the trainability check; where it is not required and does not fit in memory, say so instead."""
+    """Run the trainability check; where it is not required and says nothing or does not fit in memory, say why not."""
     from growformer.verification.model_inputs import random_inputs
     from growformer.verification.run_outputs import load_model, too_large_to_train
     from growformer.verification.run_trainability import live_regions
     from growformer.verification.trainability import gradient_reach, steps_to_learn
 
-    why = None if required else too_large_to_train(grown)
+    why = None
+    if not required:
+        padded = "what is new was filled with zeros, as padding is, and is not meant to learn"
+        why = padded if plan.init.name == "zero" else too_large_to_train(grown)
     if why is not None:
         return None, [f"trainability was not checked: {why}; --checks trainability does it all the same"]
     model = load_model(grown)
