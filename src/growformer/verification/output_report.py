@@ -52,7 +52,7 @@ class OutputComparison:
         limit: the largest ratio that counts as preserved.
         allowance: an error that counts as preserved whatever the ratio: what the record itself says of new post-norm
             layers, which are exact up to an epsilon; 0 without any.
-        length: how many positions the longest sequence has.
+        length: how many positions the longest sequence has; 1 of outputs without positions.
         inputs: what they are.
         output: the output that the figures are of.
         worst: the position furthest off, of outputs that have positions.
@@ -180,7 +180,8 @@ class OutputsReport:
         """Return one row per finding: check, what was compared, result, whether it passed."""
         rows: list[Row] = []
         for c in self.comparisons:
-            rows.append(("outputs", f"{c.length} positions of {c.inputs} in {c.dtype}", _overall(c), c.overall_ok))
+            inputs = f"{c.length} positions of {c.inputs}" if c.by_position else c.inputs
+            rows.append(("outputs", f"{inputs} in {c.dtype}", _overall(c), c.overall_ok))
             if c.worst is not None:
                 rows.append(
                     ("outputs", f"the position furthest off, in {c.dtype}", _furthest(c, c.worst), c.positions_ok)

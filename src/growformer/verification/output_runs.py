@@ -74,18 +74,21 @@ class InputSet:
 
     @property
     def length(self) -> int:
-        """The number of positions of the longest sequence: of tokens, or of what the first argument has."""
+        """The number of tokens of the longest sequence; 1 of images and sounds."""
         return max(_length(batch) for batch in self.batches)
 
     @property
     def num_positions(self) -> int:
-        """How many positions there are in all sequences."""
+        """How many tokens there are in all sequences; how many images or sounds."""
         return sum(_length(batch) * _sequences(batch) for batch in self.batches)
+
+    def __str__(self) -> str:
+        return f"{self.length:,} positions of {self.kind}" if self.length > 1 else self.kind
 
 
 def _length(batch: Inputs) -> int:
-    first = batch[decoded(batch) or next(iter(batch))]
-    return first.shape[1] if first.ndim > 1 else 1
+    name = decoded(batch)
+    return batch[name].shape[-1] if name is not None and batch[name].ndim > 1 else 1
 
 
 def _sequences(batch: Inputs) -> int:

@@ -165,7 +165,7 @@ class _Runs:
             found = []
             for number, batch in enumerate(given.batches, 1):
                 count = f", {number} of {len(given.batches)}" if len(given.batches) > 1 else ""
-                self.progress(f"{called} in {dtype} on {given.length} positions of {given.kind}{count}")
+                self.progress(f"{called} in {dtype} on {given}{count}")
                 found.append(run(model, batch, wanted, list(dict.fromkeys(names))))
             results.sets.append(found)
         if dtype != "float64" and self.cached >= 0 and decodes(model):
@@ -209,7 +209,7 @@ def _compare(
         greedy_equal=found[0].same,
         limit=limit,
         allowance=allowance,
-        length=given.length,
+        length=placed.by_position[-1].stop if placed.by_position else given.length,
         inputs=given.kind,
         output=overall.name,
         worst=_worst(placed, given),
