@@ -61,3 +61,16 @@ def test_trainability_benchmark_runs(tmp_path: Path) -> None:
     (row,) = json.loads(out.read_text())["rows"]
     assert row["ok"]
     assert min(row["estimated_bytes"], row["peak_bytes"], row["seconds"], row["regions"]) > 0
+
+
+def test_outputs_benchmark_runs(tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "verify_outputs.py"), "--tiny", "--out", str(out)],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    rows = json.loads(out.read_text())["rows"]
+    assert list(rows) == ["imports", "in memory", "from disk"]
+    assert all(row["peak_bytes"] > 0 and row["seconds"] > 0 for row in rows.values())
+    assert all(0 < rows[how]["ratio"] < 2 for how in ("in memory", "from disk"))

@@ -36,11 +36,17 @@ def test_verdict_and_table(run, pair: tuple[Path, Path]) -> None:
     assert ran.code == 0
     assert ran.err == ""
     lines = ran.out.splitlines()
-    assert lines[0] == "Preserved: constraints, outputs"
+    assert lines[0] == "Preserved: constraints, outputs, trainability"
     assert lines[1] == ""
     assert lines[2].split() == HEADER
-    assert [line.split()[:2] for line in lines[3:7]] == [["constraints", "ok"], *[["outputs", "ok"]] * 3]
-    assert "positions in bfloat16" in ran.out
+    found = [tuple(line.split()[:2]) for line in lines[3:] if line.split()[1:2] in (["ok"], ["FAILED"])]
+    assert found[:8] == [("constraints", "ok"), *[("outputs", "ok")] * 7]
+    # Per dtype: everything, the worst position, the streams; then the cache.
+    assert "64 positions of random tokens in float32" in ran.out
+    assert "64 positions of random tokens in bfloat16" in ran.out
+    assert "the position furthest off, in bfloat16" in ran.out
+    assert "the stream after 3 layers, in float32" in ran.out
+    assert "16 tokens with a KV cache, in float32" in ran.out
 
 
 def test_json_and_checks(run, pair: tuple[Path, Path]) -> None:
@@ -57,7 +63,26 @@ def test_json_and_checks(run, pair: tuple[Path, Path]) -> None:
 def test_a_prompt_goes_through_the_tokenizer(run, pair: tuple[Path, Path]) -> None:
     ran = run("verify", *pair, "--checks", "outputs", "--prompt", "the sky is blue")
     assert ran.code == 0
-    assert "4 positions in float32" in ran.out
+    assert "4 positions of text in float32" in ran.out
+    assert "64 positions of random tokens in float32" in ran.out
+    found = run("verify", *pair, "--checks", "outputs", "--prompt", "the sky is blue", "--json").json()
+    worst = found["outputs"]["comparisons"][1]["worst"]
+    assert worst["text"] == ["the", "sky", "is", "blue"][worst["position"]]
+
+
+def test_own_inputs_lengths_and_disk(run, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("the sky\nis blue\nthe sky is blue")
+    (tmp_path / "b.json").write_text('{"input_ids": [5, 9, 11, 3, 3]}')
+    given = ["--inputs", tmp_path / "a.txt", "--inputs", tmp_path / "b.json", "--lengths", "9,max"]
+    found = run("verify", *pair, "--checks", "outputs", *given, "--json").json()["outputs"]
+    assert [(c["inputs"], c["length"]) for c in found["comparisons"]] == [
+        ("random tokens", 9), ("random tokens", 64), ("text", 5),
+    ]  # fmt: skip
+    assert found["tokens"] == 2 * 9 + 2 * 64 + 4 + 4 + 5
+    again = run("verify", *pair, "--checks", "outputs", *given, "--from-disk", "--json").json()["outputs"]
+    assert again["comparisons"] == found["comparisons"]
+    assert again["cache"]["tokens"] == 2
+    assert run("verify", *pair, "--checks", "outputs", "--in-memory", "--lengths", "5").code == 0
 
 
 def test_a_changed_dtype_is_compared_in_that_dtype(run, pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -75,8 +100,9 @@ def test_a_disturbed_weight_is_exit_code_1(run, pair: tuple[Path, Path], tmp_pat
     safetensors.torch.save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
     ran = run("verify", pair[0], broken)
     assert ran.code == 1
-    assert ran.out.splitlines()[0].startswith("NOT preserved: constraints, outputs failed")
+    assert ran.out.splitlines()[0].startswith("NOT preserved: constraints, outputs")
     assert "FAILED" in ran.out
+    assert "first wrong after layer" in ran.out
     ran = run("verify", pair[0], broken, "--json")
     assert ran.code == 1
     assert ran.json()["ok"] is False
@@ -92,6 +118,12 @@ def test_a_disturbed_weight_is_exit_code_1(run, pair: tuple[Path, Path], tmp_pat
         (["--checks", ","], "no check is named: expected constraints, outputs, trainability"),
         (["--dtype", "float8"], "unknown dtype 'float8': expected float32, bfloat16, float16; did you mean 'float32'?"),
         (["--dtype", ""], "no dtype is named: expected float32, bfloat16, float16"),
+        (["--lengths", "9,long"], "--lengths 9,long: expected whole numbers from 1, or max, found 'long'"),
+        (
+            ["--checks", "outputs", "--lengths", "65"],
+            "lengths: 65 positions, and the model reads at most 64; ask for max",
+        ),
+        (["--checks", "outputs", "--inputs", "no.txt"], "no.txt: no such file of inputs"),
     ],
 )
 def test_wrong_options(run, pair: tuple[Path, Path], options: list[str], message: str) -> None:

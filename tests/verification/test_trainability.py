@@ -447,12 +447,14 @@ def test_memory_is_estimated_from_shapes() -> None:
 
 def test_a_note_says_why_it_is_not_run(llama: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     assert why_not(llama.model, llama.plan, 128) is None
-    monkeypatch.setattr(run_trainability, "memory_available", lambda: 100)
+    monkeypatch.setattr(run_trainability, "available_bytes", lambda: 100)
     note = why_not(llama.model, llama.plan, 128)
     assert note is not None
-    assert note.startswith("trainability was not checked: it would take about 0.0 GB, and 0.0 GB are free")
-    monkeypatch.setattr(run_trainability, "memory_available", lambda: None)
-    assert why_not(llama.model, llama.plan, 128) is None
+    assert note.startswith("it takes about ")
+    assert note.endswith(" of memory, and 0 MB are free")
+    found = growformer.verify(llama.source, llama.model, plan=llama.plan)
+    assert found.trainability is None
+    assert f"trainability was not checked: {note}; --checks trainability does it all the same" in found.all_notes()
 
 
 def test_verify_reports_it(llama: Made) -> None:

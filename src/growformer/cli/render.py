@@ -198,10 +198,10 @@ def progress(shown: bool) -> Iterator[Callable[[int, int, str], None] | None]:
 
 
 @contextmanager
-def status(text: str, shown: bool) -> Iterator[None]:
-    """Show that something is at work, on stderr where that is a terminal."""
+def status(text: str, shown: bool) -> Iterator[Callable[[str], None]]:
+    """Show that something is at work, on stderr where that is a terminal; yields what changes the text."""
     if not shown or not sys.stderr.isatty():
-        yield
+        yield lambda _: None
         return
-    with console(stderr=True).status(escaped(text)):
-        yield
+    with console(stderr=True).status(escaped(text)) as shown_status:
+        yield lambda now: shown_status.update(escaped(now))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,25 +31,50 @@ def verify(
         ),
     ] = False,
     checks: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="LIST",
             help="constraints: the weights, block by block, without running a model. outputs: both models on the same "
-            "tokens, with and without a KV cache. trainability: which new weights learn in two steps.",
+            "inputs, by position, by layer, and with a KV cache. trainability: which new weights learn in two steps. "
+            "Default: all three, as far as memory allows.",
         ),
-    ] = "constraints,outputs",
+    ] = None,
     dtype: Annotated[
         str | None,
         typer.Option(
             metavar="LIST",
-            help="Compare outputs in these: float32, bfloat16, float16. Default: float32, or OUT's own where "
-            "--dtype of grow has changed it.",
+            help="Compare outputs in these: float32, bfloat16, float16. Default: float32 and the checkpoint's own, or "
+            "only OUT's where --dtype of grow has changed it.",
+        ),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Compare outputs on these as well: .txt, .json or .jsonl with input_ids or text, .npz or .safetensors "
+            "with arrays by the names of the model's arguments, .png or .jpg, or a folder of images. May be repeated.",
         ),
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Compare outputs on this text. Default: random tokens.")
+        str | None, typer.Option(metavar="TEXT", help="Compare outputs on this text as well as on random tokens.")
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", parser=whole_number, help="Of the random tokens.")] = 0,
+    lengths: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="How many random tokens: numbers, or max for the model's longest. Default: 64, and as many as are "
+            "affordable where rotary frequencies or positions changed.",
+        ),
+    ] = None,
+    from_disk: Annotated[
+        bool | None,
+        typer.Option(
+            "--from-disk/--in-memory",
+            help="Run the models layer by layer from disk, or load them whole. Default: from disk where they do not "
+            "fit in memory.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", parser=whole_number, help="Of the random inputs.")] = 0,
     certificate: certificates.Checked = None,
     certificate_to: certificates.To = None,
     no_certificate: certificates.No = False,
@@ -57,7 +82,8 @@ def verify(
 ) -> None:
     """Check that OUT, grown from MODEL, computes what MODEL computes. Exits with 1 if it does not.
 
-    Outputs are judged against the rounding that the source has itself, compared with float64.
+    Outputs are judged against the rounding that the source has itself, compared with float64: over everything, at
+    every position, after every layer, and when decoding with a KV cache.
 
         $ growformer verify SmolLM2-135M SmolLM2-168M --dtype float32,bfloat16
         $ growformer verify SmolLM2-168M --digests
@@ -75,16 +101,20 @@ def verify(
     from growformer.api import verify as run
     from growformer.cli import render
 
-    wanted = _names(checks, "check", CHECKS)
-    dtypes = [_changed_dtype(model, out) or "float32"] if dtype is None else _names(dtype, "dtype", DTYPES)
+    wanted = None if checks is None else _names(checks, "check", CHECKS)
+    dtypes = None if dtype is None else _names(dtype, "dtype", DTYPES)
+    asked = None if lengths is None else _lengths(lengths)
     writer = certificates.Writer(model, out, certificate_to, wanted=not no_certificate, shown=not json)
-    if set(wanted) - {"constraints"}:
+    if wanted is None or set(wanted) - {"constraints"}:
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()  # one bar per model loaded says less than the line above the verdict
-    with render.status(f"Checking {' and '.join(wanted)}", not json):
-        found = run(model, out, checks=wanted, dtypes=dtypes, prompt=prompt, seed=seed)
-    options = {"checks": wanted, "dtypes": dtypes, "prompt": prompt, "seed": seed}
+    options: dict[str, Any] = {
+        "checks": wanted, "dtypes": dtypes, "prompt": prompt, "seed": seed, "input_files": inputs or [],
+        "lengths": asked, "from_disk": from_disk,
+    }  # fmt: skip
+    with render.status(f"Checking {' and '.join(wanted or CHECKS)}", not json) as tell:
+        found = run(model, out, **options, progress=tell)
     written = writer.write(found, options)
     if json:
         more = {"digests": read and read.to_json(), "certificate": written}
@@ -129,12 +159,14 @@ def _names(text: str, what: str, known: Sequence[str]) -> list[str]:
     return names
 
 
-def _changed_dtype(model: str, out: str) -> str | None:
-    """Return the dtype of the grown weights if it is not the source's: in any other, the two would be rounded apart."""
-    from growformer.storage.folder import open_folder
-
-    before, after = ({entry.dtype for entry in open_folder(m).entries.values()} & set(DTYPES) for m in (model, out))
-    return next(iter(after)) if len(after) == 1 and after != before else None
+def _lengths(text: str) -> list[int | str]:
+    """Return the lengths in a list with commas."""
+    found: list[int | str] = []
+    for part in (part.strip() for part in text.split(",")):
+        if part != "max" and not part.isdecimal():
+            raise RequestError(f"--lengths {text}: expected whole numbers from 1, or max, found {part!r}")
+        found.append(part if part == "max" else int(part))
+    return found
 
 
 def _show(found: Verification, certificate: str | None) -> None:
@@ -144,7 +176,7 @@ def _show(found: Verification, certificate: str | None) -> None:
     print()
     rows = [(check, "ok" if ok else "FAILED", what, result) for check, what, result, ok in found.rows()]
     render.table(("check", "", "what", "result"), rows)
-    notes = getattr(found, "notes", ())
+    notes = found.all_notes()
     if notes:
         render.heading("Notes")
         render.lines(notes)

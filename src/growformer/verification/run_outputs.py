@@ -1,16 +1,98 @@
-"""What the outputs check runs on: models loaded from folders, a text or random tokens, and what to say of both."""
+"""What the outputs check runs on: both models, in memory or from disk, inputs of several kinds and lengths, dtypes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from growformer.errors import RequestError, SourceError
+import torch
+from torch import nn
+
+from growformer.errors import RequestError, SourceError, did_you_mean
+from growformer.storage.folder import ModelFolder, open_folder
+from growformer.verification.from_disk import FromDisk, Unrunnable, class_of, skeleton
+from growformer.verification.input_files import Inputs as InputFiles
+from growformer.verification.lengths import SHORT, checked_lengths, cost, default_lengths
+from growformer.verification.memory import SHARE, available_bytes, gigabytes
+from growformer.verification.model_inputs import NoDefaultInputs, random_inputs, what_it_reads
+from growformer.verification.output_report import OutputsReport
+from growformer.verification.output_runs import Held, InputSet, Openable, cast, frequencies_of, moved
+from growformer.verification.outputs import RATIO_LIMIT, Progress, compare_outputs
+from growformer.verification.recorded import Recorded
+from growformer.verification.shared_layers import shared_layers
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
+    from growformer.planning.plan import Plan
+
+STEPS = 16
+"""How many tokens are decoded with a KV cache; from disk, each reads all weights."""
+STEPS_FROM_DISK = 2
+TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "spiece.model", "tokenizer.model", "vocab.txt")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputsRequest:
+    """How outputs are compared.
+
+    Attributes:
+        dtypes: in which; None: float32, and the dtype of the checkpoint.
+        inputs: arguments of both models, instead of random ones.
+        files: the user's own inputs, in addition.
+        prompt: a text, in addition.
+        seed: of random inputs.
+        lengths: how many positions, or ``max``; None: a short input, and a long one where positions matter.
+        generate: how many tokens are decoded with a KV cache; None: as many as is usual.
+        frequencies: whether the grown model gets the source's rotary frequencies; None: where their number grew by
+            other than a power of two.
+        from_disk: whether models run layer by layer from disk; None: where they do not fit in memory.
+        progress: told what is being run.
+    """
+
+    dtypes: Sequence[str] | None = None
+    inputs: Mapping[str, torch.Tensor] | None = None
+    files: Sequence[str | Path] = ()
+    prompt: str | None = None
+    seed: int = 0
+    lengths: Sequence[int | str] | None = None
+    generate: int | None = None
+    frequencies: bool | None = None
+    from_disk: bool | None = None
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InMemory:
+    """A folder that is loaded whole, as its own class, whenever it is opened."""
+
+    folder: ModelFolder
+
+    def looked_at(self) -> nn.Module:
+        """Return the model without weights."""
+        return skeleton(self.folder)
+
+    @contextlib.contextmanager
+    def opened(self, dtype: torch.dtype) -> Iterator[nn.Module]:
+        """Give the model; it is loaded in the precision that is stored, at least float32, and converted in place."""
+        yield cast(load_folder(self.folder), dtype)
+
+
+def load_folder(folder: ModelFolder) -> nn.Module:
+    """Load a folder as its own class, in float32, or float64 where it is stored so.
+
+    Raises:
+        SourceError: transformers has no such class, or it cannot load the folder.
+    """
+    stored = {entry.dtype for entry in folder.entries.values()}
+    dtype = torch.float64 if "float64" in stored else torch.float32
+    try:
+        return class_of(folder).from_pretrained(folder.path, dtype=dtype).eval()  # type: ignore[no-any-return]
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise SourceError(f"{folder.path}: {class_of(folder).__name__} cannot load it: {reason}") from None
 
 
 def load_model(model: Any) -> nn.Module:
@@ -19,54 +101,135 @@ def load_model(model: Any) -> nn.Module:
     Raises:
         SourceError: the folder cannot be read, or transformers has no such class.
     """
-    if not isinstance(model, (str, Path)):
-        return model  # type: ignore[no-any-return]
-    import torch
-    import transformers
-
-    from growformer.storage.folder import open_folder
-
-    folder = open_folder(model)
-    heads = folder.config.get("architectures") or []
-    model_class = getattr(transformers, heads[0], None) if heads else transformers.AutoModel
-    if model_class is None:
-        raise SourceError(f"{folder.path}: transformers has no class {heads[0]!r}; load the models and pass them")
-    return model_class.from_pretrained(folder.path, dtype=torch.float32).eval()  # type: ignore[no-any-return]
+    return load_folder(open_folder(model)) if isinstance(model, (str, Path)) else model
 
 
-def default_inputs(
-    source: Any, model: nn.Module, prompt: str | None, seed: int, length: int
-) -> dict[str, torch.Tensor]:
-    """Return a text by the source's tokenizer, or random tokens where there is no text.
+def run_outputs(source: Any, grown: Any, request: OutputsRequest, record: Recorded | None = None) -> OutputsReport:
+    """Compare the outputs of two models, folders or live ones, on random inputs and the user's own.
+
+    Args:
+        source: the source.
+        grown: what it was grown into.
+        request: how.
+        record: what is recorded of the growth; without it, streams between layers are not compared.
 
     Raises:
-        RequestError: a text without a tokenizer, or one of no tokens.
+        RequestError: an unknown dtype, a length that the model does not read, or inputs that it cannot be given.
+        SourceError: a model cannot be read, or cannot run layer by layer where that was asked for.
     """
-    import torch
+    folders = [open_folder(m) if isinstance(m, (str, Path)) else None for m in (source, grown)]
+    looked_at = [
+        skeleton(folder) if folder is not None else model
+        for folder, model in zip(folders, (source, grown), strict=True)
+    ]
+    dtypes = checked_dtypes(request.dtypes, [_dtypes_of(f, m) for f, m in zip(folders, (source, grown), strict=True)])
+    notes = [] if request.dtypes is None else _stored_in_fewer_bits(folders, dtypes)
+    tell = _Tell(request.progress or (lambda _: None))
+    free = available_bytes()
+    layers = len(shared_layers(record, looked_at[0], looked_at[1])) if record is not None else 0
+    from_disk = _from_disk(request.from_disk, folders, looked_at, free, notes)
+    room = free - (0 if from_disk else _weights(looked_at))
+    sets = _input_sets(request, folders[0], looked_at, len(dtypes), layers, max(room, 0), notes)
+    rotated = _rotary_ratio(looked_at)
+    frequencies = request.frequencies
+    if frequencies is None:
+        frequencies = rotated is not None and rotated not in (1, 2, 4, 8)
+    if frequencies and rotated is not None:
+        angle = moved(*map(frequencies_of, looked_at)) * max(s.length for s in sets)
+        notes.append(
+            f"outputs are compared with the source's rotary frequencies: head_dim grew by {rotated:g}, and its own, "
+            f"rounded to float32, turn the last position by up to {angle:.1e} radians more or less"
+        )
+    steps = request.generate if request.generate is not None else STEPS_FROM_DISK if from_disk else STEPS
+    opened: list[Openable] = [
+        Held(model) if folder is None else FromDisk(folder, tell.part) if from_disk else InMemory(folder)
+        for folder, model in zip(folders, (source, grown), strict=True)
+    ]
+    found = compare_outputs(
+        opened[0], opened[1], sets, dtypes,
+        generate=steps, frequencies=frequencies, record=record, progress=tell.step,
+    )  # fmt: skip
+    found = replace(found, notes=(*notes, *found.notes))
+    return _with_text(found, folders[0])
 
-    if prompt is not None:
-        from transformers import AutoTokenizer
 
-        if not isinstance(source, (str, Path)):
-            raise RequestError("a prompt needs a model folder with a tokenizer; pass inputs=... for live models")
-        encoded = dict(AutoTokenizer.from_pretrained(source)(prompt, return_tensors="pt"))
-        if not encoded["input_ids"].numel():
-            raise RequestError(f"the prompt {prompt!r} has no tokens; give a text, or none for random tokens")
-        return encoded
-    config = getattr(model, "config", None)
-    vocabulary = int(getattr(config, "vocab_size", 256))
-    longest = getattr(config, "max_position_embeddings", None) or length
-    generator = torch.Generator().manual_seed(seed)
-    return {"input_ids": torch.randint(0, vocabulary, (2, min(length, longest)), generator=generator)}
+def outputs_or_why_not(
+    source: Any, grown: Any, request: OutputsRequest, plan: Plan | None, *, required: bool
+) -> tuple[OutputsReport | None, list[str]]:
+    """Run the check; where it is not required and cannot be run, for want of memory or inputs, say so instead.
+
+    Raises:
+        As ``run_outputs``, where the check is required or the request itself is wrong.
+    """
+    record = Recorded.read(json.loads(plan.to_json())) if plan is not None else None
+    asked = request.inputs is not None or request.files or request.prompt is not None or request.lengths is not None
+    try:
+        found = run_outputs(source, grown, request, record)
+    except (Unrunnable, NoDefaultInputs) as error:
+        if required or asked or request.from_disk:
+            raise
+        return None, [f"outputs were not compared: {error}"]
+    return found, []
 
 
-def stored_dtypes(source: Any, grown: Any, dtypes: Sequence[str]) -> list[str]:
+@dataclass(slots=True)
+class _Tell:
+    """Progress in two levels: what runs, and which of its parts."""
+
+    say: Progress
+    now: str = field(default="")
+
+    def step(self, text: str) -> None:
+        """Say what runs from now on."""
+        self.now = text
+        self.say(text)
+
+    def part(self, at: str) -> None:
+        """Say which part of it runs."""
+        self.say(f"{self.now}: {at}")
+
+
+# Dtypes.
+
+
+def checked_dtypes(dtypes: Sequence[str] | None, stored: Sequence[set[str]]) -> list[str]:
+    """Return the dtypes to compare in.
+
+    By default float32 and the one in which the source is stored; only the grown model's where that is another, since
+    in any other the two are rounded apart.
+
+    Args:
+        dtypes: as asked for.
+        stored: the dtypes of the source and of the grown model.
+
+    Raises:
+        RequestError: outputs are not compared in one of them.
+    """
+    if dtypes is None:
+        source, grown = ([d for d in RATIO_LIMIT if d in found] for found in stored)
+        if len(grown) == 1 and grown != source:
+            return grown
+        return list(dict.fromkeys(["float32", *source]))
+    for dtype in dtypes:
+        if dtype not in RATIO_LIMIT:
+            hint = did_you_mean(dtype, RATIO_LIMIT)
+            raise RequestError(f"unknown dtype {dtype!r}: expected {', '.join(RATIO_LIMIT)}{hint}")
+    if not dtypes:
+        raise RequestError(f"no dtype is named: expected {', '.join(RATIO_LIMIT)}")
+    return list(dict.fromkeys(dtypes))
+
+
+def _dtypes_of(folder: ModelFolder | None, model: Any) -> set[str]:
+    if folder is not None:
+        return {entry.dtype for entry in folder.entries.values()}
+    return {str(p.dtype).removeprefix("torch.") for p in model.parameters()}
+
+
+def _stored_in_fewer_bits(folders: Sequence[ModelFolder | None], dtypes: Sequence[str]) -> list[str]:
     """Say where the grown checkpoint was stored in fewer bits than it is compared in."""
-    if not (isinstance(source, (str, Path)) and isinstance(grown, (str, Path))):
+    if folders[0] is None or folders[1] is None:
         return []
-    from growformer.storage.folder import open_folder
-
-    stored = [{e.dtype for e in open_folder(m).entries.values() if "float" in e.dtype} for m in (source, grown)]
+    stored = [{d for d in _dtypes_of(f, None) if "float" in d} for f in folders]
     rounded = sorted(stored[1] - stored[0])
     if not rounded or set(dtypes) <= stored[1]:
         return []
@@ -76,15 +239,125 @@ def stored_dtypes(source: Any, grown: Any, dtypes: Sequence[str]) -> list[str]:
     ]
 
 
-def generates(models: Sequence[nn.Module]) -> bool:
-    """Tell whether all models generate text."""
-    return all(getattr(m, "can_generate", lambda: False)() for m in models)
+# Memory.
 
 
-def rotary_ratio(models: Sequence[nn.Module]) -> float | None:
+def _weights(models: Sequence[nn.Module]) -> int:
+    """Return how many bytes of weights lie in memory at most: one model as it was loaded, and as it is converted.
+
+    Those of the source in float32 and float64 at once; of live models beside both as they are.
+    """
+    source, grown = (sum(p.numel() for p in model.parameters()) for model in models)
+    return max(13 * source, 9 * grown)  # measured: benchmarks/verify_outputs.py
+
+
+def _from_disk(
+    asked: bool | None, folders: Sequence[ModelFolder | None], models: Sequence[nn.Module], free: int, notes: list[str]
+) -> bool:
+    """Decide whether models run from disk, and say so where it was not asked for.
+
+    Raises:
+        RequestError: it is asked for, of a live model.
+    """
+    live = any(folder is None for folder in folders)
+    if asked and live:
+        raise RequestError("only model folders run from disk; of live models, leave from_disk out")
+    needed = _weights(models)
+    if asked is not None or live or needed <= SHARE * free:
+        return bool(asked)
+    notes.append(
+        f"the models ran layer by layer from disk: loaded and converted, weights take {gigabytes(needed)} of memory, "
+        f"and {gigabytes(free)} are free"
+    )
+    return True
+
+
+# Inputs.
+
+
+def _input_sets(
+    request: OutputsRequest,
+    folder: ModelFolder | None,
+    models: Sequence[nn.Module],
+    num_dtypes: int,
+    num_layers: int,
+    free: int,
+    notes: list[str],
+) -> list[InputSet]:
+    if request.inputs is not None:
+        return [InputSet("given inputs", (dict(request.inputs),))]
+    source = models[0]
+    files = InputFiles(source, folder.path if folder is not None else None)
+    own = [files.prompt(request.prompt)] if request.prompt is not None else []
+    own += files.read(request.files)
+    notes += files.notes
+    if request.lengths is not None:
+        lengths = checked_lengths(request.lengths, source)
+    else:
+        lengths, left = default_lengths(source, models[1], SHORT, num_dtypes, num_layers, free)
+        notes += left
+    sets: list[InputSet] = []
+    for length in lengths:
+        try:
+            given = random_inputs(source, length, request.seed)
+        except RequestError as error:
+            if not own:
+                raise
+            notes.append(f"random inputs were not run: {error}")
+            break
+        sets.append(_affordable(given, length, models[1], num_dtypes, num_layers, free, notes))
+        if not what_it_reads(source).is_text:
+            break
+    return [*sets, *own]
+
+
+def _affordable(
+    given: InputSet, length: int, model: nn.Module, num_dtypes: int, num_layers: int, free: int, notes: list[str]
+) -> InputSet:
+    """Return an input with one sequence where it is long, without streams between layers where they do not fit."""
+    if length <= SHORT:
+        return given
+    needed = cost(model, length, num_dtypes, num_layers)
+    fits = needed.num_bytes + needed.stream_bytes <= SHARE * free
+    if not fits:
+        notes.append(
+            f"at {length:,} positions the streams between layers were not compared: they take "
+            f"{gigabytes(needed.stream_bytes)} of memory"
+        )
+    first = {name: tensor[:1] for name, tensor in given.batches[0].items()}
+    return InputSet(given.kind, (first,), layers=fits)
+
+
+def _rotary_ratio(models: Sequence[nn.Module]) -> float | None:
     """Return by how much the number of rotary frequencies grew from the first model to the second; None without."""
-    found = [next((b.numel() for n, b in m.named_buffers() if n.endswith("inv_freq")), None) for m in models]
+    found = [next((b.numel() for b in frequencies_of(m).values()), None) for m in models]
     return found[1] / found[0] if found[0] and found[1] else None
 
 
-__all__ = ["default_inputs", "generates", "load_model", "rotary_ratio", "stored_dtypes"]
+# Texts of tokens.
+
+
+def _with_text(report: OutputsReport, folder: ModelFolder | None) -> OutputsReport:
+    """Return a report that says what the worst tokens stand for, where the source has a tokenizer."""
+    if folder is None or not any((folder.path / name).is_file() for name in TOKENIZERS):
+        return report
+    if not any(c.worst is not None and c.worst.token is not None for c in report.comparisons):
+        return report
+    try:
+        from transformers import AutoTokenizer
+
+        decode: Callable[[list[int]], str] = AutoTokenizer.from_pretrained(folder.path).decode
+    except Exception:
+        return report  # what a tokenizer lacks takes nothing from the figures
+    comparisons = [
+        replace(c, worst=replace(c.worst, text=decode([c.worst.token])))
+        if c.worst is not None and c.worst.token is not None
+        else c
+        for c in report.comparisons
+    ]
+    return replace(report, comparisons=tuple(comparisons))
+
+
+__all__ = [
+    "OutputsRequest", "checked_dtypes", "load_folder", "load_model", "outputs_or_why_not", "run_outputs",
+]  # fmt: skip

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from growformer.verification.memory import available_bytes, gigabytes
 from growformer.verification.recorded import Recorded
 from growformer.verification.trainability import TrainabilityReport, check_trainability, steps_to_learn
 from growformer.verification.training_steps import memory_needed
@@ -59,35 +59,10 @@ def why_not(grown: Any, grew: Plan | Recorded, num_tokens: int, *, in_place: boo
         shapes = [tuple(p.shape) for p in grown.parameters()]
     record = grew if isinstance(grew, Recorded) else Recorded.read(json.loads(grew.to_json()))
     needed = memory_needed(shapes, num_tokens, steps=steps_to_learn(record), in_place=in_place)
-    available = memory_available()
-    if available is None or needed <= available:
+    available = available_bytes()
+    if needed <= available:
         return None
-    return (
-        f"trainability was not checked: it would take about {needed / 1e9:.1f} GB, and {available / 1e9:.1f} GB are "
-        "free. Ask for it by name (checks: trainability) on a machine with more"
-    )
+    return f"it takes about {gigabytes(needed)} of memory, and {gigabytes(available)} are free"
 
 
-def memory_available() -> int | None:
-    """Return how many bytes can still be allocated, as far as the system tells: of the machine, and of a container."""
-    found: list[int] = []
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    except (OSError, ValueError, IndexError):
-        try:
-            found.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-        except (OSError, ValueError):
-            return None
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            found.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
-        except (OSError, ValueError):  # "max": there is no limit
-            continue
-    return min(found, default=None)
-
-
-__all__ = ["memory_available", "memory_needed", "run_trainability", "why_not"]
+__all__ = ["memory_needed", "run_trainability", "why_not"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from growformer.verification.trainability import TrainabilityReport
 
 CHECKS = ("constraints", "outputs", "trainability")
+TRAINED_ON = 128
+"""Positions of the random inputs that the trainability check runs on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,11 @@ class Verification:
         """Return one row per finding: check, what was compared, result, whether it passed."""
         return [row for report in self.reports().values() for row in report.rows()]
 
+    def all_notes(self) -> list[str]:
+        """Return what was not checked, or checked with a reservation, and why: of the whole, and of each report."""
+        own = [note for report in self.reports().values() for note in getattr(report, "notes", ())]
+        return list(dict.fromkeys([*self.notes, *own]))
+
     def __str__(self) -> str:
         return "\n".join([self.verdict, *(f"  {c}: {what}: {result}" for c, what, result, _ in self.rows())])
 
@@ -77,85 +84,105 @@ def verify(
     *,
     checks: Sequence[str] | None = None,
     plan: Plan | None = None,
-    dtypes: Sequence[str] = ("float32",),
+    dtypes: Sequence[str] | None = None,
     inputs: Mapping[str, torch.Tensor] | None = None,
+    input_files: Sequence[str | Path] = (),
     prompt: str | None = None,
     seed: int = 0,
-    length: int = 64,
+    lengths: Sequence[int | str] | None = None,
     generate: int | None = None,
     frequencies: bool | None = None,
+    from_disk: bool | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> Verification:
     """Check that a grown model computes what its source computes.
 
     Args:
         source: model folder, or live model.
         grown: likewise. A folder's growformer.json says how it was grown.
-        checks: any of ``constraints``, ``outputs``, ``trainability``; by default the first two, of live models
-            without a plan the second.
+        checks: any of ``constraints``, ``outputs``, ``trainability``; by default all three, of live models without a
+            plan the second. What is not asked for and does not fit in memory is left out, and a note says so.
         plan: how a live model was grown; folders bring their own.
-        dtypes: in which outputs are compared.
-        inputs: what both models are run on; by default random tokens.
-        prompt: a text to run both on, with the source folder's tokenizer.
-        seed: of random tokens.
-        length: how many random tokens per sequence.
-        generate: how many tokens a decoder continues with a KV cache; by default 16.
+        dtypes: in which outputs are compared; by default float32 and the dtype of the checkpoint, only the grown
+            model's where that is another.
+        inputs: what both models are run on, instead of random inputs.
+        input_files: the user's own inputs, in addition: texts, token ids, arrays, images.
+        prompt: a text to run both on, in addition, with the source folder's tokenizer.
+        seed: of random inputs.
+        lengths: how many random tokens per sequence, several numbers or ``"max"``; by default 64, and up to the model's
+            longest where rotary frequencies or positions changed.
+        generate: how many tokens a decoder continues with a KV cache; by default 16, from disk 2.
         frequencies: compare with the source's rotary frequencies in the grown model; by default where head_dim has
             grown by other than a factor of two, whose float32 rounding is stated apart.
+        from_disk: run models layer by layer from their folders; by default where they do not fit in memory.
+        progress: told what is being checked.
 
     Raises:
-        RequestError: an unknown check or dtype.
+        RequestError: an unknown check or dtype, or inputs that cannot be used.
         SourceError: a model cannot be read, or the record of the growth is missing.
     """
-    if checks is None:
-        checks = ("constraints", "outputs") if plan is not None or _is_folder(grown) else ("outputs",)
-    for name in checks:
+    wanted = checks
+    if wanted is None:
+        wanted = CHECKS if plan is not None or _is_folder(grown) else ("outputs",)
+    for name in wanted:
         if name not in CHECKS:
             raise RequestError(f"unknown check {name!r}: expected {', '.join(CHECKS)}{did_you_mean(name, CHECKS)}")
     made = plan
-    if made is None and _is_folder(grown) and ("constraints" in checks or "trainability" in checks):
-        from growformer.execute.provenance import load_provenance
-
-        made = load_provenance(grown).plan
-    if made is None and ("constraints" in checks or "trainability" in checks):
+    if made is None and _is_folder(grown):
+        made = _plan_of(grown, required="constraints" in wanted or "trainability" in wanted)
+    if made is None and ("constraints" in wanted or "trainability" in wanted):
         raise SourceError("constraints and trainability of live models need plan=..., the plan that they were grown by")
-    constraints = None
-    if made is not None and "constraints" in checks:
+    constraints, outputs, trainability = None, None, None
+    notes: list[str] = []
+    if made is not None and "constraints" in wanted:
         from growformer.verification.run_constraints import run_constraints
 
         constraints = run_constraints(source, grown, made)
-    outputs, trainability, notes = None, None, []
-    if "outputs" in checks or "trainability" in checks:
-        from growformer.verification.run_outputs import (
-            default_inputs,
-            generates,
-            load_model,
-            rotary_ratio,
-            stored_dtypes,
-        )
+    if "outputs" in wanted:
+        from growformer.verification.run_outputs import OutputsRequest, outputs_or_why_not
 
-        models = [load_model(m) for m in (source, grown)]
-        run_on = dict(inputs) if inputs is not None else default_inputs(source, models[0], prompt, seed, length)
-        if "outputs" in checks:
-            notes += stored_dtypes(source, grown, dtypes)
-            from growformer.verification.outputs import RATIO_LIMIT, compare_outputs
-
-            for dtype in dtypes:
-                if dtype not in RATIO_LIMIT:
-                    raise RequestError(f"unknown dtype {dtype!r}: expected {', '.join(RATIO_LIMIT)}")
-            rotated = rotary_ratio(models)
-            if frequencies is None:
-                frequencies = rotated is not None and rotated not in (1, 2, 4, 8)
-            if frequencies:
-                notes.append(f"outputs are compared with the source's rotary frequencies: head_dim grew by {rotated:g}")
-            count = generate if generate is not None else (16 if generates(models) else 0)
-            outputs = compare_outputs(models[0], models[1], run_on, dtypes, generate=count, frequencies=frequencies)
-        if "trainability" in checks and made is not None:
-            from growformer.verification.run_trainability import run_trainability
-
-            model = models.pop()
-            models.clear()  # a source that was loaded here is not needed any more
-            trainability = run_trainability(model, made, run_on, seed=seed, in_place=_is_folder(grown))
+        request = OutputsRequest(
+            dtypes=dtypes, inputs=inputs, files=input_files, prompt=prompt, seed=seed, lengths=lengths,
+            generate=generate, frequencies=frequencies, from_disk=from_disk, progress=progress,
+        )  # fmt: skip
+        outputs, left = outputs_or_why_not(source, grown, request, made, required=checks is not None)
+        notes += left
+    if "trainability" in wanted and made is not None:
+        trainability, left = _trainability(grown, made, inputs, seed, required=checks is not None)
+        notes += left
     return Verification(constraints, outputs, trainability, tuple(notes))
+
+
+def _plan_of(grown: Any, *, required: bool) -> Plan | None:
+    """Return the plan that a folder records; None where there is none and none is needed.
+
+    Raises:
+        SourceError: there is none, and it is needed; or it cannot be read.
+    """
+    from growformer.execute.provenance import load_provenance
+
+    if not required and not (Path(grown) / "growformer.json").exists():
+        return None
+    return load_provenance(grown).plan
+
+
+def _trainability(
+    grown: Any, plan: Plan, inputs: Mapping[str, torch.Tensor] | None, seed: int, *, required: bool
+) -> tuple[TrainabilityReport | None, list[str]]:
+    """Run the trainability check; where it is not required and says nothing or does not fit in memory, say why not."""
+    from growformer.verification.model_inputs import random_inputs
+    from growformer.verification.run_outputs import load_model
+    from growformer.verification.run_trainability import run_trainability, why_not
+
+    if not required:
+        why = "what is new was filled with zeros, as padding is, and is not meant to learn"
+        if plan.init.name != "zero":
+            why = why_not(grown, plan, TRAINED_ON, in_place=_is_folder(grown)) or ""
+        if why:
+            return None, [f"trainability was not checked: {why}; --checks trainability does it all the same"]
+    model = load_model(grown)
+    run_on = dict(inputs) if inputs is not None else dict(random_inputs(model, seed=seed).batches[0])
+    return run_trainability(model, plan, run_on, seed=seed, in_place=_is_folder(grown)), []
 
 
 def _is_folder(model: Any) -> bool:

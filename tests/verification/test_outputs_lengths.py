@@ -1,0 +1,170 @@
+"""Which lengths run, what a default run leaves out and says, and when models run from disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.verification.test_outputs_compare import llama
+from tests.verification.test_outputs_from_disk import bert, saved
+from torch import nn
+
+import growformer
+from growformer.errors import RequestError
+from growformer.verification import lengths, run_outputs
+from growformer.verification.lengths import checked_lengths, cost, default_lengths, positions_matter
+from growformer.verification.memory import available_bytes
+from growformer.verification.run_outputs import checked_dtypes
+from growformer.verification.verification import Verification
+
+torch.set_num_threads(1)
+PLENTY = 1 << 40
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, nn.Module]:
+    """Return a Llama, one with more layers, and one with larger heads."""
+    torch.manual_seed(0)
+    source = llama().eval()
+    return {
+        "source": source,
+        "deeper": growformer.grow(source, num_hidden_layers=4, init="noise"),
+        "turned": growformer.grow(source, head_dim=12, init="noise"),
+    }
+
+
+def test_positions_matter_where_rotary_was_grown(models: dict[str, nn.Module]) -> None:
+    assert not positions_matter(models["source"], models["deeper"])
+    assert positions_matter(models["source"], models["turned"])
+    longer = bert()
+    longer.config.max_position_embeddings = 128
+    assert not positions_matter(bert(), bert())
+    assert positions_matter(bert(), longer)
+
+
+def test_default_lengths(models: dict[str, nn.Module]) -> None:
+    assert default_lengths(models["source"], models["deeper"], 64, 1, 3, PLENTY) == ([64], [])
+    assert default_lengths(models["source"], models["turned"], 64, 1, 3, PLENTY) == ([64, 4096], [])
+
+
+def test_what_costs_too_much_is_left_out_and_said(
+    models: dict[str, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, turned = models["source"], models["turned"]
+    needed = cost(turned, 1024, 1, 3).operations
+    monkeypatch.setattr(lengths, "MAX_OPERATIONS", 1.1 * needed)
+    found, left = default_lengths(source, turned, 64, 1, 3, PLENTY)
+    assert found == [64, 1024]
+    assert "4,096 of them, the model's longest, were not run" in left[0]
+    assert "--lengths max does it" in left[0]
+    found, left = default_lengths(source, turned, 64, 1, 3, 1000)
+    assert found == [64]
+    assert len(left) == 1
+
+
+def test_costs_grow_with_the_length(models: dict[str, nn.Module]) -> None:
+    short, long = (cost(models["source"], n, 2, 3) for n in (64, 4096))
+    assert long.operations > 64 * short.operations
+    assert long.num_bytes >= 64 * short.num_bytes
+    assert long.stream_bytes == 64 * short.stream_bytes == 16 * 4096 * 24 * 3
+
+
+def test_lengths_that_are_asked_for(models: dict[str, nn.Module]) -> None:
+    source = models["source"]
+    assert checked_lengths([8, "max", 8], source) == [8, 4096]
+    for wrong, message in (
+        ([0], "expected whole numbers from 1, or max, found 0"),
+        (["long"], "found 'long'"),
+        ([True], "found True"),
+        ([4097], "4,097 positions, and the model reads at most 4,096; ask for max"),
+        ([], "none is named"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            checked_lengths(wrong, source)
+
+
+def test_default_dtypes() -> None:
+    assert checked_dtypes(None, [{"float32"}, {"float32"}]) == ["float32"]
+    assert checked_dtypes(None, [{"bfloat16"}, {"bfloat16"}]) == ["float32", "bfloat16"]
+    assert checked_dtypes(None, [{"bfloat16", "int64"}, {"bfloat16"}]) == ["float32", "bfloat16"]
+    assert checked_dtypes(None, [{"float32"}, {"bfloat16"}]) == ["bfloat16"]
+    assert checked_dtypes(["float16", "float16"], [{"float32"}, {"float32"}]) == ["float16"]
+    with pytest.raises(RequestError, match="unknown dtype 'float8': expected float32, bfloat16, float16"):
+        checked_dtypes(["float8"], [set(), set()])
+    with pytest.raises(RequestError, match="no dtype is named"):
+        checked_dtypes([], [set(), set()])
+
+
+# Memory.
+
+
+def test_memory_that_is_free(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal:  900 kB\nMemAvailable:     500 kB\n")
+    assert available_bytes(tmp_path) == 500 * 1024
+    group = tmp_path / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text("max\n")
+    (group / "memory.current").write_text("1000\n")
+    assert available_bytes(tmp_path) == 500 * 1024
+    (group / "memory.max").write_text("91000\n")
+    assert available_bytes(tmp_path) == 90_000
+    (group / "memory.current").write_text("99000\n")
+    assert available_bytes(tmp_path) == 0
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("pair")
+    source = saved(llama, folder / "source")
+    growformer.grow_checkpoint(source, folder / "grown", num_hidden_layers=4, hidden_size=30, init="noise")
+    return source, folder / "grown"
+
+
+def verify(folders: tuple[Path, Path], **options: Any) -> Verification:
+    return growformer.verify(*folders, **{"checks": ["outputs"], "lengths": [12], **options})
+
+
+def test_models_that_do_not_fit_run_from_disk(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    plain = verify(folders, generate=2)
+    monkeypatch.setattr(run_outputs, "available_bytes", lambda: 100_000)
+    found = verify(folders, progress=told.append)
+    assert found.ok
+    assert any("the models ran layer by layer from disk" in note for note in found.all_notes())
+    assert "the source in float64 on 12 positions of random tokens: model.layers.0, 2 of 6" in told
+    assert "the grown model in float32 on 12 positions of random tokens: model.layers.3, 5 of 7" in told
+    assert plain.outputs is not None
+    assert found.outputs is not None
+    assert found.outputs.comparisons == plain.outputs.comparisons
+    assert found.outputs.cache == plain.outputs.cache
+    forced = verify(folders, from_disk=False)
+    assert not any("from disk" in note for note in forced.all_notes())
+
+
+def test_from_disk_by_request(folders: tuple[Path, Path]) -> None:
+    plain, found = (verify(folders, from_disk=how, generate=2, dtypes=["float32", "bfloat16"]) for how in (False, True))
+    assert plain.outputs == found.outputs
+    with pytest.raises(RequestError, match="only model folders run from disk"):
+        growformer.verify(llama(), llama(), from_disk=True)
+
+
+def test_what_cannot_run_is_left_out_unless_it_is_asked_for(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_outputs, "available_bytes", lambda: 100_000)
+
+    def refuse(*_: Any) -> None:
+        raise run_outputs.Unrunnable("it uses other weights")
+
+    monkeypatch.setattr(run_outputs, "compare_outputs", lambda *_, **__: refuse())
+    found = growformer.verify(*folders)
+    assert found.constraints is not None
+    assert found.outputs is None
+    assert found.trainability is None
+    assert found.notes[0] == "outputs were not compared: it uses other weights"
+    assert found.notes[1].startswith("trainability was not checked: weights, gradients and a copy take about")
+    with pytest.raises(growformer.SourceError, match="it uses other weights"):
+        growformer.verify(*folders, checks=["outputs"])
