@@ -3,88 +3,71 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from growformer.verification.constraints import ConstraintsReport, compare_checkpoints
-from growformer.verification.held import Shelf
 from growformer.verification.recorded import Recorded
-from growformer.verification.regions import Region
+from growformer.verification.tensors import Tensors, Whole
 
 if TYPE_CHECKING:
-    import torch
-
     from growformer.planning.plan import Plan
 
+MAX_THREADS = 4
+"""Each holds a band of both sides; reading and comparing take turns."""
 
-def run_constraints(source: Any, grown: Any, plan: Plan) -> ConstraintsReport:
+
+def run_constraints(source: Any, grown: Any, plan: Plan, *, strict: bool = False) -> ConstraintsReport:
     """Compare the tensors of a grown model with those of its source, as a plan says that it was grown.
+
+    Args:
+        source: model folder, or live model.
+        grown: likewise.
+        plan: how it was grown.
+        strict: demand equal bits wherever mathematics gives them; see ``compare_checkpoints``.
 
     Raises:
         SourceError: a checkpoint cannot be read, or is not the one that the plan was made for.
     """
     from growformer.execute.checkpoint import check_same_source
     from growformer.storage.folder import open_folder
+    from growformer.storage.weights import Weights
+    from growformer.verification.folder_tensors import FolderTensors
+    from growformer.verification.regenerate import from_folder, from_live
 
     record = json.loads(plan.to_json())
     names = None
+    threads = 1
     with ExitStack() as stack:
-        if isinstance(source, (str, Path)):
-            folder = open_folder(source)
-            check_same_source(plan, folder)
-            read_stored = stack.enter_context(folder.reader())
-        else:
-            read_stored = source.state_dict().__getitem__
         if isinstance(grown, (str, Path)):
             target = open_folder(grown)
             record["target_config"] = target.config
             names = target.entries.keys()
-            read_grown = stack.enter_context(target.reader())
+            after: Tensors = FolderTensors(stack.enter_context(Weights(target.entries)))
         else:
-            read_grown = grown.state_dict().__getitem__
-
+            after = Whole(grown.state_dict().__getitem__)
         rec = Recorded.read(record)
-        regenerate = None
-        if plan.init.can_regenerate:
-            regenerate = _regenerator(plan, rec, Shelf(read_stored), Shelf(read_grown))
+        if isinstance(source, (str, Path)):
+            folder = open_folder(source)
+            check_same_source(plan, folder)
+            weights = stack.enter_context(Weights(folder.entries))
+            before: Tensors = FolderTensors(weights)
+            regenerate = from_folder(plan, rec, weights, after)
+            threads = min(MAX_THREADS, (os.cpu_count() or 1) + 1)
+        else:
+            read = source.state_dict().__getitem__
+            before, regenerate = Whole(read), from_live(plan, rec, read, after)
         return compare_checkpoints(
             rec,
-            read_stored,
-            read_grown,
+            before,
+            after,
             target_names=names,
-            regenerate=regenerate,
+            regenerate=regenerate if plan.init.can_regenerate else None,
+            strict=strict,
+            threads=threads,
         )
-
-
-def _regenerator(plan: Plan, rec: Recorded, source: Shelf, target: Shelf) -> Callable[[str, Region], torch.Tensor]:
-    """Return what gives the initialisation's values of a free region: the tensor grown again from the seed."""
-    import torch
-
-    from growformer.execute.values import materialise
-    from growformer.planning.rules import tensor_plan
-
-    planned = {spec.name(index): (spec, index) for spec, index in plan.specs()}
-    latest: dict[str, torch.Tensor] = {}
-
-    def read(canonical: str) -> torch.Tensor:
-        return source.tensor(rec.source_held(canonical))
-
-    def regenerate(name: str, region: Region) -> torch.Tensor:
-        if name not in latest:
-            latest.clear()
-            tensor = tensor_plan(plan, *planned[name])
-            latest[name] = materialise(tensor, plan.init, read, target.tensor(rec.target_held(*planned[name])).dtype)
-        found = latest[name]
-        for dim, along in enumerate(region):
-            if isinstance(along, slice):
-                found = found.narrow(dim, along.start, along.stop - along.start)
-            else:
-                found = found.index_select(dim, torch.from_numpy(along))
-        return found
-
-    return regenerate
 
 
 __all__ = ["run_constraints"]
