@@ -199,7 +199,9 @@ def restrict(block: Block, region: Region) -> Block | None:
         if isinstance(bounds, slice):
             pick = np.flatnonzero((where >= bounds.start) & (where < bounds.stop))
         else:
-            pick = np.flatnonzero(np.isin(where, bounds))
+            wanted = np.zeros(int(max(where.max(initial=0), bounds.max(initial=0))) + 1, dtype=bool)
+            wanted[bounds] = True
+            pick = np.flatnonzero(wanted[where])
         if not pick.size:
             return None
         kept.append(compact(where[pick]))

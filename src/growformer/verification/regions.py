@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,7 +66,19 @@ def pick(tensor: torch.Tensor, dim: int, along: Positions) -> torch.Tensor:
         return tensor[(slice(None),) * dim + (along,)]
     import torch
 
-    return tensor.index_select(dim, torch.from_numpy(along))
+    found = list(runs(along))
+    if len(found) * 16 > along.size:
+        return tensor.index_select(dim, torch.from_numpy(along))
+    # Positions side by side are copied together, which is several times faster than one by one.
+    return torch.cat([tensor.narrow(dim, first, count) for first, count in found], dim)
+
+
+def runs(along: Indices) -> Iterator[tuple[int, int]]:
+    """Yield the runs of consecutive positions in an index: the first, and how many."""
+    breaks = np.flatnonzero(np.diff(along) != 1) + 1
+    starts = [0, *breaks.tolist()] if along.size else []
+    for start, stop in zip(starts, [*starts[1:], along.size], strict=True):
+        yield int(along[start]), stop - start
 
 
 def select(tensor: torch.Tensor, region: Region) -> torch.Tensor:
@@ -106,6 +119,6 @@ def show(region: Region) -> str:
 
 
 __all__ = [
-    "Positions", "Region", "compact", "count", "intersect", "part", "pick", "places_between", "select", "shifted",
-    "show", "size", "spread",
+    "Positions", "Region", "compact", "count", "intersect", "part", "pick", "places_between", "runs", "select",
+    "shifted", "show", "size", "spread",
 ]  # fmt: skip
