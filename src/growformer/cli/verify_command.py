@@ -49,6 +49,17 @@ def verify(
         str | None, typer.Option(metavar="TEXT", help="Compare outputs on this text. Default: random tokens.")
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", parser=whole_number, help="Of the random tokens.")] = 0,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Constraints: equal bits wherever mathematics gives them, no rounding but one."),
+    ] = False,
+    record: Annotated[
+        str | None,
+        typer.Option(
+            metavar="inferred|FILE",
+            help="How it is known what became of what. Default: OUT's growformer.json, or inferred where it has none.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Check that OUT, grown from MODEL, computes what MODEL computes. Exits with 1 if it does not.
@@ -74,7 +85,7 @@ def verify(
 
         disable_progress_bar()  # one bar per model loaded says less than the line above the verdict
     with render.status(f"Checking {' and '.join(wanted)}", not json):
-        found = run(model, out, checks=wanted, dtypes=dtypes, prompt=prompt, seed=seed)
+        found = run(model, out, checks=wanted, dtypes=dtypes, prompt=prompt, seed=seed, strict=strict, record=record)
     if json:
         render.print_json(found.to_json() if read is None else {**found.to_json(), "digests": read.to_json()})
     else:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from growformer.architecture.source import spelled
 from growformer.errors import PlanError, SourceError
 from growformer.verification.bands import (
     Bounds,
@@ -115,9 +116,7 @@ def compare_checkpoints(
             if only is None or only(spec.template, index):
                 stored.setdefault(held.stored, []).append((spec.template, index))
         violations += comparison.run(stored, threads)
-        violations += [
-            Violation(kind="left over", where=name, expected="no such tensor", found="one") for name in sorted(left)
-        ]
+        violations += [_left_over(rec, name) for name in sorted(left)]
         values, tensors, num_bytes = comparison.values, comparison.tensors, comparison.num_bytes
     return ConstraintsReport(
         violations=tuple(violations),
@@ -414,6 +413,14 @@ def _values(reader: Reader, held: Held, region: Region) -> torch.Tensor:
 
 
 # What is said of it.
+
+
+def _left_over(rec: Recorded, name: str) -> Violation:
+    tied = {spelled(rec.architecture, rec, head, {}): table for head, table in rec.tied_heads.items()}
+    if name in tied:
+        expected = f"none of its own, as the source's is tied: it shares {tied[name]}"
+        return Violation(kind="tie", where=name, expected=expected, found="one with other values")
+    return Violation(kind="left over", where=name, expected="no such tensor", found="one")
 
 
 def _wrong(

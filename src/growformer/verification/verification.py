@@ -84,6 +84,8 @@ def verify(
     length: int = 64,
     generate: int | None = None,
     frequencies: bool | None = None,
+    strict: bool = False,
+    record: str | Path | None = None,
 ) -> Verification:
     """Check that a grown model computes what its source computes.
 
@@ -101,6 +103,9 @@ def verify(
         generate: how many tokens a decoder continues with a KV cache; by default 16.
         frequencies: compare with the source's rotary frequencies in the grown model; by default where head_dim has
             grown by other than a factor of two, whose float32 rounding is stated apart.
+        strict: constraints demand equal bits wherever mathematics gives them; outputs demand nothing more.
+        record: how constraints know what became of what: ``inferred``, or a file with a record; by default
+            growformer.json, or inferred where there is none.
 
     Raises:
         RequestError: an unknown check or dtype.
@@ -112,18 +117,20 @@ def verify(
         if name not in CHECKS:
             raise RequestError(f"unknown check {name!r}: expected {', '.join(CHECKS)}{did_you_mean(name, CHECKS)}")
     made = plan
-    if made is None and _is_folder(grown) and ("constraints" in checks or "trainability" in checks):
+    if made is None and _is_folder(grown) and "trainability" in checks:
         from growformer.execute.provenance import load_provenance
 
         made = load_provenance(grown).plan
-    if made is None and ("constraints" in checks or "trainability" in checks):
-        raise SourceError("constraints and trainability of live models need plan=..., the plan that they were grown by")
+    if made is None and "trainability" in checks:
+        raise SourceError("trainability of live models needs plan=..., the plan that they were grown by")
     constraints = None
-    if made is not None and "constraints" in checks:
+    notes: list[str] = []
+    if "constraints" in checks:
         from growformer.verification.run_constraints import run_constraints
 
-        constraints = run_constraints(source, grown, made)
-    outputs, trainability, notes = None, None, []
+        constraints = run_constraints(source, grown, plan, strict=strict, record=record)
+        notes += constraints.notes
+    outputs, trainability = None, None
     if "outputs" in checks or "trainability" in checks:
         from growformer.verification.run_outputs import (
             default_inputs,

@@ -46,7 +46,7 @@ def place_layers(rec: Recorded, source: Tensors, target: Tensors) -> Recorded:
         if along.source.size <= along.source_size:
             continue
         origins = _Layers(rec, axis, source, target).origins()
-        placed = {(): Along(along.source_size, np.array(origins, dtype=np.int64))}
+        placed: dict[tuple[int, ...], Along] = {(): Along(along.source_size, np.array(origins, dtype=np.int64))}
         rec = replace(rec, maps={**rec.maps, axis: placed}, templates={**rec.templates, axis: {(): tuple(origins)}})
     return rec
 
