@@ -10,15 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from math import prod
-from threading import Lock, local
+from threading import local
 from typing import Any
 
 import torch
 
-from growformer.architecture.source import spelled
 from growformer.errors import PlanError, SourceError
 from growformer.verification.bands import (
     Bounds,
@@ -44,7 +43,10 @@ from growformer.verification.comparing import (
 )
 from growformer.verification.conditions import local_conditions
 from growformer.verification.constraints_report import KINDS, ConstraintsReport
+from growformer.verification.diagnosis import diagnose
 from growformer.verification.held import Held, undo
+from growformer.verification.parts import Part, describe, left_over, said
+from growformer.verification.parts import violations as violations_of
 from growformer.verification.recorded import Recorded
 from growformer.verification.regions import Region, count, intersect, part, select, show, size
 from growformer.verification.requirements import (
@@ -62,6 +64,8 @@ from growformer.verification.violations import Violation
 
 Regenerate = Callable[[str, Region], torch.Tensor]
 """Canonical name in the target, and a region that nothing constrains -> what the initialisation puts there."""
+EXPLAINED = 8
+"""Of how many violations it is looked up what stands there instead."""
 Select = Callable[[str, Index], bool]
 """Template and instance in the target -> whether to compare that tensor."""
 
@@ -116,7 +120,7 @@ def compare_checkpoints(
             if only is None or only(spec.template, index):
                 stored.setdefault(held.stored, []).append((spec.template, index))
         violations += comparison.run(stored, threads)
-        violations += [_left_over(rec, name) for name in sorted(left)]
+        violations += [left_over(rec, name) for name in sorted(left)]
         values, tensors, num_bytes = comparison.values, comparison.tensors, comparison.num_bytes
     return ConstraintsReport(
         violations=tuple(violations),
@@ -129,26 +133,7 @@ def compare_checkpoints(
     )
 
 
-@dataclass(slots=True)
-class _Part:
-    """One declared tensor in a stored one.
-
-    Attributes:
-        needed: what it must hold.
-        tests: its constrained regions, then its free ones.
-        apart: numbers of the tests whose copies bands would part.
-        found: one entry per test: what is wrong with it (of free ones: infinite, dead, other than the initialisation).
-    """
-
-    needed: TensorRequirements
-    tests: list[Requirement]
-    apart: list[int] = field(default_factory=list)
-    found: list[tuple[Worst, Worst, Worst]] = field(default_factory=list)
-    means: dict[Any, Any] = field(default_factory=dict)
-    lock: Lock = field(default_factory=Lock)
-
-
-_Found = list[tuple[_Part, int, tuple[Worst, Worst, Worst]]]
+_Found = list[tuple[Part, int, tuple[Worst, Worst, Worst]]]
 """Tensor, number of the test -> what is wrong."""
 _Task = Callable[[], _Found]
 
@@ -166,21 +151,22 @@ class _Comparison:
     values: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     tensors: int = 0
     num_bytes: int = 0
+    explained: int = 0
     _read: set[str] = field(default_factory=set)
     _threads: local = field(default_factory=local)
 
     def run(self, stored: Mapping[str, list[tuple[str, Index]]], threads: int) -> list[Violation]:
         """Compare all of them, and return what does not hold."""
         violations: list[Violation] = []
-        waiting: list[tuple[Future[_Found], list[_Part]]] = []
+        waiting: list[tuple[Future[_Found], list[Part]]] = []
 
-        def collect(found: _Found, done: list[_Part]) -> None:
+        def collect(found: _Found, done: list[Part]) -> None:
             """Take in what one task found; after the last one of a tensor, say it, and let go of what it must hold."""
             for each, number, worst in found:
                 for total, more in zip(each.found[number], worst, strict=True):
                     total.merge(more)
             for each in done:
-                violations.extend(_violations(each))
+                violations.extend(self._said(each))
 
         with ThreadPoolExecutor(threads) as pool:
             try:
@@ -203,11 +189,20 @@ class _Comparison:
                 pool.shutdown(cancel_futures=True)
         return violations
 
+    def _said(self, each: Part) -> Iterator[Violation]:
+        """Yield what does not hold in a tensor, of the first few with what stands there instead."""
+        for test, violation in violations_of(each):
+            if violation.kind in ("copy", "rescaled") and self.explained < EXPLAINED and not self.sample:
+                self.explained += 1
+                why = diagnose(self.rec, each.needed, test, each.template, each.index, self.source, self.target)
+                violation = replace(violation, explanation=why)
+            yield violation
+
     # Before anything is compared.
 
-    def _prepare(self, instances: list[tuple[str, Index]]) -> tuple[list[_Part], list[Violation]]:
+    def _prepare(self, instances: list[tuple[str, Index]]) -> tuple[list[Part], list[Violation]]:
         """Return the declared tensors in a stored one, and what can be said against them without their values."""
-        parts: list[_Part] = []
+        parts: list[Part] = []
         violations: list[Violation] = []
         for template, index in instances:
             self.tensors += 1
@@ -223,7 +218,7 @@ class _Comparison:
             if wrong is not None:
                 violations.append(wrong)
                 continue
-            made = _Part(needed, [])
+            made = Part(needed, template, index, [])
             for use in needed.uses:
                 for requirement in use:
                     if isinstance(requirement.must, Free):
@@ -245,9 +240,9 @@ class _Comparison:
         try:
             found = self.target.shape(held.stored)
         except (KeyError, SourceError) as error:
-            return _wrong(needed, "missing", "a tensor", f"none ({error})")
+            return said(needed, "missing", "a tensor", f"none ({error})")
         if found != expected:
-            return _wrong(needed, "shape", str(list(expected)), str(list(found)))
+            return said(needed, "shape", str(list(expected)), str(list(found)))
         return None
 
     def _missing(self, needed: TensorRequirements, requirement: Requirement) -> Violation | None:
@@ -259,11 +254,11 @@ class _Comparison:
             held = self.rec.source_held(canonical)
             found = self.source.shape(held.stored)
         except (KeyError, SourceError) as error:
-            return _wrong(needed, "missing", "a tensor in the source", f"none ({error})", requirement.copies[0])
+            return said(needed, "missing", "a tensor in the source", f"none ({error})", requirement.copies[0])
         expected = self.rec.tensors[canonical].shape if held.piece is None else held.shape
         if found != expected:
             says = f"the source's shape as its config says: {list(expected)}"
-            return _wrong(needed, "shape", says, str(list(found)), requirement.copies[0])
+            return said(needed, "shape", says, str(list(found)), requirement.copies[0])
         if held.stored not in self._read:
             self._read.add(held.stored)
             self.num_bytes += prod(found) * self.source.dtype(held.stored).itemsize
@@ -278,7 +273,7 @@ class _Comparison:
                     continue
                 for copy in requirement.copies:
                     shared = (intersect(copy, region) for region in free)
-                    self.values[_describe(requirement)[0]] += sum(count(r) for r in shared if r is not None)
+                    self.values[describe(requirement)[0]] += sum(count(r) for r in shared if r is not None)
             regions = [r.copies[0] for r in use if isinstance(r.must, Free)]
             free = [r for a in free for b in regions if (r := intersect(a, b)) is not None]
         kind = "unchecked" if self.regenerate is None else "regenerated"
@@ -286,7 +281,7 @@ class _Comparison:
 
     # Bands.
 
-    def _tasks(self, name: str, parts: list[_Part]) -> Iterator[_Task]:
+    def _tasks(self, name: str, parts: list[Part]) -> Iterator[_Task]:
         """Yield what compares one band, or a part of copies that bands would part."""
         if not parts:
             return
@@ -307,7 +302,7 @@ class _Comparison:
                 for smaller in islice(smaller_ones, 1 if self.sample else None):
                     yield lambda each=each, number=number, smaller=smaller: self._apart(each, number, smaller)  # type: ignore[misc]
 
-    def _band(self, name: str, parts: list[_Part], bounds: Bounds) -> _Found:
+    def _band(self, name: str, parts: list[Part], bounds: Bounds) -> _Found:
         found: _Found = []
         source, target = self._readers()
         band = target.region(name, bounds)
@@ -332,7 +327,7 @@ class _Comparison:
         target.reset()
         return found
 
-    def _apart(self, each: _Part, number: int, test: Requirement) -> _Found:
+    def _apart(self, each: Part, number: int, test: Requirement) -> _Found:
         source, target = self._readers()
         held = each.needed.held
         copies = [_values(target, held, copy) for copy in test.copies]
@@ -350,7 +345,7 @@ class _Comparison:
         return source, target
 
     def _compare(
-        self, each: _Part, number: int, test: Requirement, copies: list[torch.Tensor], source: Reader
+        self, each: Part, number: int, test: Requirement, copies: list[torch.Tensor], source: Reader
     ) -> tuple[Worst, Worst, Worst] | None:
         """Return what is wrong in one region, or None."""
         must, at = test.must, test.copies[0]
@@ -381,7 +376,7 @@ class _Comparison:
                     compare_scaled(copies[0], read, must, at, worst, strict=self.strict)
         return (worst, dead, different) if worst.count or dead.count or different.count else None
 
-    def _mean(self, each: _Part, number: int, must: MeanOf, source: Reader) -> tuple[torch.Tensor, torch.Tensor]:
+    def _mean(self, each: Part, number: int, must: MeanOf, source: Reader) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a mean over the source; where bands share it, for all of them together."""
         held = self.rec.source_held(must.tensor)
         along, last = must.region[must.dim], size(must.region[must.dim])
@@ -410,67 +405,6 @@ class _Comparison:
 def _values(reader: Reader, held: Held, region: Region) -> torch.Tensor:
     """Return the values of a declared tensor at a region."""
     return undo(held.piece, reader.region(held.stored, stored_region(held.piece, region)))
-
-
-# What is said of it.
-
-
-def _left_over(rec: Recorded, name: str) -> Violation:
-    tied = {spelled(rec.architecture, rec, head, {}): table for head, table in rec.tied_heads.items()}
-    if name in tied:
-        expected = f"none of its own, as the source's is tied: it shares {tied[name]}"
-        return Violation(kind="tie", where=name, expected=expected, found="one with other values")
-    return Violation(kind="left over", where=name, expected="no such tensor", found="one")
-
-
-def _wrong(
-    needed: TensorRequirements,
-    kind: str,
-    expected: str,
-    found: str,
-    region: Region | None = None,
-    deviation: float | None = None,
-) -> Violation:
-    at = show(region) if region is not None else ""
-    where = str(needed.held)
-    return Violation(kind=kind, where=where, expected=expected, found=found, region=at, deviation=deviation)
-
-
-def _violations(each: _Part) -> Iterator[Violation]:
-    for test, (worst, dead, different) in zip(each.tests, each.found, strict=True):
-        needed, region = each.needed, test.copies[0]
-        if not isinstance(test.must, Free):
-            if worst.count:
-                more = f" and {worst.count - 1} more" if worst.count > 1 else ""
-                kind, says = _describe(test)
-                expected = f"{says}, {worst.expected!r} at {list(worst.at)}{more}"
-                yield _wrong(needed, kind, expected, repr(worst.found), region, worst.deviation)
-            continue
-        if worst.count:
-            yield _wrong(needed, "free", "finite values", f"{worst.found!r} at {list(worst.at)}", region)
-        if dead.count and dead.count == count(region):  # single ones may have been copied from the source
-            yield _wrong(needed, "dead", "gains that can learn", f"{dead.found!r} everywhere: never", region)
-        if different.count:
-            expected = f"{different.expected!r} at {list(different.at)}, as the initialisation gives"
-            yield _wrong(needed, "free", expected, repr(different.found), region, different.deviation)
-
-
-def _describe(requirement: Requirement) -> tuple[str, str]:
-    must = requirement.must
-    if isinstance(must, Scaled):
-        kind = "copy" if must.is_copy else "rescaled"
-        moved = f" of the gain, with its offset {must.offset}" if must.offset else ""
-        says = f"{'' if must.is_copy else f'{must.scale} * '}source {must.tensor}{show(must.region)}{moved}"
-    elif isinstance(must, MeanOf):
-        kind = "mean"
-        times = "" if must.scale.is_one() else f"{must.scale} * "
-        says = f"{times}the mean of source {must.tensor}{show(must.region)} over dimension {must.dim}"
-    else:
-        kind = "zero" if isinstance(must, Value) and must.root.square == 0 and not must.offset else "constant"
-        says = "zero" if kind == "zero" else "the constant"
-    if len(requirement.copies) > 1:
-        return "sum", f"{len(requirement.copies)} copies that sum to {says}"
-    return kind, says
 
 
 __all__ = ["ConstraintsReport", "Read", "Regenerate", "compare_checkpoints"]

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from growformer.errors import PlanError, SourceError
 from growformer.verification.constraints import ConstraintsReport, Regenerate, compare_checkpoints
+from growformer.verification.inference.layers import place_layers
 from growformer.verification.recorded import Recorded
 from growformer.verification.sides import Side, describe_side, open_side, stored_twice
 
@@ -60,7 +64,7 @@ def run_constraints(
         if plan is None:
             return _with_inferred(before, after, strict, threads, architecture)
         rec, regenerate = _with_plan(plan, before, after)
-        return compare_checkpoints(
+        report = compare_checkpoints(
             rec,
             before.tensors,
             after.tensors,
@@ -70,6 +74,20 @@ def run_constraints(
             threads=threads,
             record=name if record is None else str(record),
         )
+        if report.ok or any(v.kind == "axis map" for v in report.violations):
+            return report
+        return replace(report, notes=tuple(_about_layers(rec, before, after)))
+
+
+def _about_layers(rec: Recorded, before: Side, after: Side) -> Iterator[str]:
+    """Say where the tensors show new layers at other places than a record that does not hold."""
+    shown = place_layers(rec, before.tensors, after.tensors)
+    for axis in rec.index_axes:
+        if rec.size_indices[axis]:
+            continue
+        places = [np.flatnonzero(each.along(axis, {}).source < 0).tolist() for each in (rec, shown)]
+        if places[0] != places[1]:
+            yield f"the record says that {axis}s {places[0]} are new; by the tensors, {places[1]} are"
 
 
 def recorded_plan(grown: Any, record: str | Path | None = None) -> Plan | None:

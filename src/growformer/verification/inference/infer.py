@@ -78,6 +78,12 @@ class _Candidate:
     record: Recorded
     wrong: list[Violation]
 
+    @property
+    def weight(self) -> int:
+        """How many different things would have to be wrong: one field of a config counts once, wherever it is read."""
+        tensors = {"copy", "rescaled", "zero", "mean", "sum", "constant", "missing", "shape"}
+        return len({(v.kind, v.where if v.kind in tensors else v.expected) for v in self.wrong})
+
 
 class _Inference:
     def __init__(
@@ -108,7 +114,7 @@ class _Inference:
                 if not best.wrong or not self._is_repeated(placed, axis):
                     continue
                 found = self._best(placed, {**copied, axis: style})
-                if len(found.wrong) < len(best.wrong):
+                if found.weight < best.weight:
                     best, copied = found, {**copied, axis: style}
         return Inferred(best.record, tuple(self._notes(best)))
 
@@ -121,7 +127,7 @@ class _Inference:
             made = replace(rec, scales=scales_of(rec, epsilons), epsilon_factors=factors)
             candidate = _Candidate(_says(copied, epsilons, self.grown), made, self._contradictions(made))
             self.tried.append(candidate)
-            if best is None or len(candidate.wrong) < len(best.wrong):
+            if best is None or candidate.weight < best.weight:
                 best = candidate
             if not best.wrong:
                 break

@@ -35,7 +35,7 @@ def place_layers(rec: Recorded, source: Tensors, target: Tensors) -> Recorded:
     """Return a record in which every numbered axis that grew has its new instances where the tensors show them.
 
     Args:
-        rec: a record in which they come last.
+        rec: a record of how many are new, wherever it places them.
         source: the source's tensors.
         target: the grown ones.
     """
@@ -55,7 +55,7 @@ class _Layers:
     """The layers along one axis.
 
     Args:
-        rec: a record in which the new ones come last.
+        rec: a record of how many are new, wherever it places them.
         axis: the axis.
         source: the source's tensors.
         target: the grown ones.
@@ -100,7 +100,7 @@ class _Layers:
     def _closing(self) -> Iterator[str]:
         """Yield the templates that are zero in a new layer as a whole: what writes to the stream, or a gain on it."""
         for spec in self._specs():
-            for at in range(*self.numbers):
+            for at in np.flatnonzero(self.rec.along(self.axis, {}).source < 0).tolist():
                 index = {**dict.fromkeys(spec.index, 0), self.axis: at}
                 if not self.rec.architecture.exists(spec, self.rec.target_config, index):
                     continue
