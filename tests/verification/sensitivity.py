@@ -129,6 +129,7 @@ def model(family: str, dtype: str) -> Model:
     """Return a tiny model of a family, all parameters random, grown in all that it can."""
     name, config, request = FAMILIES[family]
     made = transformers.AutoConfig.for_model(family, **COMMON, **config)
+    made._experts_implementation = "eager"  # the others know no float64
     source = getattr(transformers, name)(made).eval()
     randomise(source, for_config({"model_type": family}), 0)
     source = source.to(getattr(torch, dtype))
