@@ -36,7 +36,7 @@ and depth; in {PLACES} places per row and dtype, drawn from a fixed seed, one en
 - **Rescaled** values, **means** and **constants** have been rounded once. Without `--strict` one unit in the last place
   is allowed, which in bfloat16 and float16 is what 1e-3 of a value comes to; with it, nothing is.
 - Copies that must **sum** to the source's value have each been rounded, with the noise between them: one unit of the
-  largest for each is allowed, strict or not.
+  largest for each is allowed, with `--strict` half a unit of each, which is all that rounding them once can do.
 - **Outputs** see what is larger than the rounding that the model has by itself. A disturbance of a single entry by one
   unit seldom is, and of values that nothing reads yet (regenerated ones) none shows at all.
 

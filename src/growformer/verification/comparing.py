@@ -1,7 +1,7 @@
 """Compares the values of one region with what they must be: bit by bit where that is due, else up to rounding.
 
 All is compared by bits first, a cache-sized chunk at a time; only where bits differ is it asked by how much, in
-float64. ``strict`` stops at the bits, but for copies that must add up, whose noise has been rounded copy by copy.
+float64. ``strict`` stops at the bits, but for copies that must add up, each of which has been rounded with its noise.
 """
 
 from __future__ import annotations
@@ -141,14 +141,19 @@ def compare_sum(
     expected: Callable[[Any], tuple[torch.Tensor, torch.Tensor]],
     region: Region,
     worst: Worst,
+    *,
+    strict: bool,
 ) -> None:
-    """Compare the sum of copies, each of which has been rounded on its own: half a unit of the largest for each, twice.
+    """Compare the sum of copies, each of which has been rounded on its own: a unit of the largest for each.
+
+    With ``strict``, half a unit of each: no more can come of rounding every copy once.
 
     Args:
         copies: of equal shape.
         expected: gives what some rows must add up to, in float64, and how far another order may be from it.
         region: where the first copy stands.
         worst: takes what is wrong.
+        strict: see above.
     """
     for rows in _chunks(copies[0]):
         parts = [copy[rows].double() for copy in copies]
@@ -159,7 +164,11 @@ def compare_sum(
         wanted = wanted.expand_as(total)
         # Every copy has been rounded once, by half a unit in its last place, and in float64 its sum with noise too.
         dtype = copies[0].dtype
-        allowed = len(copies) * torch.where(largest > 0, unit(largest, dtype), 0) + slack
+        if strict:
+            halves = torch.stack([unit(part, dtype) for part in parts]).sum(dim=0) / 2
+            allowed = halves * (1 + 2.0**-12) + slack + 4 * len(copies) * ROUNDING * largest  # by way of float32
+        else:
+            allowed = len(copies) * torch.where(largest > 0, unit(largest, dtype), 0) + slack
         good = ((total - wanted).abs() <= allowed) | (total == wanted.to(dtype).double())
         good |= total.isnan() & wanted.isnan()
         if not good.all():

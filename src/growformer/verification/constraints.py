@@ -97,7 +97,7 @@ def compare_checkpoints(
         target_names: stored names of all tensors in the target, to find what is left over.
         regenerate: gives the initialisation's values, in any thread; without it free regions are counted, not checked.
         strict: rescaled values, means and constants must be the float64 result in the stated order, rounded once, bit
-            by bit, and zeros must be positive; see ``comparing``.
+            by bit; zeros must be positive; copies must add up to within half a unit of each. See ``comparing``.
         threads: how many compare; each holds a band of both sides.
         record: how the report names the record.
         only: compares the tensors that it selects, and none other.
@@ -364,7 +364,7 @@ class _Comparison:
             read = _values(source, self.rec.source_held(must.tensor), must.region) if isinstance(must, Scaled) else None
             mean = self._mean(each, number, must, source) if isinstance(must, MeanOf) else None
             if len(copies) > 1:
-                compare_sum(copies, expected_sum(must, read, mean), at, worst)
+                compare_sum(copies, expected_sum(must, read, mean), at, worst, strict=self.strict)
             elif isinstance(must, Value):
                 compare_value(copies[0], must, at, worst, strict=self.strict)
             elif isinstance(must, MeanOf) and mean is not None:
