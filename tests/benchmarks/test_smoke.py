@@ -49,3 +49,20 @@ def test_updates_benchmark_runs(tmp_path: Path) -> None:
     rules = json.loads(out.read_text())["rules"]
     assert len(rules) == 4
     assert all(row["with"] > 0 and row["without"] > 0 and 0 < row["kept"] < 1.5 for row in rules.values())
+
+
+def test_verify_benchmark_runs(tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    arguments = ["--size", "tiny", "--runs", "1", "--job", "all six", "--job", "2 layers, record inferred"]
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "verify.py"), *arguments, "--out", str(out)],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["job"], row["record"]) for row in rows] == [
+        ("tiny, all six", "growformer.json"),
+        ("tiny, 2 layers, record inferred", "inferred"),
+    ]
+    assert all(row["read_bytes"] > 0 and row["ratio"] > 0 and row["peak_bytes"] > 0 for row in rows)
+    assert list(tmp_path.iterdir()) == [out]

@@ -159,9 +159,10 @@ def check_disk(case: Case, growth: Growth) -> Problems:
         fields = [n for n in {**configs[0], **configs[1]} if configs[0].get(n) != configs[1].get(n)]
         if fields:
             problems.append(f"the config on disk differs: {fields}")
-        result = growformer.verify(before, after, checks=["constraints"])
-        if not result.ok:
-            problems.append(f"constraints: {result}")
+        for record in (None, "inferred"):
+            result = growformer.verify(before, after, checks=["constraints"], record=record, strict=True)
+            if not result.ok:
+                problems.append(f"constraints, record {record or 'of growformer.json'}: {result}")
     return problems
 
 
