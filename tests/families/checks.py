@@ -166,6 +166,20 @@ def check_disk(case: Case, growth: Growth) -> Problems:
     return problems
 
 
+def check_dtypes(case: Case, growth: Growth) -> Problems:
+    """In 16 bits too, constraints hold to the bit, with the plan and with a record that is inferred."""
+    problems: Problems = []
+    for dtype in ("bfloat16", "float16"):
+        source = convert(case.source(growth.eps), getattr(torch, dtype))
+        plan = growformer.plan(source, init="noise", **growth.request)
+        larger = growformer.grow(source, plan=plan)
+        for options in ({"plan": plan}, {"record": "inferred"}):
+            result = growformer.verify(source, larger, checks=["constraints"], strict=True, **options)
+            if not result.ok:
+                problems.append(f"{dtype}, {next(iter(options))}: {result}")
+    return problems
+
+
 def _plain(value: Any, ignored: tuple[str, ...]) -> Any:
     """Return a config without the fields that saving and loading write, at any depth."""
     if isinstance(value, dict):
@@ -285,6 +299,7 @@ PER_GROWTH: dict[str, Check] = {
     "outputs": check_outputs,
     "bfloat16": functools.partial(check_outputs, dtype="bfloat16"),
     "disk": check_disk,
+    "dtypes": check_dtypes,
     "gradients": check_gradients,
     "generation": check_generation,
     "twice": check_twice,

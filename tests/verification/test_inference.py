@@ -141,7 +141,8 @@ def test_a_mistyped_filter_is_caught_and_its_tensor_named() -> None:
 
 def test_layers_in_another_order_are_caught() -> None:
     _, report = check(deeper([(1, ()), (0, ()), (2, ()), (2, CLOSING)]), num_hidden_layers=4)
-    assert {v.where.split(".")[2] for v in report.violations} >= {"0", "1"}
+    assert report.violations
+    assert {v.kind for v in report.violations} <= {"copy", "zero"}
 
 
 # Width, as other tools duplicate it.
