@@ -3,7 +3,7 @@
 Sets up the virtual environment by itself, and uses all cores. Options are passed on to pytest: ``-k plan``,
 ``-m slow``, ``-x``, ``-n 1``. With
 ``-m consumers``, other programs run grown checkpoints, and what they need is installed first; with ``-m distributed``,
-models grow on 2 and 4 processes.
+models grow on 2 and 4 processes; with ``-m mergekit``, what that tool makes, in an environment of its own, is verified.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import consumer_tools
 import environment
+import peer_tools
 
 
 def main() -> int:
@@ -26,6 +27,10 @@ def main() -> int:
         reason = consumer_tools.ensure(python)
         if reason:
             print(f"consumers: llama.cpp will be skipped: {reason}", flush=True)
+    if asks_for("mergekit", sys.argv[1:]):
+        reason = peer_tools.ensure_mergekit()
+        if reason:
+            print(f"mergekit: its tests will be skipped: {reason}", flush=True)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny, and processes do better than threads
     return environment.run(python, "-m", "pytest", *_in_parallel(sys.argv[1:]), *sys.argv[1:])
 

@@ -74,3 +74,20 @@ def test_outputs_benchmark_runs(tmp_path: Path) -> None:
     assert list(rows) == ["imports", "in memory", "from disk"]
     assert all(row["peak_bytes"] > 0 and row["seconds"] > 0 for row in rows.values())
     assert all(0 < rows[how]["ratio"] < 2 for how in ("in memory", "from disk"))
+
+
+def test_verify_benchmark_runs(tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    arguments = ["--size", "tiny", "--runs", "1", "--job", "all six", "--job", "2 layers, record inferred"]
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "verify.py"), *arguments, "--out", str(out)],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["job"], row["record"]) for row in rows] == [
+        ("tiny, all six", "growformer.json"),
+        ("tiny, 2 layers, record inferred", "inferred"),
+    ]
+    assert all(row["read_bytes"] > 0 and row["ratio"] > 0 and row["peak_bytes"] > 0 for row in rows)
+    assert list(tmp_path.iterdir()) == [out]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -131,7 +132,12 @@ def test_wrong_options(run, pair: tuple[Path, Path], options: list[str], message
     assert (ran.code, ran.out, ran.err) == (2, "", f"error: {message}\n")
 
 
-def test_a_model_that_was_not_grown(run, models: dict[str, Path]) -> None:
-    ran = run("verify", models["llama"], models["llama"])
+def test_a_model_that_was_not_grown_is_its_own_source(run, models: dict[str, Path]) -> None:
+    ran = run("verify", models["llama"], models["llama"], "--checks", "constraints", "--strict", "--json")
+    assert ran.code == 0
+    found = json.loads(ran.out)["constraints"]
+    assert (found["record"], found["strict"], found["violations"]) == ("inferred", True, [])
+    assert found["num_bytes"] == 2 * found["values"]["copy"] * 4
+    ran = run("verify", models["llama"], models["llama"], "--record", models["llama"], "--checks", "constraints")
     assert ran.code == 2
     assert "growformer.json: missing; only a checkpoint written by growformer has one" in ran.err

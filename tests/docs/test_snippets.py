@@ -20,6 +20,7 @@ FILES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 WITHOUT_CODE: dict[str, str] = {
     "docs/guarantees.md": "a generated table",
     "docs/experiments.md": "a log",
+    "docs/detection.md": "a generated table",
     "docs/consumers.md": "what tests/consumers measures, and shell commands",
     **{str(path.relative_to(ROOT)): "a decision record" for path in ROOT.glob("docs/decisions/*.md")},
 }

@@ -158,9 +158,24 @@ def check_disk(case: Case, growth: Growth) -> Problems:
         fields = [n for n in {**configs[0], **configs[1]} if configs[0].get(n) != configs[1].get(n)]
         if fields:
             problems.append(f"the config on disk differs: {fields}")
-        result = growformer.verify(before, after, checks=["constraints"])
-        if not result.ok:
-            problems.append(f"constraints: {result}")
+        for record in (None, "inferred"):
+            result = growformer.verify(before, after, checks=["constraints"], record=record, strict=True)
+            if not result.ok:
+                problems.append(f"constraints, record {record or 'of growformer.json'}: {result}")
+    return problems
+
+
+def check_dtypes(case: Case, growth: Growth) -> Problems:
+    """In 16 bits too, constraints hold to the bit, with the plan and with a record that is inferred."""
+    problems: Problems = []
+    for dtype in ("bfloat16", "float16"):
+        source = convert(case.source(growth.eps), getattr(torch, dtype))
+        plan = growformer.plan(source, init="noise", **growth.request)
+        larger = growformer.grow(source, plan=plan)
+        for options in ({"plan": plan}, {"record": "inferred"}):
+            result = growformer.verify(source, larger, checks=["constraints"], strict=True, **options)
+            if not result.ok:
+                problems.append(f"{dtype}, {next(iter(options))}: {result}")
     return problems
 
 
@@ -277,6 +292,7 @@ PER_GROWTH: dict[str, Check] = {
     "outputs": check_outputs,
     "bfloat16": functools.partial(check_outputs, dtype="bfloat16"),
     "disk": check_disk,
+    "dtypes": check_dtypes,
     "gradients": check_gradients,
     "generation": check_generation,
     "twice": check_twice,

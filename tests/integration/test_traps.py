@@ -202,8 +202,8 @@ def test_live_models_without_a_plan_are_compared_by_outputs() -> None:
     result = growformer.verify(source, growformer.grow(source, hidden_size=36))
     assert result.ok
     assert result.constraints is None
-    with pytest.raises(growformer.SourceError, match="need plan="):
-        growformer.verify(source, source, checks=["constraints"])
+    with pytest.raises(growformer.SourceError, match="needs plan="):
+        growformer.verify(source, source, checks=["trainability"])
 
 
 def test_a_model_without_its_pooler() -> None:

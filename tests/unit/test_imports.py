@@ -88,7 +88,11 @@ EXCEPTIONS = {
     ): "Plan.check(), where users look for it; imported by the call",
 }
 #: Checks that must not share a mistake with the planner, directly or through what they import.
-INDEPENDENT = ("growformer.verification.constraints", "growformer.verification.oracles")
+INDEPENDENT = (
+    "growformer.verification.constraints",
+    "growformer.verification.inference.infer",
+    "growformer.verification.oracles",
+)
 #: Part → third-party packages that it may import at all.
 PACKAGES = {
     "errors": set[str](),

@@ -58,6 +58,17 @@ def verify(
     prompt: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Compare outputs on this text as well as on random tokens.")
     ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Constraints: equal bits wherever mathematics gives them, no rounding but one."),
+    ] = False,
+    record: Annotated[
+        str | None,
+        typer.Option(
+            metavar="inferred|FILE",
+            help="How it is known what became of what. Default: OUT's growformer.json, or inferred where it has none.",
+        ),
+    ] = None,
     lengths: Annotated[
         str | None,
         typer.Option(
@@ -111,7 +122,7 @@ def verify(
         disable_progress_bar()  # one bar per model loaded says less than the line above the verdict
     options: dict[str, Any] = {
         "checks": wanted, "dtypes": dtypes, "prompt": prompt, "seed": seed, "input_files": inputs or [],
-        "lengths": asked, "from_disk": from_disk,
+        "lengths": asked, "from_disk": from_disk, "strict": strict, "record": record,
     }  # fmt: skip
     with render.status(f"Checking {' and '.join(wanted or CHECKS)}", not json) as tell:
         found = run(model, out, **options, progress=tell)

@@ -32,6 +32,7 @@ from growformer.planning.blocks import (
     Sum,
     TensorPlan,
     Value,
+    compact,
     found_in,
     length,
     positions,
@@ -100,6 +101,32 @@ class BandFiller:
                 if inside is not None:
                     scratch.reset()
                     self._write(made, number, inside, piece, band, out, scratch)
+
+    def values(self, part: Part, dtype: str, region: Region, scratch: Scratch) -> Bits:
+        """Return the bits of any region of a declared tensor, whatever bands it would be written in.
+
+        Args:
+            part: the declared tensor.
+            dtype: of the result.
+            region: which of its coordinates, in any order.
+            scratch: of the thread.
+        """
+        out = np.empty(tuple(map(length, region)), dtype=f"u{WIDTH[dtype]}")
+        made = self._of(part, dtype)
+        for number, block in enumerate(made.tensor.blocks):
+            inside = restrict(block, region)
+            if inside is None:
+                continue
+            scratch.reset()
+            into = [compact(found_in(*pair)) for pair in zip(region, inside.region, strict=True)]
+            if all(isinstance(index, slice) for index in into):
+                place: tuple[Any, ...] = (*into, Ellipsis)
+                self._fill(made, number, inside.value, out[place], scratch)
+                continue
+            values = np.empty(tuple(map(length, into)), dtype=out.dtype)
+            self._fill(made, number, inside.value, values, scratch)
+            out[np.ix_(*map(positions, into))] = values
+        return out
 
     def _of(self, part: Part, dtype: str) -> _Made:
         spec, index, _ = part

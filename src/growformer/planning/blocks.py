@@ -191,12 +191,17 @@ def found_in(whole: Index1D, part: Index1D) -> npt.NDArray[np.int64]:
     return at
 
 
-def restrict(block: Block, region: tuple[slice, ...]) -> Block | None:
+def restrict(block: Block, region: Region) -> Block | None:
     """Return the part of a block inside a region of the target (with target coordinates kept), or None."""
     kept, picks = [], []
     for index, bounds in zip(block.region, region, strict=True):
         where = positions(index)
-        pick = np.flatnonzero((where >= bounds.start) & (where < bounds.stop))
+        if isinstance(bounds, slice):
+            pick = np.flatnonzero((where >= bounds.start) & (where < bounds.stop))
+        else:
+            wanted = np.zeros(int(max(where.max(initial=0), bounds.max(initial=0))) + 1, dtype=bool)
+            wanted[bounds] = True
+            pick = np.flatnonzero(wanted[where])
         if not pick.size:
             return None
         kept.append(compact(where[pick]))

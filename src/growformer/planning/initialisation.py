@@ -189,8 +189,17 @@ def _draw_rows(rows: npt.NDArray[np.uint64], last: Index1D, table: npt.NDArray[D
             picked = slice(start - first, stop - first)
             _draw_groups(rows, groups, picked, table, out[:, start - last.start : stop - last.start])
         return
-    groups, which = np.unique(last // 4, return_inverse=True)
-    _draw_groups(rows, _steps(groups), which * 4 + last % 4, table, out)
+    distinct, which = _distinct(last // 4)
+    _draw_groups(rows, _steps(distinct), which * 4 + last % 4, table, out)
+
+
+def _distinct(values: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the different values in order, and which of them each one is; fast where they are in order already."""
+    steps = np.diff(values)
+    if not (steps >= 0).all():
+        return np.unique(values, return_inverse=True)
+    is_next = np.concatenate([[True], steps > 0])
+    return values[is_next], np.cumsum(is_next) - 1
 
 
 def _draw_groups(

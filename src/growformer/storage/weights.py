@@ -122,14 +122,15 @@ class Weights:
             rows = scratch.array((last - first, *inner), dtype)
             self.read_bytes(entry, start + first * size, _memory(rows))
             return rows[:: pick.step or 1]
-        unique, back = np.unique(pick, return_inverse=True)
+        is_sorted = bool((np.diff(pick) > 0).all())
+        unique, back = (pick, None) if is_sorted else np.unique(pick, return_inverse=True)
         rows = scratch.array((unique.size, *inner), dtype)
         breaks = np.flatnonzero(np.diff(unique) != 1) + 1
         for run in np.split(np.arange(unique.size), breaks):
             if run.size:
                 into = rows[run[0] : run[-1] + 1]
                 self.read_bytes(entry, start + int(unique[run[0]]) * size, _memory(into))
-        return rows if np.array_equal(unique, pick) else rows[back]
+        return rows if back is None else rows[back]
 
     def contiguous(self, name: str, region: tuple[Index, ...]) -> int | None:
         """Return the byte in a tensor at which a region starts, if it is one run of bytes; None if it is not."""

@@ -12,6 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
+from growformer.verification.rows import verdict_of
+
 CHECKS = ("constraints", "outputs", "trainability")
 
 _EXACT = 1e-12
@@ -215,12 +217,8 @@ class Findings(BaseModel):
 
     def judged(self) -> str:
         """Return the verdict that follows from the figures."""
-        failed = {failure.split(":")[0].split(" ")[0] for failure in self.failures()}
-        if not self.made():
-            return "Nothing was checked"
-        if failed:
-            return f"NOT preserved: {', '.join(name for name in CHECKS if name in failed)} failed"
-        return f"Preserved: {', '.join(self.made())}"
+        failed = [name for name, part in self.made().items() if not part.ok or list(part.failures())]
+        return verdict_of(self.made(), failed)
 
 
 __all__ = ["Findings"]

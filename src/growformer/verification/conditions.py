@@ -252,8 +252,8 @@ def _adds(rec: Recorded) -> Iterator[Violation]:
                     )  # fmt: skip
                 if not there:
                     continue
-            before = _factor(rec, add, rec.source_config, rec.origin(index))
-            after = _factor(rec, add, rec.target_config, index)
+            before = added_factor(rec, add, rec.source_config, rec.origin(index))
+            after = added_factor(rec, add, rec.target_config, index)
             if not before.square or not after.square:
                 if before != after:
                     yield Violation(
@@ -274,7 +274,7 @@ def _both(rec: Recorded, index: Index) -> tuple[tuple[Config, Index], tuple[Conf
     return (rec.source_config, rec.origin(index)), (rec.target_config, index)
 
 
-def _factor(rec: Recorded, add: Add, config: Config, index: Index) -> Root:
+def added_factor(rec: Recorded, add: Add, config: Config, index: Index) -> Root:
     """Return the factor with which a vector is added, exactly as the class has it."""
     exact = evaluate(add.factor, config, index)
     return exact if add.rounded is None else Root.of(rounded(exact, rec.dtype(add.rounded)))
@@ -327,4 +327,4 @@ def _post_norms(rec: Recorded) -> Iterator[Violation]:
             yield Violation(kind="layers", where=where, expected=expected, found=f"the factor {add.factor}, or no gain")
 
 
-__all__ = ["local_conditions"]
+__all__ = ["added_factor", "local_conditions"]

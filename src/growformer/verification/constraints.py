@@ -1,24 +1,54 @@
 """Compares two checkpoints block by block: is every value of the target what preservation asks of it?
 
 No model runs and no planner is imported: what must hold is derived from the architecture and the recorded axis maps
-and spaces alone, so that a planner's mistake cannot hide. Tensors are read one at a time, and compared in bands.
+and spaces alone, so that a planner's mistake cannot hide. Tensors of the target are read band by band, once, in the
+order in which they lie, with the rows of the source that each band needs; memory does not depend on any size.
 """
 
 from __future__ import annotations
 
-import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import islice
+from math import prod
+from threading import local
 from typing import Any
 
-import numpy as np
 import torch
 
 from growformer.errors import PlanError, SourceError
+from growformer.verification.bands import (
+    Bounds,
+    bands,
+    declared_bounds,
+    inside,
+    is_cut_by_bands,
+    pieces_of,
+    seen_from,
+    stored_region,
+)
+from growformer.verification.comparing import (
+    SPAN,
+    Worst,
+    compare_copy,
+    compare_free,
+    compare_mean,
+    compare_scaled,
+    compare_sum,
+    compare_value,
+    expected_sum,
+    mean_of,
+)
 from growformer.verification.conditions import local_conditions
-from growformer.verification.held import ShapeError, Shelf
+from growformer.verification.constraints_report import KINDS, ConstraintsReport
+from growformer.verification.diagnosis import diagnose
+from growformer.verification.held import Held, undo
+from growformer.verification.parts import Part, describe, left_over, said
+from growformer.verification.parts import violations as violations_of
 from growformer.verification.recorded import Recorded
-from growformer.verification.regions import Positions, Region, compact, count, show, spread
+from growformer.verification.regions import Region, count, intersect, part, select, show, size
 from growformer.verification.requirements import (
     Free,
     MeanOf,
@@ -28,78 +58,30 @@ from growformer.verification.requirements import (
     Value,
     requirements,
 )
-from growformer.verification.rows import Row
+from growformer.verification.structure import Index
+from growformer.verification.tensors import Read, Reader, Tensors, as_tensors
 from growformer.verification.violations import Violation
 
-Read = Callable[[str], torch.Tensor]
-"""Stored name -> tensor."""
 Regenerate = Callable[[str, Region], torch.Tensor]
 """Canonical name in the target, and a region that nothing constrains -> what the initialisation puts there."""
-
-BAND = 1 << 22
-"""How many values are compared at a time (32 MiB in float64)."""
-ROUNDING = 2.0**-53
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConstraintsReport:
-    """What the comparison found.
-
-    Attributes:
-        violations: everything that does not hold.
-        tensors: how many tensors of the target were compared.
-        checked: how many of their values are constrained, and were compared with the source.
-        regenerated: how many free values were compared with the initialisation.
-        free: how many free values were looked at for infinities only.
-    """
-
-    violations: tuple[Violation, ...] = field(default=())
-    tensors: int = 0
-    checked: int = 0
-    regenerated: int = 0
-    free: int = 0
-
-    @property
-    def ok(self) -> bool:
-        """Whether everything holds."""
-        return not self.violations
-
-    def __str__(self) -> str:
-        looked = f"{self.tensors} tensors, {self.checked:,} values constrained"
-        if self.regenerated:
-            looked += f", {self.regenerated:,} regenerated"
-        if self.free or not self.regenerated:
-            looked += f", {self.free:,} free and unchecked"
-        if self.ok:
-            return f"all constraints hold ({looked})"
-        more = f", and {len(self.violations) - 1} more" if len(self.violations) > 1 else ""
-        return f"constraints do NOT hold ({looked}): {self.violations[0]}{more}"
-
-    def rows(self) -> list[Row]:
-        """Return one row per finding: check, what was compared, result, whether it passed."""
-        return [("constraints", "blocks against the source", str(self), self.ok)]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
-        return {
-            "ok": self.ok,
-            "verdict": str(self),
-            "tensors": self.tensors,
-            "checked": self.checked,
-            "regenerated": self.regenerated,
-            "free": self.free,
-            "violations": [violation.to_json() for violation in self.violations],
-        }
+EXPLAINED = 8
+"""Of how many violations it is looked up what stands there instead."""
+Select = Callable[[str, Index], bool]
+"""Template and instance in the target -> whether to compare that tensor."""
 
 
 def compare_checkpoints(
     data: Mapping[str, Any] | Recorded,
-    read_source: Read,
-    read_target: Read,
+    read_source: Read | Tensors,
+    read_target: Read | Tensors,
     *,
     target_names: Iterable[str] | None = None,
     regenerate: Regenerate | None = None,
+    strict: bool = False,
+    threads: int = 1,
+    record: str = "growformer.json",
+    only: Select | None = None,
+    sample: bool = False,
 ) -> ConstraintsReport:
     """Compare the tensors of a grown checkpoint with the source's, region by region.
 
@@ -109,283 +91,320 @@ def compare_checkpoints(
 
     Args:
         data: the record: a plan's JSON, or what growformer.json holds under ``plan``.
-        read_source: gives one tensor of the source by its stored name; KeyError or SourceError where it is missing.
-        read_target: likewise of the target. Tensors are not changed; at most two of the source and one of the target
-            are held at a time. One that holds several declared tensors is read once for all that follow each other.
+        read_source: gives one tensor of the source by its stored name, or regions of them; KeyError or SourceError
+            where it is missing.
+        read_target: likewise of the target. Tensors are not changed.
         target_names: stored names of all tensors in the target, to find what is left over.
-        regenerate: gives the initialisation's values; without it free regions are counted, not checked.
+        regenerate: gives the initialisation's values, in any thread; without it free regions are counted, not checked.
+        strict: rescaled values, means and constants must be the float64 result in the stated order, rounded once, bit
+            by bit; zeros must be positive; copies must add up to within half a unit of each. See ``comparing``.
+        threads: how many compare; each holds a band of both sides.
+        record: how the report names the record.
+        only: compares the tensors that it selects, and none other.
+        sample: of every tensor the first, the middle and the last band only, to see whether a record may be right.
 
     Raises:
         PlanError: the data is not a record of a growth.
     """
+    start = time.perf_counter()
     rec = Recorded.read(data)
     violations = local_conditions(rec)
-    if any(v.kind == "axis map" for v in violations):
-        return ConstraintsReport(violations=tuple(violations))
-    report = ConstraintsReport()
-    source, grown = Shelf(read_source), Shelf(read_target)
-    left = set(target_names) if target_names is not None else set()
-    for spec, index in rec.specs():
-        held = rec.target_held(spec, index)
-        left.discard(held.stored)
-        try:
-            needed = requirements(rec, spec.template, index)
-        except PlanError as error:
-            violations.append(
-                Violation(kind="space", where=str(held), expected="values that preserve", found=str(error))
-            )
-            continue
-        comparison = _Comparison(rec, needed, source, grown, regenerate)
-        violations += comparison.run()
-        report = replace(
-            report,
-            tensors=report.tensors + 1,
-            checked=report.checked + comparison.checked,
-            regenerated=report.regenerated + comparison.regenerated,
-            free=report.free + comparison.free,
-        )
-    violations += [
-        Violation(kind="left over", where=name, expected="no such tensor", found="one") for name in sorted(left)
-    ]
-    return replace(report, violations=tuple(violations))
+    values, tensors, num_bytes = dict.fromkeys(KINDS, 0), 0, 0
+    if not any(v.kind == "axis map" for v in violations):
+        left = set(target_names) if target_names is not None else set()
+        comparison = _Comparison(rec, as_tensors(read_source), as_tensors(read_target), regenerate, strict, sample)
+        stored: dict[str, list[tuple[str, Index]]] = {}
+        for spec, index in rec.specs():
+            held = rec.target_held(spec, index)
+            left.discard(held.stored)
+            if only is None or only(spec.template, index):
+                stored.setdefault(held.stored, []).append((spec.template, index))
+        violations += comparison.run(stored, threads)
+        violations += [left_over(rec, name) for name in sorted(left)]
+        values, tensors, num_bytes = comparison.values, comparison.tensors, comparison.num_bytes
+    return ConstraintsReport(
+        violations=tuple(violations),
+        tensors=tensors,
+        values=values,
+        record=record,
+        strict=strict,
+        num_bytes=num_bytes,
+        seconds=round(time.perf_counter() - start, 3),
+    )
+
+
+_Found = list[tuple[Part, int, tuple[Worst, Worst, Worst]]]
+"""Tensor, number of the test -> what is wrong."""
+_Task = Callable[[], _Found]
 
 
 @dataclass(slots=True)
 class _Comparison:
-    """One tensor of the target against what it must hold."""
+    """The target's stored tensors against what they must hold."""
 
     rec: Recorded
-    needed: TensorRequirements
-    source: Shelf
-    grown: Shelf
+    source: Tensors
+    target: Tensors
     regenerate: Regenerate | None
-    sources: dict[str, torch.Tensor] = field(default_factory=dict)
-    checked: int = 0
-    regenerated: int = 0
-    free: int = 0
+    strict: bool
+    sample: bool = False
+    values: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
+    tensors: int = 0
+    num_bytes: int = 0
+    explained: int = 0
+    _read: set[str] = field(default_factory=set)
+    _threads: local = field(default_factory=local)
 
-    def run(self) -> Iterator[Violation]:
-        """Compare; counts are right once all is yielded."""
-        needed = self.needed
+    def run(self, stored: Mapping[str, list[tuple[str, Index]]], threads: int) -> list[Violation]:
+        """Compare all of them, and return what does not hold."""
+        violations: list[Violation] = []
+        waiting: list[tuple[Future[_Found], list[Part]]] = []
+
+        def collect(found: _Found, done: list[Part]) -> None:
+            """Take in what one task found; after the last one of a tensor, say it, and let go of what it must hold."""
+            for each, number, worst in found:
+                for total, more in zip(each.found[number], worst, strict=True):
+                    total.merge(more)
+            for each in done:
+                violations.extend(self._said(each))
+
+        with ThreadPoolExecutor(threads) as pool:
+            try:
+                for name in sorted(stored, key=self.target.place):
+                    parts, wrong = self._prepare(stored[name])
+                    violations += wrong
+                    tasks = list(self._tasks(name, parts))
+                    for number, task in enumerate(tasks, start=1):
+                        done = parts if number == len(tasks) else []
+                        if threads == 1:
+                            collect(task(), done)
+                            continue
+                        waiting.append((pool.submit(task), done))
+                        while len(waiting) > 2 * threads:
+                            future, done = waiting.pop(0)
+                            collect(future.result(), done)
+                for future, done in waiting:
+                    collect(future.result(), done)
+            finally:
+                pool.shutdown(cancel_futures=True)
+        return violations
+
+    def _said(self, each: Part) -> Iterator[Violation]:
+        """Yield what does not hold in a tensor, of the first few with what stands there instead."""
+        for test, violation in violations_of(each):
+            if violation.kind in ("copy", "rescaled") and self.explained < EXPLAINED and not self.sample:
+                self.explained += 1
+                why = diagnose(self.rec, each.needed, test, each.template, each.index, self.source, self.target)
+                violation = replace(violation, explanation=why)
+            yield violation
+
+    # Before anything is compared.
+
+    def _prepare(self, instances: list[tuple[str, Index]]) -> tuple[list[Part], list[Violation]]:
+        """Return the declared tensors in a stored one, and what can be said against them without their values."""
+        parts: list[Part] = []
+        violations: list[Violation] = []
+        for template, index in instances:
+            self.tensors += 1
+            try:
+                needed = requirements(self.rec, template, index)
+            except PlanError as error:
+                held = self.rec.target_held(self.rec.architecture.tensors[template], index)
+                violations.append(
+                    Violation(kind="space", where=str(held), expected="values that preserve", found=str(error))
+                )
+                continue
+            wrong = self._fits(needed)
+            if wrong is not None:
+                violations.append(wrong)
+                continue
+            made = Part(needed, template, index, [])
+            for use in needed.uses:
+                for requirement in use:
+                    if isinstance(requirement.must, Free):
+                        continue
+                    missing = self._missing(needed, requirement)
+                    if missing is None:
+                        made.tests.append(requirement)
+                    else:
+                        violations.append(missing)
+            made.tests += [Requirement((region,), must) for region, must in needed.free_regions()]
+            made.found = [(Worst(), Worst(), Worst()) for _ in made.tests]
+            self._count(needed)
+            parts.append(made)
+        return parts, violations
+
+    def _fits(self, needed: TensorRequirements) -> Violation | None:
+        held = needed.held
+        expected = needed.shape if held.piece is None else held.shape
         try:
-            target = self.grown.tensor(needed.held)
+            found = self.target.shape(held.stored)
         except (KeyError, SourceError) as error:
-            yield self._wrong("missing", "a tensor", f"none ({error})")
-            return
-        except ShapeError as error:
-            yield self._wrong("shape", str(list(error.expected)), str(list(error.found)))
-            return
-        if tuple(target.shape) != needed.shape:
-            yield self._wrong("shape", str(list(needed.shape)), str(list(target.shape)))
-            return
+            return said(needed, "missing", "a tensor", f"none ({error})")
+        if found != expected:
+            return said(needed, "shape", str(list(expected)), str(list(found)))
+        return None
+
+    def _missing(self, needed: TensorRequirements, requirement: Requirement) -> Violation | None:
+        """Return what is wrong with the source tensor that a requirement compares with."""
+        if not isinstance(requirement.must, (Scaled, MeanOf)):
+            return None
+        canonical = requirement.must.tensor
+        try:
+            held = self.rec.source_held(canonical)
+            found = self.source.shape(held.stored)
+        except (KeyError, SourceError) as error:
+            return said(needed, "missing", "a tensor in the source", f"none ({error})", requirement.copies[0])
+        expected = self.rec.tensors[canonical].shape if held.piece is None else held.shape
+        if found != expected:
+            says = f"the source's shape as its config says: {list(expected)}"
+            return said(needed, "shape", says, str(list(found)), requirement.copies[0])
+        if held.stored not in self._read:
+            self._read.add(held.stored)
+            self.num_bytes += prod(found) * self.source.dtype(held.stored).itemsize
+        return None
+
+    def _count(self, needed: TensorRequirements) -> None:
+        """Count every value once, by the first of its uses that constrains it."""
+        free: list[Region] = [tuple(slice(0, n) for n in needed.shape)]
         for use in needed.uses:
             for requirement in use:
-                if not isinstance(requirement.must, Free):
-                    yield from self._constrained(target, requirement)
-        free = needed.free_regions()
-        for region, must in free:
-            yield from self._free(target, region, must)
-        freed = sum(count(region) for region, _ in free)
-        self.checked = target.numel() - freed
-        if self.regenerate is None:
-            self.free = freed
-        else:
-            self.regenerated = freed
+                if isinstance(requirement.must, Free):
+                    continue
+                for copy in requirement.copies:
+                    shared = (intersect(copy, region) for region in free)
+                    self.values[describe(requirement)[0]] += sum(count(r) for r in shared if r is not None)
+            regions = [r.copies[0] for r in use if isinstance(r.must, Free)]
+            free = [r for a in free for b in regions if (r := intersect(a, b)) is not None]
+        kind = "unchecked" if self.regenerate is None else "regenerated"
+        self.values[kind] += sum(map(count, free))
 
-    def _wrong(
-        self, kind: str, expected: str, found: str, region: Region | None = None, deviation: float | None = None
-    ) -> Violation:
-        at = show(region) if region is not None else ""
-        return Violation(
-            kind=kind, where=str(self.needed.held), expected=expected, found=found, region=at, deviation=deviation
-        )
+    # Bands.
 
-    def _source(self, name: str) -> torch.Tensor:
-        if name not in self.sources:
-            self.sources[name] = self.source.tensor(self.rec.source_held(name))
-        return self.sources[name]
-
-    def _constrained(self, target: torch.Tensor, requirement: Requirement) -> Iterator[Violation]:
-        worst = _Worst()
-        try:
-            for band in _bands(requirement):
-                copies = [_select(target, region) for region in band.copies]
-                self._compare(copies, band, worst)
-        except (KeyError, SourceError) as error:
-            yield self._wrong("missing", "a tensor in the source", f"none ({error})", requirement.copies[0])
+    def _tasks(self, name: str, parts: list[Part]) -> Iterator[_Task]:
+        """Yield what compares one band, or a part of copies that bands would part."""
+        if not parts:
             return
-        except (IndexError, RuntimeError, ShapeError) as error:
-            yield self._wrong("shape", "the source's shape as its config says", str(error), requirement.copies[0])
-            return
-        if worst.count:
-            more = f" and {worst.count - 1} more" if worst.count > 1 else ""
-            kind, says = _describe(requirement)
-            yield self._wrong(
-                kind,
-                f"{says}, {worst.expected!r} at {list(worst.at)}{more}",
-                repr(worst.found),
-                requirement.copies[0],
-                worst.deviation,
-            )
+        shape, width = self.target.shape(name), self.target.dtype(name).itemsize
+        self.num_bytes += prod(shape) * width
+        for each in parts:
+            whole = tuple(slice(0, n) for n in each.needed.shape)
+            piece = each.needed.held.piece
+            each.apart = [
+                number for number, test in enumerate(each.tests) if is_cut_by_bands(test, whole, piece, shape, width)
+            ]
+        cut = list(bands(shape, width))
+        for bounds in [cut[at] for at in sorted({0, len(cut) // 2, len(cut) - 1})] if self.sample else cut:
+            yield lambda bounds=bounds: self._band(name, parts, bounds)  # type: ignore[misc]
+        for each in parts:
+            for number in each.apart:
+                smaller_ones = pieces_of(each.tests[number], width)
+                for smaller in islice(smaller_ones, 1 if self.sample else None):
+                    yield lambda each=each, number=number, smaller=smaller: self._apart(each, number, smaller)  # type: ignore[misc]
 
-    def _compare(self, copies: list[torch.Tensor], band: Requirement, worst: _Worst) -> None:
-        must, dtype = band.must, copies[0].dtype
-        if isinstance(must, Scaled) and must.is_copy and len(copies) == 1:
-            source = _select(self._source(must.tensor), must.region)
-            expected = source.to(dtype)
-            bad = _bits(copies[0]) != _bits(expected)
-            if bad.any():
-                worst.add(bad, copies[0].double(), expected.double(), band.copies[0])
-            return
-        found, largest = copies[0].double(), copies[0].double().abs()
-        for copy in copies[1:]:
-            found = found + copy.double()
-            largest = torch.maximum(largest, copy.double().abs())
-        wanted, slack = self._expected(must)
-        wanted = wanted.expand_as(found)
-        off = (found - wanted).abs()
-        if len(copies) > 1:
-            # Every copy has been rounded once, by half a unit in its last place, and in float64 its sum with noise too.
-            allowed = len(copies) * torch.where(largest > 0, _unit(largest, dtype), 0)
-        elif isinstance(must, Value) and must.is_exact:
-            allowed = torch.zeros(())
-        else:
-            allowed = _unit(wanted, dtype)
-        good = (off <= allowed + slack) | (found == wanted.to(dtype).double()) | (found.isnan() & wanted.isnan())
-        if not good.all():
-            worst.add(~good, found, wanted, band.copies[0])
+    def _band(self, name: str, parts: list[Part], bounds: Bounds) -> _Found:
+        found: _Found = []
+        source, target = self._readers()
+        band = target.region(name, bounds)
+        for each in parts:
+            piece = each.needed.held.piece
+            within = declared_bounds(piece, bounds)
+            if within is None:
+                continue
+            place = stored_region(piece, within)
+            here = undo(piece, select(band, seen_from(place, bounds)))
+            for number, test in enumerate(each.tests):
+                if number in each.apart:
+                    continue
+                asked = inside(test, within, each.needed.shape)
+                if asked is None:
+                    continue
+                copies = [select(here, seen_from(copy, within)) for copy in asked.copies]
+                worst = self._compare(each, number, asked, copies, source)
+                if worst is not None:
+                    found.append((each, number, worst))
+        source.reset()
+        target.reset()
+        return found
 
-    def _expected(self, must: Scaled | MeanOf | Value | Free) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return values in float64, and how far another order of the same float64 operations may be from them."""
-        if isinstance(must, Scaled):
-            source = _select(self._source(must.tensor), must.region).double()
-            wanted = float(must.scale) * (source + must.offset) - must.offset
-            # A rounded factor, one product, and with an offset two sums, in whichever order.
-            return wanted, 4 * ROUNDING * (float(must.scale) * (source.abs() + must.offset) + must.offset)
-        if isinstance(must, MeanOf):
-            source = _select(self._source(must.tensor), must.region).double()
-            wanted = source.mean(dim=must.dim, keepdim=True) * float(must.scale)
-            # Summing n values in any order errs by at most n - 1 roundings of the sum of their sizes.
-            size = source.abs().mean(dim=must.dim, keepdim=True) * float(must.scale)
-            return wanted, (source.shape[must.dim] + 4) * ROUNDING * size
-        assert isinstance(must, Value)
-        return torch.tensor(float(must), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    def _apart(self, each: Part, number: int, test: Requirement) -> _Found:
+        source, target = self._readers()
+        held = each.needed.held
+        copies = [_values(target, held, copy) for copy in test.copies]
+        worst = self._compare(each, number, test, copies, source)
+        source.reset()
+        target.reset()
+        return [] if worst is None else [(each, number, worst)]
 
-    def _free(self, target: torch.Tensor, region: Region, must: Free) -> Iterator[Violation]:
-        infinite, dead, different = _Worst(), _Worst(), _Worst()
-        for band in _bands(Requirement((region,), must)):
-            found = _select(target, band.copies[0])
-            values = found.double()
-            bad = ~values.isfinite()
-            if bad.any():
-                infinite.add(bad, values, torch.zeros_like(values), band.copies[0])
+    def _readers(self) -> tuple[Reader, Reader]:
+        if not hasattr(self._threads, "readers"):
+            self._threads.readers = self.source.reader(), self.target.reader()
+        source, target = self._threads.readers
+        source.reset()
+        target.reset()
+        return source, target
+
+    def _compare(
+        self, each: Part, number: int, test: Requirement, copies: list[torch.Tensor], source: Reader
+    ) -> tuple[Worst, Worst, Worst] | None:
+        """Return what is wrong in one region, or None."""
+        must, at = test.must, test.copies[0]
+        worst, dead, different = Worst(), Worst(), Worst()
+        if isinstance(must, Free):
+            values = copies[0]
+            expected = None if self.regenerate is None else self.regenerate(each.needed.name, at)
+            if expected is not None:
+                expected = expected.detach().cpu().to(values.dtype).expand_as(values)
+            compare_free(values, expected, at, worst, different)
             if must.forbidden is not None and (values == must.forbidden).any():
-                dead.add(values == must.forbidden, values, values, band.copies[0])
-            if self.regenerate is not None:
-                expected = self.regenerate(self.needed.name, band.copies[0]).detach().cpu().to(found.dtype)
-                changed = _bits(found) != _bits(expected.expand_as(found))
-                if changed.any():
-                    different.add(changed, values, expected.double().expand_as(values), band.copies[0])
-        if infinite.count:
-            yield self._wrong("free", "finite values", f"{infinite.found!r} at {list(infinite.at)}", region)
-        if dead.count == count(region):  # single ones may have been copied from the source
-            yield self._wrong("dead", "gains that can learn", f"{dead.found!r} everywhere: never", region)
-        if different.count:
-            yield self._wrong(
-                "free",
-                f"{different.expected!r} at {list(different.at)}, as the initialisation gives",
-                repr(different.found),
-                region,
-                different.deviation,
-            )
-
-
-@dataclass(slots=True)
-class _Worst:
-    """The largest deviation so far."""
-
-    count: int = 0
-    deviation: float = 0.0
-    expected: float = 0.0
-    found: float = 0.0
-    at: tuple[int, ...] = ()
-
-    def add(self, bad: torch.Tensor, found: torch.Tensor, expected: torch.Tensor, region: Region) -> None:
-        """Count the entries that are bad, and keep the worst of them."""
-        off = torch.where(bad, (found - expected).abs().nan_to_num(math.inf, math.inf, math.inf), -1.0)
-        flat = int(off.argmax())
-        if not self.count or float(off.flatten()[flat]) > self.deviation:
-            self.deviation = float(off.flatten()[flat])
-            self.expected, self.found = float(expected.flatten()[flat]), float(found.flatten()[flat])
-            where = np.unravel_index(flat, tuple(bad.shape))
-            self.at = tuple(int(spread(along)[i]) for along, i in zip(region, where, strict=True))
-        self.count += int(bad.sum())
-
-
-def _describe(requirement: Requirement) -> tuple[str, str]:
-    must = requirement.must
-    if isinstance(must, Scaled):
-        kind = "copy" if must.is_copy else "rescaled"
-        moved = f" of the gain, with its offset {must.offset}" if must.offset else ""
-        says = f"{'' if must.is_copy else f'{must.scale} * '}source {must.tensor}{show(must.region)}{moved}"
-    elif isinstance(must, MeanOf):
-        kind = "mean"
-        times = "" if must.scale.is_one() else f"{must.scale} * "
-        says = f"{times}the mean of source {must.tensor}{show(must.region)} over dimension {must.dim}"
-    else:
-        kind = "zero" if isinstance(must, Value) and must.root.square == 0 and not must.offset else "constant"
-        says = "zero" if kind == "zero" else "the constant"
-    if len(requirement.copies) > 1:
-        return "sum", f"{len(requirement.copies)} copies that sum to {says}"
-    return kind, says
-
-
-def _bands(requirement: Requirement) -> Iterator[Requirement]:
-    """Cut a region along its longest dimension that is not averaged over."""
-    must, first = requirement.must, requirement.copies[0]
-    averaged = must.dim if isinstance(must, MeanOf) else None
-    lengths = [spread(along).size for along in first]
-    cut = max((d for d in range(len(first)) if d != averaged), key=lambda d: lengths[d], default=None)
-    weight = count(must.region) if isinstance(must, (Scaled, MeanOf)) else 0
-    total = max(count(first) * len(requirement.copies), weight)
-    if cut is None or total <= BAND:
-        yield requirement
-        return
-    step = max(1, lengths[cut] * BAND // total)
-    for start in range(0, lengths[cut], step):
-        part = slice(start, start + step)
-        copies = tuple(_cut(region, cut, part) for region in requirement.copies)
-        if isinstance(must, (Scaled, MeanOf)):
-            yield Requirement(copies, replace(must, region=_cut(must.region, cut, part)))
+                dead.add(values == must.forbidden, values, values, at)
+        elif not copies[0].numel():
+            return None
         else:
-            yield Requirement(copies, must)
+            read = _values(source, self.rec.source_held(must.tensor), must.region) if isinstance(must, Scaled) else None
+            mean = self._mean(each, number, must, source) if isinstance(must, MeanOf) else None
+            if len(copies) > 1:
+                compare_sum(copies, expected_sum(must, read, mean), at, worst, strict=self.strict)
+            elif isinstance(must, Value):
+                compare_value(copies[0], must, at, worst, strict=self.strict)
+            elif isinstance(must, MeanOf) and mean is not None:
+                compare_mean(copies[0], mean, must.dim, at, worst, strict=self.strict)
+            elif isinstance(must, Scaled) and read is not None:
+                if must.is_copy:
+                    compare_copy(copies[0], read, at, worst)
+                else:
+                    compare_scaled(copies[0], read, must, at, worst, strict=self.strict)
+        return (worst, dead, different) if worst.count or dead.count or different.count else None
+
+    def _mean(self, each: Part, number: int, must: MeanOf, source: Reader) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a mean over the source; where bands share it, for all of them together."""
+        held = self.rec.source_held(must.tensor)
+        along, last = must.region[must.dim], size(must.region[must.dim])
+        others = max(1, count(must.region) // max(1, last))
+        turned = held.piece is not None and held.piece.transposed
+        by_rows = (must.dim == 0) != turned and len(must.region) > 1
+
+        def read(reader: Reader) -> Iterator[torch.Tensor]:
+            step = max(1, (1 << 20) // others // SPAN) * SPAN
+            for first in range(0, last, step):
+                chosen = part(along, slice(first, min(first + step, last)))
+                yield _values(reader, held, (*must.region[: must.dim], chosen, *must.region[must.dim + 1 :]))
+                if by_rows:
+                    reader.reset()
+
+        if not by_rows:
+            return mean_of(read(source), must.dim, last, float(must.scale))
+        key = (number, show(must.region))
+        with each.lock:
+            if key not in each.means:
+                each.means[key] = mean_of(read(self.source.reader()), must.dim, last, float(must.scale))
+            found: tuple[torch.Tensor, torch.Tensor] = each.means[key]
+            return found
 
 
-def _cut(region: Region, dim: int, part: slice) -> Region:
-    return tuple(compact(spread(along)[part]) if d == dim else along for d, along in enumerate(region))
-
-
-def _select(tensor: torch.Tensor, region: Region) -> torch.Tensor:
-    for dim, along in enumerate(region):
-        tensor = _along(tensor, dim, along)
-    return tensor
-
-
-def _along(tensor: torch.Tensor, dim: int, along: Positions) -> torch.Tensor:
-    if isinstance(along, slice):
-        return tensor.narrow(dim, along.start, along.stop - along.start)
-    return tensor.index_select(dim, torch.from_numpy(along))
-
-
-def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous().view(_BITS[tensor.element_size()])
-
-
-def _unit(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return one unit in the last place of each value in a dtype (float64)."""
-    info = torch.finfo(dtype)
-    exponent = torch.where(values == 0, -math.inf, torch.frexp(values.abs()).exponent.double() - 1)
-    return torch.clamp(torch.exp2(exponent) * info.eps, min=info.smallest_normal * info.eps)
+def _values(reader: Reader, held: Held, region: Region) -> torch.Tensor:
+    """Return the values of a declared tensor at a region."""
+    return undo(held.piece, reader.region(held.stored, stored_region(held.piece, region)))
 
 
 __all__ = ["ConstraintsReport", "Read", "Regenerate", "compare_checkpoints"]

@@ -131,6 +131,14 @@ def take(stored: torch.Tensor, piece: Piece | None) -> torch.Tensor:
     return part.T if piece.transposed else part
 
 
+def undo(piece: Piece | None, values: torch.Tensor) -> torch.Tensor:
+    """Return values at a stored region that lies inside a declared tensor as that tensor's (a view)."""
+    if piece is None:
+        return values
+    values = values if piece.at is None else values[0]
+    return values.T if piece.transposed else values
+
+
 def ranges_inside(region: list[list[list[int]]], piece: Piece | None) -> list[list[list[int]]]:
     """Return a region of a declared tensor, as ranges per dimension, as one of the stored tensor that holds it."""
     if piece is None:
@@ -144,4 +152,15 @@ def ranges_inside(region: list[list[list[int]]], piece: Piece | None) -> list[li
     return dims if piece.at is None else [[[piece.at, piece.at + 1]], *dims]
 
 
-__all__ = ["Held", "LiveNames", "Named", "ShapeError", "Shelf", "held_tensor", "parts_of", "ranges_inside", "take"]
+__all__ = [
+    "Held",
+    "LiveNames",
+    "Named",
+    "ShapeError",
+    "Shelf",
+    "held_tensor",
+    "parts_of",
+    "ranges_inside",
+    "take",
+    "undo",
+]

@@ -113,7 +113,7 @@ class Recorded(Structure):
                     for space, state in data["spaces"].items()
                 },
                 epsilon_factors={name: Fraction(factor) for name, factor in data["epsilon_factors"].items()},
-                written=dict(_spelled_out(target, architecture.nested)),
+                written=dict(spelled_out(target, architecture.nested)),
                 present=frozenset(source["templates"]),
                 tied=bool(source["tied"]),
                 tensors={
@@ -295,7 +295,8 @@ def _unroll(runs: list[list[int]]) -> Indices:
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
 
-def _spelled_out(config: Mapping[str, Any], nested: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+def spelled_out(config: Mapping[str, Any], nested: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """Yield the fields of a config, those of nested ones with the nest's name in front."""
     for name, value in config.items():
         if name in nested and isinstance(value, Mapping):
             yield from ((f"{name}.{inner}", entry) for inner, entry in value.items())
@@ -303,4 +304,4 @@ def _spelled_out(config: Mapping[str, Any], nested: tuple[str, ...]) -> Iterator
             yield name, value
 
 
-__all__ = ["KEPT", "LIVE", "MEAN", "SILENT", "SOURCE", "STATUS", "Along", "Recorded", "SourceTensor"]
+__all__ = ["KEPT", "LIVE", "MEAN", "SILENT", "SOURCE", "STATUS", "Along", "Recorded", "SourceTensor", "spelled_out"]

@@ -1,90 +1,103 @@
-"""The constraints check of two models, folders or live ones: opens both, reads the record, gives free blocks again."""
+"""The constraints check of two models, folders or live ones: opens both, finds or infers the record, and compares.
+
+Where there is a plan, free blocks are given again from its seed; an inferred record says nothing about them.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from growformer.verification.constraints import ConstraintsReport, compare_checkpoints
-from growformer.verification.held import Shelf
+import numpy as np
+
+from growformer.verification.constraints import ConstraintsReport, Regenerate, compare_checkpoints
+from growformer.verification.growth import Growth, find_growth
+from growformer.verification.inference.layers import place_layers
 from growformer.verification.recorded import Recorded
-from growformer.verification.regions import Region
+from growformer.verification.sides import Side, open_side
 
 if TYPE_CHECKING:
-    import torch
-
     from growformer.planning.plan import Plan
 
+MAX_THREADS = 4
+"""Each holds a band of both sides; reading and comparing take turns."""
 
-def run_constraints(source: Any, grown: Any, plan: Plan) -> ConstraintsReport:
-    """Compare the tensors of a grown model with those of its source, as a plan says that it was grown.
+
+def run_constraints(
+    source: Any, grown: Any, grew: Growth | Plan | None = None, *, strict: bool = False
+) -> ConstraintsReport:
+    """Compare the tensors of a grown model with those of its source.
+
+    Args:
+        source: model folder, or live model.
+        grown: likewise.
+        grew: how it was grown; by default what a grown folder records, or what both show.
+        strict: demand equal bits wherever mathematics gives them; see ``compare_checkpoints``.
 
     Raises:
-        SourceError: a checkpoint cannot be read, or is not the one that the plan was made for.
+        SourceError: a checkpoint cannot be read, or nothing can be inferred.
+        PlanError: the source is not the one that the plan was made for.
+        UnknownArchitectureError: there is no record, and no declaration describes the source.
     """
-    from growformer.execute.checkpoint import check_same_source
-    from growformer.storage.folder import open_folder
-
-    record = json.loads(plan.to_json())
-    names = None
+    if not isinstance(grew, Growth):
+        grew = find_growth(source, grown, grew)
     with ExitStack() as stack:
-        if isinstance(source, (str, Path)):
-            folder = open_folder(source)
-            check_same_source(plan, folder)
-            read_stored = stack.enter_context(folder.reader())
+        before, after = open_side(source, stack), open_side(grown, stack)
+        threads = min(MAX_THREADS, (os.cpu_count() or 1) + 1) if before.folder and after.folder else 1
+        if grew.plan is not None:
+            rec, regenerate = _with_plan(grew.plan, before, after)
         else:
-            read_stored = source.state_dict().__getitem__
-        if isinstance(grown, (str, Path)):
-            target = open_folder(grown)
-            record["target_config"] = target.config
-            names = target.entries.keys()
-            read_grown = stack.enter_context(target.reader())
-        else:
-            read_grown = grown.state_dict().__getitem__
-
-        rec = Recorded.read(record)
-        regenerate = None
-        if plan.init.can_regenerate:
-            regenerate = _regenerator(plan, rec, Shelf(read_stored), Shelf(read_grown))
-        return compare_checkpoints(
+            rec, regenerate = grew.recorded(), None
+        twice = dict(grew.twice)
+        report = compare_checkpoints(
             rec,
-            read_stored,
-            read_grown,
-            target_names=names,
+            before.tensors,
+            after.tensors,
+            target_names=None if after.names is None else after.names - twice.keys(),
             regenerate=regenerate,
+            strict=strict,
+            threads=threads,
+            record=grew.said_by,
         )
+        if grew.inferred is not None:
+            again = tuple(f"{head} is stored beside {table}, with the same bytes" for head, table in twice.items())
+            return replace(report, notes=(*grew.inferred.notes, *again))
+        if report.ok or any(v.kind == "axis map" for v in report.violations):
+            return report
+        return replace(report, notes=tuple(_about_layers(rec, before, after)))
 
 
-def _regenerator(plan: Plan, rec: Recorded, source: Shelf, target: Shelf) -> Callable[[str, Region], torch.Tensor]:
-    """Return what gives the initialisation's values of a free region: the tensor grown again from the seed."""
-    import torch
+def _about_layers(rec: Recorded, before: Side, after: Side) -> Iterator[str]:
+    """Say where the tensors show new layers at other places than a record that does not hold."""
+    shown = place_layers(rec, before.tensors, after.tensors)
+    for axis in rec.index_axes:
+        if rec.size_indices[axis]:
+            continue
+        places = [np.flatnonzero(each.along(axis, {}).source < 0).tolist() for each in (rec, shown)]
+        if places[0] != places[1]:
+            yield f"the record says that {axis}s {places[0]} are new; by the tensors, {places[1]} are"
 
-    from growformer.execute.values import materialise
-    from growformer.planning.rules import tensor_plan
 
-    planned = {spec.name(index): (spec, index) for spec, index in plan.specs()}
-    latest: dict[str, torch.Tensor] = {}
+def _with_plan(plan: Plan, before: Side, after: Side) -> tuple[Recorded, Regenerate | None]:
+    """Return what a plan records, with the config that the target has, and what gives its free blocks again."""
+    from growformer.execute.checkpoint import check_same_source
+    from growformer.verification.regenerate import from_folder, from_live
 
-    def read(canonical: str) -> torch.Tensor:
-        return source.tensor(rec.source_held(canonical))
-
-    def regenerate(name: str, region: Region) -> torch.Tensor:
-        if name not in latest:
-            latest.clear()
-            tensor = tensor_plan(plan, *planned[name])
-            latest[name] = materialise(tensor, plan.init, read, target.tensor(rec.target_held(*planned[name])).dtype)
-        found = latest[name]
-        for dim, along in enumerate(region):
-            if isinstance(along, slice):
-                found = found.narrow(dim, along.start, along.stop - along.start)
-            else:
-                found = found.index_select(dim, torch.from_numpy(along))
-        return found
-
-    return regenerate
+    data = json.loads(plan.to_json())
+    if after.folder is not None:
+        data["target_config"] = after.folder.config
+    rec = Recorded.read(data)
+    if before.folder is not None:
+        check_same_source(plan, before.folder)
+    if not plan.init.can_regenerate:
+        return rec, None
+    if before.weights is not None:
+        return rec, from_folder(plan, rec, before.weights, after.tensors)
+    return rec, from_live(plan, rec, before.model.state_dict().__getitem__, after.tensors)
 
 
 __all__ = ["run_constraints"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from growformer.verification.recorded import Recorded
 from growformer.verification.shared_layers import shared_layers
 
 if TYPE_CHECKING:
-    from growformer.planning.plan import Plan
+    pass
 
 STEPS = 16
 """How many tokens are decoded with a KV cache; from disk, each reads all weights."""
@@ -154,14 +153,13 @@ def run_outputs(source: Any, grown: Any, request: OutputsRequest, record: Record
 
 
 def outputs_or_why_not(
-    source: Any, grown: Any, request: OutputsRequest, plan: Plan | None, *, required: bool
+    source: Any, grown: Any, request: OutputsRequest, record: Recorded | None, *, required: bool
 ) -> tuple[OutputsReport | None, list[str]]:
     """Run the check; where it is not required and cannot be run, for want of memory or inputs, say so instead.
 
     Raises:
         As ``run_outputs``, where the check is required or the request itself is wrong.
     """
-    record = Recorded.read(json.loads(plan.to_json())) if plan is not None else None
     asked = request.inputs is not None or request.files or request.prompt is not None or request.lengths is not None
     try:
         found = run_outputs(source, grown, request, record)

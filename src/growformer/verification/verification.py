@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from growformer.errors import RequestError, SourceError, VerificationError, did_you_mean
+from growformer.errors import GrowformerError, RequestError, VerificationError, did_you_mean
+from growformer.verification.rows import Row, verdict_of
 
 if TYPE_CHECKING:
     import torch
 
     from growformer.planning.plan import Plan
     from growformer.verification.constraints import ConstraintsReport
+    from growformer.verification.growth import Growth
     from growformer.verification.outputs import OutputsReport
-    from growformer.verification.rows import Row
     from growformer.verification.trainability import TrainabilityReport
 
 CHECKS = ("constraints", "outputs", "trainability")
@@ -40,10 +41,7 @@ class Verification:
     @property
     def verdict(self) -> str:
         """One line."""
-        failed = [name for name, what, result, ok in self.rows() if not ok]
-        if failed:
-            return f"NOT preserved: {', '.join(dict.fromkeys(failed))} failed"
-        return "Preserved: " + ", ".join(dict.fromkeys(name for name, *_ in self.rows()))
+        return verdict_of(self.reports(), [name for name, report in self.reports().items() if not report.ok])
 
     def reports(self) -> dict[str, ConstraintsReport | OutputsReport | TrainabilityReport]:
         """Return the reports of the checks that were run, by their names."""
@@ -69,7 +67,7 @@ class Verification:
             "verdict": self.verdict,
             **dict.fromkeys(CHECKS),
             **{name: report.to_json() for name, report in self.reports().items()},
-            "notes": list(self.notes),
+            "notes": self.all_notes(),
         }
 
     def raise_if_failed(self) -> None:
@@ -94,6 +92,8 @@ def verify(
     frequencies: bool | None = None,
     from_disk: bool | None = None,
     progress: Callable[[str], None] | None = None,
+    strict: bool = False,
+    record: str | Path | None = None,
 ) -> Verification:
     """Check that a grown model computes what its source computes.
 
@@ -116,6 +116,9 @@ def verify(
             grown by other than a factor of two, whose float32 rounding is stated apart.
         from_disk: run models layer by layer from their folders; by default where they do not fit in memory.
         progress: told what is being checked.
+        strict: constraints demand equal bits wherever mathematics gives them; outputs demand nothing more.
+        record: how constraints know what became of what: ``inferred``, or a file with a record; by default
+            growformer.json, or inferred where there is none.
 
     Raises:
         RequestError: an unknown check or dtype, or inputs that cannot be used.
@@ -127,17 +130,15 @@ def verify(
     for name in wanted:
         if name not in CHECKS:
             raise RequestError(f"unknown check {name!r}: expected {', '.join(CHECKS)}{did_you_mean(name, CHECKS)}")
-    made = plan
-    if made is None and _is_folder(grown):
-        made = _plan_of(grown, required="constraints" in wanted or "trainability" in wanted)
-    if made is None and ("constraints" in wanted or "trainability" in wanted):
-        raise SourceError("constraints and trainability of live models need plan=..., the plan that they were grown by")
-    constraints, outputs, trainability = None, None, None
     notes: list[str] = []
-    if made is not None and "constraints" in wanted:
+    grew = _how_it_grew(source, grown, plan, record, set(wanted), notes, required=checks is not None)
+    if grew is None:
+        wanted = [name for name in wanted if name == "outputs"]
+    constraints, outputs, trainability = None, None, None
+    if grew is not None and "constraints" in wanted:
         from growformer.verification.run_constraints import run_constraints
 
-        constraints = run_constraints(source, grown, made)
+        constraints = run_constraints(source, grown, grew, strict=strict)
     if "outputs" in wanted:
         from growformer.verification.run_outputs import OutputsRequest, outputs_or_why_not
 
@@ -145,29 +146,52 @@ def verify(
             dtypes=dtypes, inputs=inputs, files=input_files, prompt=prompt, seed=seed, lengths=lengths,
             generate=generate, frequencies=frequencies, from_disk=from_disk, progress=progress,
         )  # fmt: skip
-        outputs, left = outputs_or_why_not(source, grown, request, made, required=checks is not None)
+        recorded = grew.recorded() if grew is not None else None
+        outputs, left = outputs_or_why_not(source, grown, request, recorded, required=checks is not None)
         notes += left
-    if "trainability" in wanted and made is not None:
-        trainability, left = _trainability(grown, made, inputs, seed, required=checks is not None)
+    if grew is not None and "trainability" in wanted:
+        trusted = constraints is None or constraints.ok or grew.plan is not None
+        trainability, left = _trainability(grown, grew, inputs, seed, trusted=trusted, required=checks is not None)
         notes += left
     return Verification(constraints, outputs, trainability, tuple(notes))
 
 
-def _plan_of(grown: Any, *, required: bool) -> Plan | None:
-    """Return the plan that a folder records; None where there is none and none is needed.
+def _how_it_grew(
+    source: Any,
+    grown: Any,
+    plan: Plan | None,
+    record: str | Path | None,
+    wanted: set[str],
+    notes: list[str],
+    *,
+    required: bool,
+) -> Growth | None:
+    """Return what is recorded or inferred of the growth; None where only outputs can be, or are to be, compared.
 
     Raises:
-        SourceError: there is none, and it is needed; or it cannot be read.
+        GrowformerError: a check needs it, and it cannot be read or inferred.
     """
-    from growformer.execute.provenance import load_provenance
+    from growformer.verification.growth import find_growth, has_record
 
-    if not required and not (Path(grown) / "growformer.json").exists():
+    if wanted == {"outputs"} and plan is None and record is None and not has_record(grown):
         return None
-    return load_provenance(grown).plan
+    try:
+        return find_growth(source, grown, plan, record)
+    except GrowformerError as error:
+        if required or record is not None or has_record(grown):
+            raise
+        notes.append(f"constraints and trainability were not checked: {error}")
+        return None
 
 
 def _trainability(
-    grown: Any, plan: Plan, inputs: Mapping[str, torch.Tensor] | None, seed: int, *, required: bool
+    grown: Any,
+    grew: Growth,
+    inputs: Mapping[str, torch.Tensor] | None,
+    seed: int,
+    *,
+    trusted: bool,
+    required: bool,
 ) -> tuple[TrainabilityReport | None, list[str]]:
     """Run the trainability check; where it is not required and says nothing or does not fit in memory, say why not."""
     from growformer.verification.model_inputs import random_inputs
@@ -175,14 +199,17 @@ def _trainability(
     from growformer.verification.run_trainability import run_trainability, why_not
 
     if not required:
-        why = "what is new was filled with zeros, as padding is, and is not meant to learn"
-        if plan.init.name != "zero":
-            why = why_not(grown, plan, TRAINED_ON, in_place=_is_folder(grown)) or ""
+        if not trusted:
+            why = "what is new is inferred, and what was inferred does not hold"
+        elif grew.plan is not None and grew.plan.init.name == "zero":
+            why = "what is new was filled with zeros, as padding is, and is not meant to learn"
+        else:
+            why = why_not(grown, grew.recorded(), TRAINED_ON, in_place=_is_folder(grown)) or ""
         if why:
             return None, [f"trainability was not checked: {why}; --checks trainability does it all the same"]
     model = load_model(grown)
     run_on = dict(inputs) if inputs is not None else dict(random_inputs(model, seed=seed).batches[0])
-    return run_trainability(model, plan, run_on, seed=seed, in_place=_is_folder(grown)), []
+    return run_trainability(model, grew.recorded(), run_on, seed=seed, in_place=_is_folder(grown)), []
 
 
 def _is_folder(model: Any) -> bool:

@@ -21,6 +21,7 @@ class Violation:
         expected, found: in words and numbers.
         region: the part of the tensor.
         deviation: the largest absolute deviation in it, where numbers were compared.
+        explanation: what stands there instead, where it was recognised.
     """
 
     kind: str
@@ -29,10 +30,12 @@ class Violation:
     found: str
     region: str = ""
     deviation: float | None = None
+    explanation: str = ""
 
     def __str__(self) -> str:
         largest = f" (largest deviation {self.deviation:.3g})" if self.deviation is not None else ""
-        return f"{self.where}{self.region}: expected {self.expected}, found {self.found}{largest}"
+        why = f"; {self.explanation}" if self.explanation else ""
+        return f"{self.where}{self.region}: expected {self.expected}, found {self.found}{largest}{why}"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
