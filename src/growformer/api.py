@@ -422,7 +422,7 @@ def verify(source: Source, grown: Source, *, checks: Sequence[str] | None = None
         source: a folder, or a live model.
         grown: likewise.
         checks: ``constraints`` (block by block, no forward pass), ``outputs`` (both models on the same inputs),
-            ``gradients`` (which new parameters learn in two steps). By default the first two; of live models without
+            ``trainability`` (which new parameters learn in two steps). By default the first two; of live models without
             ``plan=``, which constraints need, only outputs.
         options: see ``growformer.verification.verification.verify``.
     """

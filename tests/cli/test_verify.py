@@ -48,10 +48,10 @@ def test_json_and_checks(run, pair: tuple[Path, Path]) -> None:
     assert found["ok"] is True
     assert found["constraints"]["ok"] is True
     assert found["outputs"] is None
-    found = run("verify", *pair, "--checks", "outputs, gradients", "--json").json()
+    found = run("verify", *pair, "--checks", "outputs, trainability", "--json").json()
     assert found["constraints"] is None
     assert found["outputs"]["ok"] is True
-    assert found["gradients"]["steps"] == 2
+    assert found["trainability"]["steps"] == 2
 
 
 def test_a_prompt_goes_through_the_tokenizer(run, pair: tuple[Path, Path]) -> None:
@@ -87,9 +87,9 @@ def test_a_disturbed_weight_is_exit_code_1(run, pair: tuple[Path, Path], tmp_pat
     [
         (
             ["--checks", "output"],
-            "unknown check 'output': expected constraints, outputs, gradients; did you mean 'outputs'?",
+            "unknown check 'output': expected constraints, outputs, trainability; did you mean 'outputs'?",
         ),
-        (["--checks", ","], "no check is named: expected constraints, outputs, gradients"),
+        (["--checks", ","], "no check is named: expected constraints, outputs, trainability"),
         (["--dtype", "float8"], "unknown dtype 'float8': expected float32, bfloat16, float16; did you mean 'float32'?"),
         (["--dtype", ""], "no dtype is named: expected float32, bfloat16, float16"),
     ],

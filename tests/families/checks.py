@@ -210,7 +210,7 @@ def check_gradients(case: Case, growth: Growth) -> Problems:
             if case.untrained and re.search(case.untrained, name):
                 p.requires_grad_(False)  # what cannot learn is not looked at
         inputs = covering(case, larger)
-        result = growformer.verify(source, larger, plan=plan, checks=["gradients"], inputs=inputs).gradients
+        result = growformer.verify(source, larger, plan=plan, checks=["trainability"], inputs=inputs).trainability
         assert result is not None
         found = [
             f"{r.tensor} {r.region}: "

@@ -19,7 +19,7 @@ from growformer.execute.stored import stored_tensors, take
 from growformer.planning.blocks import TensorPlan
 from growformer.planning.plan import Plan
 from growformer.planning.rules import tensor_plan
-from growformer.verification.gradients import steps_to_learn
+from growformer.verification.trainability import steps_to_learn
 
 FACTOR = 30.0
 """How far the root mean square of a new region's gradient may lie above that of its neighbours: the source's values of

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from growformer.verification.file_digests import DigestsReport
     from growformer.verification.verification import Verification
 
-CHECKS = ("constraints", "outputs", "gradients")
+CHECKS = ("constraints", "outputs", "trainability")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -34,7 +34,7 @@ def verify(
         typer.Option(
             metavar="LIST",
             help="constraints: the weights, block by block, without running a model. outputs: both models on the same "
-            "tokens, with and without a KV cache. gradients: which new weights learn in two steps.",
+            "tokens, with and without a KV cache. trainability: which new weights learn in two steps.",
         ),
     ] = "constraints,outputs",
     dtype: Annotated[

@@ -28,6 +28,7 @@ from growformer.verification.requirements import (
     Value,
     requirements,
 )
+from growformer.verification.rows import Row
 from growformer.verification.violations import Violation
 
 Read = Callable[[str], torch.Tensor]
@@ -74,6 +75,10 @@ class ConstraintsReport:
             return f"all constraints hold ({looked})"
         more = f", and {len(self.violations) - 1} more" if len(self.violations) > 1 else ""
         return f"constraints do NOT hold ({looked}): {self.violations[0]}{more}"
+
+    def rows(self) -> list[Row]:
+        """Return one row per finding: check, what was compared, result, whether it passed."""
+        return [("constraints", "blocks against the source", str(self), self.ok)]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""

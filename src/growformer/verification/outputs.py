@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from growformer.errors import SourceError
+from growformer.verification.rows import Row
 
 OUTPUTS = (
     "logits", "prediction_logits", "prediction_logits_or_scores", "seq_relationship_logits", "start_logits",
@@ -79,6 +80,20 @@ class OutputsReport:
     def ok(self) -> bool:
         """Whether every comparison is within its limit and generation agrees."""
         return all(c.ok for c in self.comparisons) and self.cache_equal is not False
+
+    def rows(self) -> list[Row]:
+        """Return one row per finding: check, what was compared, result, whether it passed."""
+        rows: list[Row] = []
+        for c in self.comparisons:
+            result = (
+                f"error {c.grown_error:.2e}, the source's own {c.source_error:.2e}, ratio {c.ratio:.2f} "
+                f"(limit {c.limit:g})"
+            )
+            rows.append(("outputs", f"{self.num_tokens} positions in {c.dtype}", result, c.ok))
+        if self.cache_equal is not None:
+            same = "same tokens" if self.cache_equal else "different tokens"
+            rows.append(("outputs", "greedy generation with a KV cache", same, self.cache_equal))
+        return rows
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""

@@ -1,4 +1,4 @@
-"""The gradients check: which new parameters learn, and when. Preserving is not enough; a dead unit never learns."""
+"""The trainability check: which new parameters learn, and when. Preserving is not enough; a dead unit never learns."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import nn
 from growformer.architecture.declaration import space_of
 from growformer.planning.plan import Plan
 from growformer.verification.outputs import OUTPUTS
+from growformer.verification.rows import Row
 
 Ranges = list[list[int]]
 Regions = list[list[Ranges]]
@@ -36,8 +37,8 @@ class Reach:
 
 
 @dataclass(frozen=True, slots=True)
-class GradientsReport:
-    """The gradients check.
+class TrainabilityReport:
+    """The trainability check.
 
     Attributes:
         regions: every new region.
@@ -56,6 +57,15 @@ class GradientsReport:
     def ok(self) -> bool:
         """Whether every new region learns within the steps."""
         return not self.dead
+
+    def rows(self) -> list[Row]:
+        """Return one row per finding: check, what was looked at, result, whether it passed."""
+        result = (
+            f"{len(self.regions) - len(self.dead)} of {len(self.regions)} new regions learn within {self.steps} steps"
+        )
+        if self.dead:
+            result += f"; dead: {', '.join(sorted({r.tensor for r in self.dead})[:4])}"
+        return [("trainability", "new parameters", result, self.ok)]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -93,7 +103,7 @@ def gradient_reach(
     steps: int = 2,
     seed: int = 0,
     learning_rate: float = 1e-3,
-) -> GradientsReport:
+) -> TrainabilityReport:
     """Take a few AdamW steps on a copy of a model and report when gradients reach new regions.
 
     The loss is a random projection of every output (logits, or hidden states and pooled output), so that nothing is
@@ -132,7 +142,7 @@ def gradient_reach(
         for name in parameters
         for number, region in enumerate(regions[name])
     ]
-    return GradientsReport(tuple(found), steps)
+    return TrainabilityReport(tuple(found), steps)
 
 
 def _loss(model: nn.Module, inputs: dict[str, torch.Tensor], seed: int) -> torch.Tensor:
