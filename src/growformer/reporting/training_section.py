@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from growformer.report.numbers import share, whole
-from growformer.report.subject import Subject
+from growformer.reporting.numbers import share, whole
+from growformer.reporting.subject import Subject
 
-FREEZE = '''\
+FREEZE = """\
 import growformer
 import torch
 from transformers import {model_class}
@@ -24,15 +24,15 @@ for name, parameter in model.named_parameters():
 
 # Without decay, and with gradients of zero, AdamW leaves what comes from the source bit for bit.
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.0)
-'''
-GROW = '''\
+"""
+GROW = """\
 rules = growformer.UpdateRules(new_rate=1.3, ramp=250)  # or freeze_old=True
 model, optimizer = growformer.grow(model, optimizer=optimizer, updates=rules, {sizes})
-'''
-TRAINER = '''\
+"""
+TRAINER = """\
 trainer = Trainer(model, arguments, callbacks=[growformer.RegionUpdatesCallback({out!r})], ...)
 trainer.train(resume_from_checkpoint={out!r})
-'''
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -217,7 +217,7 @@ def described(requirement: Requirement) -> tuple[str, str, str]:
 
 
 def instances_in_words(rec: Recorded, variant: Variant) -> str:
-    """Return which instances they are: ``layers 0–3, 5``; ``layers 3–60, 256 experts each``; nothing for the only one."""
+    """Return which instances they are: ``layers 0–3, 5``, ``layers 3–60, 256 experts each``; nothing for only one."""
     axes = variant.spec.index
     if not axes:
         return ""

@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from growformer.report.blocks import KINDS, Variant, instances_in_words, plural
-from growformer.report.matrix_picture import MEANINGS, NAMES, Drawn, axes_in_words, can_draw, draw, drawn_dims, scale_of
-from growformer.report.numbers import share, whole
-from growformer.report.schematic import Section
-from growformer.report.subject import Subject
+from growformer.reporting.blocks import KINDS, Variant, instances_in_words, plural
+from growformer.reporting.matrix_picture import (
+    MEANINGS,
+    NAMES,
+    Drawn,
+    axes_in_words,
+    can_draw,
+    draw,
+    drawn_dims,
+    scale_of,
+)
+from growformer.reporting.numbers import share, whole
+from growformer.reporting.schematic import Section
+from growformer.reporting.subject import Subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +89,19 @@ def weights(subject: Subject, sections: Sequence[Section]) -> Weights:
     for template, made in subject.variants.items():
         spec = made[0].spec
         shown = [v for v in made if can_draw(v)]
-        if not shown or subject.rec.architecture.arrows[spec.owner].kind == "carried" or all(v.is_unchanged for v in made):
+        if (
+            not shown
+            or subject.rec.architecture.arrows[spec.owner].kind == "carried"
+            or all(v.is_unchanged for v in made)
+        ):
             why = "the source's, bit for bit" if all(v.is_unchanged for v in made) else "no growth touches it"
             count = sum(len(v.instances) for v in made)
             unchanged.append((template, _shape(made[0].shape), whole(count), why))
             continue
         makings = tuple(_making(subject, v, scale_of(shown)) for v in shown)
-        name = places.get(spec.owner, "Norms" if subject.rec.architecture.arrows[spec.owner].kind == "norm" else "Others")
+        name = places.get(
+            spec.owner, "Norms" if subject.rec.architecture.arrows[spec.owner].kind == "norm" else "Others"
+        )
         groups.setdefault(name, []).append(Card(_short(template), template, _axes(shown[0]), makings))
     return Weights(legend, tuple(Group(n, tuple(cards)) for n, cards in groups.items()), tuple(unchanged))
 

@@ -1,4 +1,4 @@
-"""Small charts with logarithmic axes: lines, bars against a limit, and dots that are paired; every mark says its numbers."""
+"""Small charts with logarithmic axes: lines, bars against a limit, and dots in pairs; every mark says its numbers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from growformer.report.numbers import power, scientific
-from growformer.report.svg import element, mark, number, picture, text
+from growformer.reporting.numbers import power, scientific
+from growformer.reporting.svg import element, mark, number, picture, text
 
 WIDTH, HEIGHT = 360.0, 216.0
 _LEFT, _TOP, _RIGHT, _BOTTOM = 46.0, 14.0, 12.0, 34.0
@@ -129,7 +129,7 @@ def pairs(rows: Sequence[Pair], names: Sequence[str], series: Sequence[int], *, 
     values = [v for row in rows for v in row.values if v is not None and v > 0 and math.isfinite(v)]
     low, high = _decades(values)
     has_zero = any(v == 0 for row in rows for v in row.values)
-    left = 26.0 if has_zero else 8.0
+    left = 26.0 if has_zero else 18.0
     width, step = WIDTH - left - 16, 34.0
     height = step * len(rows) + 8
 
@@ -175,7 +175,11 @@ def gauge(ratio: float, limit: float, label: str) -> Markup:
         text(f"limit {limit:g}", min(limit / most * width, width), 32, "tick end"),
     ]
     return picture(
-        mark(*shapes, says=f"ratio {ratio:.3g}, limit {limit:g}"), width=width + 2, height=36, label=label, class_="gauge"
+        mark(*shapes, says=f"ratio {ratio:.3g}, limit {limit:g}"),
+        width=width + 2,
+        height=36,
+        label=label,
+        class_="gauge",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from growformer.report.svg import element, mark, number, picture, text
+from growformer.reporting.svg import element, mark, number, picture, text
 
 WIDE, NARROW = 24, 10
 """Layers in a row, on a desk and on a phone."""
@@ -45,7 +45,9 @@ def draw(origin: tuple[int, ...], copied: tuple[int, ...], axis: str, label: str
         if start >= 0 and at % per_row and origin[at - 1] == start:
             left = x - gap - cell / 2
             d = f"M{number(left)} {number(y - 1)}C{number(left + 5)} {number(y - 8)} {number(x + cell / 2 - 5)} "
-            parts.append(element("path", d=f"{d}{number(y - 8)} {number(x + cell / 2)} {number(y - 1)}", class_="copied"))
+            parts.append(
+                element("path", d=f"{d}{number(y - 8)} {number(x + cell / 2)} {number(y - 1)}", class_="copied")
+            )
         shapes.append(mark(*parts, says=f"{axis} {at}: new; {words}; writes zero at first"))
     rows = -(-len(origin) // per_row)
     width = min(len(origin), per_row) * (cell + gap)

@@ -1,6 +1,7 @@
 """What a verification found, read from its JSON: what is missing there was not checked, and is shown as that.
 
-The JSON may come from a file that somebody else made: types are checked here, and texts are escaped where they are shown.
+The JSON may come from a file that somebody else made: types are checked here, and texts are escaped where they are
+shown.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from growformer.report.blocks import plural
-from growformer.report.schematic import Heads, Part, Section, Size
-from growformer.report.svg import element, mark, picture, text
+from growformer.reporting.blocks import plural
+from growformer.reporting.schematic import Heads, Part, Section, Size
+from growformer.reporting.svg import element, mark, picture, text
 
 WIDTH = 344.0
 _LEFT, _BAND = 16.0, 34.0
@@ -44,12 +44,10 @@ def draw(sections: Sequence[Section], *, after: bool, label: str) -> Markup:
     canvas = _Canvas(int(after), max(widths, default=1) or 1, max([int(v) for v in inner], default=1) or 1)
     for number, section in enumerate(sections):
         if section.axis is None:
-            _once(canvas, section)
+            _once(canvas, section, is_last=number == len(sections) - 1)
         else:
-            _loop(canvas, section, is_first=number == 0)
-    return picture(
-        *canvas.behind, *canvas.shapes, width=WIDTH, height=canvas.y + 4, label=label, class_="architecture"
-    )
+            _loop(canvas, section)
+    return picture(*canvas.behind, *canvas.shapes, width=WIDTH, height=canvas.y + 4, label=label, class_="architecture")
 
 
 def _is_int(value: object) -> bool:
@@ -88,8 +86,8 @@ def _middle(canvas: _Canvas, section: Section) -> float:
 # What is there once.
 
 
-def _once(canvas: _Canvas, section: Section) -> None:
-    for part in section.parts:
+def _once(canvas: _Canvas, section: Section, *, is_last: bool) -> None:
+    for number, part in enumerate(section.parts):
         top = canvas.y
         if part.kind == "norm":
             canvas.shapes.append(_pill(part.title, 4.0, top + 8, says=f"{part.title}: {', '.join(part.modules)}"))
@@ -107,7 +105,8 @@ def _once(canvas: _Canvas, section: Section) -> None:
                 )
             )
             canvas.y += 46
-        _band(canvas, section, top + 30, canvas.y + 6)
+        if not is_last or number < len(section.parts) - 1:
+            _band(canvas, section, top + 26, canvas.y + 6)
 
 
 def _shown(value: int | str) -> str:
@@ -126,7 +125,7 @@ def _pill(words: str, x: float, y: float, says: str) -> str:
 # Layers.
 
 
-def _loop(canvas: _Canvas, section: Section, *, is_first: bool) -> None:
+def _loop(canvas: _Canvas, section: Section) -> None:
     top = canvas.y
     count = section.count[canvas.side]
     canvas.y += 34
@@ -135,9 +134,7 @@ def _loop(canvas: _Canvas, section: Section, *, is_first: bool) -> None:
         _part(canvas, section, part)
     canvas.y += 4
     bottom = canvas.y
-    frame = element(
-        "rect", x=4.0, y=top + 6, width=_RIGHT + 4, height=bottom - top - 6, rx=12.0, class_="loop"
-    )
+    frame = element("rect", x=4.0, y=top + 6, width=_RIGHT + 4, height=bottom - top - 6, rx=12.0, class_="loop")
     canvas.behind.append(frame)
     grown = canvas.side and section.count[0] != section.count[1]
     words = f"{count} {plural(axis, count)}"
@@ -196,7 +193,11 @@ def _wrapped(part: Part, side: int) -> list[list[tuple[str, bool]]]:
     lines: list[list[tuple[str, bool]]] = [[]]
     for size in part.sizes:
         value = _at(size, side)
-        words = f"{_shown(value)} {size.name}" if size.name.endswith(("heads", "experts")) else f"{size.name} {_shown(value)}"
+        words = (
+            f"{_shown(value)} {size.name}"
+            if size.name.endswith(("heads", "experts"))
+            else f"{size.name} {_shown(value)}"
+        )
         if lines[-1] and sum(len(w) + 3 for w, _ in lines[-1]) + len(words) > 34:
             lines.append([])
         lines[-1].append((words, bool(side) and size.before != size.after))

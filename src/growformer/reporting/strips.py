@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from growformer.report.blocks import Block
+from growformer.reporting.blocks import Block
 from growformer.verification.recorded import Indices
 from growformer.verification.regions import Positions
 
@@ -132,7 +133,7 @@ def _fit(sizes: Indices, kinds: Indices, size: int, pixels: float) -> tuple[tupl
     ends = np.concatenate([[0], np.cumsum(sizes)]).astype(float)
     order = list(dict.fromkeys(kinds.tolist()))
     shared = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         overlap = np.clip(np.minimum(ends[1:], high) - np.maximum(ends[:-1], low), 0, None)
         shared += [(kind, share) for kind in order if (share := float(overlap[kinds == kind].sum())) > 0]
     return _placed(shared, scale), True

@@ -7,19 +7,18 @@ import hashlib
 import re
 from functools import cache
 from importlib.resources import files
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from growformer.report import depth_picture
-from growformer.report.architecture_picture import draw as draw_architecture
-from growformer.report.blocks import ranges
-from growformer.report.checks_section import Check, checks
-from growformer.report.findings import Findings
-from growformer.report.numbers import count, num_bytes, times, whole
-from growformer.report.schematic import schematic
-from growformer.report.subject import Subject
-from growformer.report.training_section import training
-from growformer.report.weights_section import weights
+from growformer.reporting import depth_picture
+from growformer.reporting.architecture_picture import draw as draw_architecture
+from growformer.reporting.blocks import ranges
+from growformer.reporting.checks_section import Check, checks
+from growformer.reporting.findings import Findings
+from growformer.reporting.numbers import count, num_bytes, times, whole
+from growformer.reporting.schematic import schematic
+from growformer.reporting.subject import Subject
+from growformer.reporting.training_section import training
+from growformer.reporting.weights_section import weights
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -43,34 +42,38 @@ def page(subject: Subject, found: Findings | None = None, notes: tuple[str, ...]
     sections = schematic(subject.rec)
     shown = checks(found, _verify_command(subject))
     before, after = subject.sides
-    return _environment().get_template("page.html").render(
-        policy=policy,
-        style=style,
-        script=script,
-        names=(_name(subject.source), _name(subject.grown) or "the grown model"),
-        state=_state(subject, found),
-        verdict=_verdict(subject, found, shown),
-        parameters=(count(before.parameters), count(after.parameters), times(before.parameters, after.parameters)),
-        tiles=_tiles(subject, shown),
-        notes=notes,
-        sizes=_sizes(subject),
-        costs=_costs(subject),
-        sections=sections,
-        diagrams=_diagrams(subject, sections),
-        depths=_depths(subject),
-        weights=weights(subject, sections),
-        checks=shown,
-        training=training(subject),
-        facts=_facts(subject),
-        command=subject.command(subject.grown or "OUT"),
-        plan_notes=tuple(map(str, subject.plan.get("notes", ()))),
-        whole=whole,
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            policy=policy,
+            style=style,
+            script=script,
+            names=(subject.names[0], subject.names[1] or "the grown model"),
+            state=_state(subject, found),
+            verdict=_verdict(subject, found, shown),
+            parameters=(count(before.parameters), count(after.parameters), times(before.parameters, after.parameters)),
+            tiles=_tiles(subject, shown),
+            notes=notes,
+            sizes=_sizes(subject),
+            costs=_costs(subject),
+            sections=sections,
+            diagrams=_diagrams(subject, sections),
+            depths=_depths(subject),
+            weights=weights(subject, sections),
+            checks=shown,
+            training=training(subject),
+            facts=_facts(subject),
+            command=subject.command(subject.grown or "OUT"),
+            plan_notes=tuple(map(str, subject.plan.get("notes", ()))),
+            whole=whole,
+        )
     )
 
 
 @cache
 def _part(name: str) -> str:
-    return (files("growformer.report") / "templates" / name).read_text(encoding="utf-8")
+    return (files("growformer.reporting") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:
@@ -83,7 +86,7 @@ def _environment() -> Environment:
     from markupsafe import Markup
 
     made = Environment(
-        loader=PackageLoader("growformer.report", "templates"),
+        loader=PackageLoader("growformer.reporting", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -93,12 +96,6 @@ def _environment() -> Environment:
     made.filters["first_upper"] = lambda text: text[:1].upper() + text[1:]
     made.filters["own"] = Markup  # this package's own style and script, never a reader's text
     return made
-
-
-def _name(location: str) -> str:
-    """Return a model's name: the last part of its path; a hub id stays whole."""
-    parts = PurePath(location).parts
-    return location if len(parts) == 2 and not location.startswith((".", "/")) else (parts[-1] if parts else location)
 
 
 def _verify_command(subject: Subject) -> str:
@@ -123,7 +120,11 @@ def _verdict(subject: Subject, found: Findings | None, shown: tuple[Check, ...])
     passed = [c.name.lower() for c in shown if c.state == "passed"]
     failed = [c.name.lower() for c in shown if c.state == "failed"]
     left = [c.name.lower() for c in shown if c.state == "not checked"]
-    words = f"Not preserved: {_and(failed)} failed." if failed or not found.ok else f"Computes the same: {_and(passed)} passed."
+    words = (
+        f"Not preserved: {_and(failed)} failed."
+        if failed or not found.ok
+        else f"Computes the same: {_and(passed)} passed."
+    )
     return words + (f" Not checked: {_and(left)}." if left else "")
 
 
@@ -173,42 +174,83 @@ def _sizes(subject: Subject) -> list[tuple[str, str, str, str, str]]:
 def _costs(subject: Subject) -> list[tuple[str, str, str, str, str]]:
     """Return rows: what, before, after, ratio, what it means."""
     before, after = subject.sides
-    rows = [("parameters", whole(before.parameters), whole(after.parameters), times(before.parameters, after.parameters), "tied ones count once")]
+    rows = [
+        (
+            "parameters",
+            whole(before.parameters),
+            whole(after.parameters),
+            times(before.parameters, after.parameters),
+            "tied ones count once",
+        )
+    ]
     dtypes = ", ".join(after.dtypes)
-    rows.append(("weights on disk", num_bytes(before.weight_bytes), num_bytes(after.weight_bytes), times(before.weight_bytes, after.weight_bytes), f"in {dtypes}"))
+    rows.append(
+        (
+            "weights on disk",
+            num_bytes(before.weight_bytes),
+            num_bytes(after.weight_bytes),
+            times(before.weight_bytes, after.weight_bytes),
+            f"in {dtypes}",
+        )
+    )
     if before.flops is not None and after.flops is not None:
         a, b = before.flops, after.flops
-        rows.append(("FLOPs per token", count(a.per_token), count(b.per_token), times(a.per_token, b.per_token), "forward pass, matrices; training takes three times that"))
+        rows.append(
+            (
+                "FLOPs per token",
+                count(a.per_token),
+                count(b.per_token),
+                times(a.per_token, b.per_token),
+                "forward pass, matrices; training takes three times that",
+            )
+        )
         a_context, b_context = a.per_token_of_context, b.per_token_of_context
-        rows.append(("FLOPs of attention", count(a_context), count(b_context), times(a_context, b_context), "per token, for every token of context"))
+        rows.append(
+            (
+                "FLOPs of attention",
+                count(a_context),
+                count(b_context),
+                times(a_context, b_context),
+                "per token, for every token of context",
+            )
+        )
     else:
         rows.append(("FLOPs per token", "–", "–", "", "the declaration does not say how many tokens meet every weight"))
     if before.cached is not None and after.cached is not None:
         width = _BYTES.get(after.dtypes[0], 2)
         old = _BYTES.get(before.dtypes[0], 2) * before.cached
         new = width * after.cached
-        rows.append(("KV cache per token", num_bytes(old), num_bytes(new), times(old, new), f"keys and values of all layers, in {after.dtypes[0]}"))
+        rows.append(
+            (
+                "KV cache per token",
+                num_bytes(old),
+                num_bytes(new),
+                times(old, new),
+                f"keys and values of all layers, in {after.dtypes[0]}",
+            )
+        )
     else:
         rows.append(("KV cache per token", "–", "–", "", "no decoder, or the config names no class"))
     return rows
 
 
 def _diagrams(subject: Subject, sections: list[Any]) -> list[tuple[str, Any]]:
-    names = (_name(subject.source), _name(subject.grown))
     return [
         (
             f"{side}: {name}" if name else f"{side} growth",
             draw_architecture(sections, after=after, label=f"Architecture {side.lower()} growth: {name or 'planned'}"),
         )
-        for after, side, name in zip((False, True), ("Before", "After"), names, strict=True)
+        for after, side, name in zip((False, True), ("Before", "After"), subject.names, strict=True)
     ]
 
 
 def _depths(subject: Subject) -> list[dict[str, Any]]:
     found = []
     for axis, (origin, copied) in subject.depth.items():
-        if len(origin) < 2 or len(origin) > 400 or any(
-            axis in subject.rec.index_of(name)[1:] for name in subject.rec.arrows
+        if (
+            len(origin) < 2
+            or len(origin) > 400
+            or any(axis in subject.rec.index_of(name)[1:] for name in subject.rec.arrows)
         ):
             continue
         new = [i for i, at in enumerate(origin) if at < 0]
@@ -216,7 +258,11 @@ def _depths(subject: Subject) -> list[dict[str, Any]]:
         words = f"{name}s {ranges(new)} are new" if new else f"all {len(origin)} {name}s come from the source"
         label = f"Depth: {len(origin) - len(new)} {name}s of the source, {len(origin)} after growth; {words}"
         rows = [
-            (str(i), str(at) if at >= 0 else "new", str(copied[i]) if at < 0 and copied[i] >= 0 else "fresh" if at < 0 else "–")
+            (
+                str(i),
+                str(at) if at >= 0 else "new",
+                str(copied[i]) if at < 0 and copied[i] >= 0 else "fresh" if at < 0 else "–",
+            )
             for i, at in enumerate(origin)
         ]
         found.append(
@@ -237,10 +283,16 @@ def _facts(subject: Subject) -> list[tuple[str, str]]:
         "growformer.json": "growformer.json beside the grown weights",
         "inferred": "inferred from the two checkpoints; no record lies beside them",
     }
-    rows = [*subject.facts, ("known from", basis.get(subject.basis, subject.basis)), ("family", subject.rec.architecture.name)]
+    rows = [
+        *subject.facts,
+        ("known from", basis.get(subject.basis, subject.basis)),
+        ("family", subject.rec.architecture.name),
+    ]
     init = subject.plan.get("init")
     if isinstance(init, dict):
-        rows.append(("free values", f"{init.get('name')}, seed {init.get('seed')}, standard deviation {init.get('std')}"))
+        rows.append(
+            ("free values", f"{init.get('name')}, seed {init.get('seed')}, standard deviation {init.get('std')}")
+        )
     return rows
 
 

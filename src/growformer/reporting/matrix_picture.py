@@ -9,10 +9,10 @@ from markupsafe import Markup
 
 from growformer.architecture.declaration import Dim, spaces_in
 from growformer.errors import ArchitectureError
-from growformer.report.blocks import Block, Variant
-from growformer.report.numbers import share, whole
-from growformer.report.strips import Grid, Strip, boxes, grid
-from growformer.report.svg import element, mark, picture, rectangles, text
+from growformer.reporting.blocks import Block, Variant
+from growformer.reporting.numbers import share, whole
+from growformer.reporting.strips import Grid, Strip, boxes, grid
+from growformer.reporting.svg import element, mark, picture, rectangles, text
 from growformer.verification.regions import show
 
 LONGEST = 232.0

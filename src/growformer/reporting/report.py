@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from growformer.errors import OutputError
-from growformer.report.findings import Findings, read_findings
-from growformer.report.page import page
-from growformer.report.subject import Subject
+from growformer.reporting.findings import Findings, read_findings
+from growformer.reporting.page import page
+from growformer.reporting.subject import Subject
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,10 +50,9 @@ class Report:
             try:
                 with unfinished.open("x", encoding="utf-8") as written:
                     written.write(self.html)
-                if force:
-                    unfinished.replace(file)
-                else:
-                    os.link(unfinished, file)  # unlike a rename, never over something else
+                if not force:
+                    file.touch(exist_ok=False)  # nobody else's from here on
+                unfinished.replace(file)
             finally:
                 unfinished.unlink(missing_ok=True)
         except OSError as error:
@@ -88,7 +87,8 @@ def report_on_plan(
 
     Args:
         plan: what would happen.
-        source, grown: what the two models are called; by default as the plan calls its source.
+        source: where the source is; by default as the plan says.
+        grown: where the grown model will be.
         dtype: of the result, where it changes.
         notes: to be shown at the top.
     """

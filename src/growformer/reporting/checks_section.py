@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from growformer.report.charts import Line, Pair, gauge, lines, pairs
-from growformer.report.findings import Activity, Findings, FoundComparison, Reached, activity, reached
-from growformer.report.numbers import num_bytes, scientific, whole
+from growformer.reporting.charts import Line, Pair, gauge, lines, pairs
+from growformer.reporting.findings import Activity, Findings, FoundComparison, Reached, activity, reached
+from growformer.reporting.numbers import num_bytes, scientific, whole
 
 MOST_ROWS = 24
 MOST_VIOLATIONS = 50
@@ -106,9 +106,7 @@ def _constraints(found: Findings | None, command: str) -> Check:
     if report.violations:
         shown = report.violations[:MOST_VIOLATIONS]
         more = len(report.violations) - len(shown)
-        rows = tuple(
-            (v.kind, f"{v.where}{v.region}", v.expected, v.found, scientific(v.deviation)) for v in shown
-        )
+        rows = tuple((v.kind, f"{v.where}{v.region}", v.expected, v.found, scientific(v.deviation)) for v in shown)
         title = f"What does not hold{f' (the first {len(shown)} of {len(shown) + more})' if more else ''}"
         tables.append((title, Table(("kind", "where", "expected", "found", "off by"), rows)))
     return Check(name, question, _state(report.ok), report.verdict, tuple(facts), tuple(tables))
@@ -122,11 +120,15 @@ def _outputs(found: Findings | None, command: str) -> Check:
     report = found.outputs if found is not None else None
     if report is None:
         return Check(name, question, "not checked", "No model was run.", hint=f"{command} --checks outputs")
-    facts = [(f"inputs, {c.dtype}", f"{c.inputs}, {c.length} tokens") for c in report.comparisons if c.length is not None]
+    facts = [
+        (f"inputs, {c.dtype}", f"{c.inputs}, {c.length} tokens") for c in report.comparisons if c.length is not None
+    ]
     for c in report.comparisons:
         if c.worst is not None:
             token = f", {c.worst.text!r}" if c.worst.text else ""
-            facts.append((f"worst token, {c.name}", f"position {c.worst.position}{token}: {scientific(c.worst.grown_error)}"))
+            facts.append(
+                (f"worst token, {c.name}", f"position {c.worst.position}{token}: {scientific(c.worst.grown_error)}")
+            )
     if report.cache is not None:
         same = "the same" if report.cache.same else "DIFFERENT"
         ratio = f", logits at ratio {report.cache.ratio:.2f}" if report.cache.ratio is not None else ""
@@ -137,7 +139,7 @@ def _outputs(found: Findings | None, command: str) -> Check:
     worst = max(report.comparisons, key=lambda c: c.ratio, default=None)
     words = "No comparison is recorded."
     if worst is not None:
-        words = f"Largest error relative to the source's own rounding: {worst.ratio:.2f} ({worst.name}; limit {worst.limit:g})."
+        words = f"Largest error against the source's own: {worst.ratio:.2f} times ({worst.name}; limit {worst.limit:g})."
     missing = [] if any(c.by_position for c in report.comparisons) else ["Errors by position were not recorded."]
     if not any(c.by_layer for c in report.comparisons):
         missing.append("Errors by layer were not recorded.")
@@ -156,7 +158,7 @@ def _ratio(c: FoundComparison) -> Plot:
     )
     return Plot(
         f"Error against rounding: {c.name}",
-        f"Against the source in float64, the grown model is off by {scientific(c.grown_error)} and the source itself by "
+        f"Against the source in float64, the grown model is off by {scientific(c.grown_error)}, the source itself by "
         f"{scientific(c.source_error)}: a ratio of {c.ratio:.2f}. At 1, growth added nothing.",
         gauge(c.ratio, c.limit, label),
         (),
@@ -195,7 +197,7 @@ def _by_layer(c: FoundComparison) -> Plot:
             name,
             tuple((b.layer, getattr(b, field)) for b in c.by_layer),
             tuple(
-                f"after layer {b.layer} of the source, {b.grown_layer} of the grown model: {scientific(getattr(b, field))}"
+                f"after layer {b.layer} of the source, {b.grown_layer} when grown: {scientific(getattr(b, field))}"
                 for b in c.by_layer
             ),
         )
@@ -206,7 +208,7 @@ def _by_layer(c: FoundComparison) -> Plot:
     )
     return Plot(
         f"Error by layer: {c.name}",
-        "Hidden states after every layer of the source. A step in the grown model's line names the layer that is wrong.",
+        "Hidden states after every layer of the source. A step in the grown model's line names the layer that is off.",
         lines(series, label=f"errors of hidden states by layer, {c.name}", x_name="layer of the source", steps=True),
         _TWO,
         Table(("source layer", "grown layer", "source", "grown"), rows),
@@ -226,8 +228,9 @@ def _trainability(found: Findings | None, command: str) -> Check:
         rows = tuple((d.tensor, str(d.region)) for d in report.dead[:MOST_VIOLATIONS])
         tables.append(("New regions that never learn", Table(("tensor", "region"), rows)))
     if report.locked:
-        rows = tuple((d.tensor, str(d.region), str(len(d.units))) for d in report.locked[:MOST_VIOLATIONS])
-        tables.append(("New units that stay equal to others", Table(("tensor", "region", "groups of equal units"), rows)))
+        locked = tuple((d.tensor, str(d.region), str(len(d.units))) for d in report.locked[:MOST_VIOLATIONS])
+        columns = ("tensor", "region", "groups of equal units")
+        tables.append(("New units that stay equal to others", Table(columns, locked)))
     plots = []
     groups = reached(report.reach)
     if groups:
@@ -263,7 +266,13 @@ def _gradients(found: Sequence[Reached]) -> Plot:
         "Reach of the gradient",
         "Root mean square of gradients, the median of all layers. What writes to the stream is zero and learns at the "
         "first step; what only it reads gets its gradient at the second, and stands at 0 before." + more,
-        pairs(rows[:MOST_ROWS], names, series, label="gradients of new regions at the first steps", axis="gradient, root mean square"),
+        pairs(
+            rows[:MOST_ROWS],
+            names,
+            series,
+            label="gradients of new regions at the first steps",
+            axis="gradient, root mean square",
+        ),
         tuple(map(Key, series, names)),
         Table(columns, tuple(table)),
     )
@@ -271,17 +280,21 @@ def _gradients(found: Sequence[Reached]) -> Plot:
 
 def _activations(found: Sequence[Activity]) -> Plot:
     names = ["source coordinates", "new coordinates"]
-    rows = [
-        Pair(a.name, (a.source_rms, a.new_rms), (scientific(a.source_rms), scientific(a.new_rms))) for a in found
-    ]
+    rows = [Pair(a.name, (a.source_rms, a.new_rms), (scientific(a.source_rms), scientific(a.new_rms))) for a in found]
     table = tuple(
         (a.name, whole(a.modules), str(a.step), scientific(a.source_rms), scientific(a.new_rms)) for a in found
     )
     return Plot(
         "Activations, old and new",
-        f"Root mean square of what modules give, after step {max(a.step for a in found)}: new coordinates far below the "
-        "source's learn slowly, far above it they disturb.",
-        pairs(rows[:MOST_ROWS], names, (0, 1), label="activations of source and new coordinates", axis="activation, root mean square"),
+        f"Root mean square of what modules give, after step {max(a.step for a in found)}: new coordinates far below "
+        "the source's learn slowly, far above it they disturb.",
+        pairs(
+            rows[:MOST_ROWS],
+            names,
+            (0, 1),
+            label="activations of source and new coordinates",
+            axis="activation, root mean square",
+        ),
         tuple(Key(i, n) for i, n in enumerate(names)),
         Table(("module", "modules", "step", "source", "new"), table),
     )

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from growformer.architecture.source import SourceInfo, TensorInfo
-from growformer.report.blocks import Variant, all_variants
+from growformer.reporting.blocks import Variant, all_variants
 from growformer.sizing.cache import count_cache
 from growformer.sizing.flops import Flops, count_flops
 from growformer.verification.recorded import Recorded
@@ -23,6 +24,13 @@ _OPTIONS = (
     "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "num_hidden_layers",
 )  # fmt: skip
 _ROTARY = "keeps the angle of every source frequency"
+
+
+def model_name(location: str) -> str:
+    """Return what a model is called in a headline: a folder by its last part, a hub id as a whole."""
+    path = Path(location)
+    is_hub = len(path.parts) == 2 and not path.is_absolute() and not location.startswith(".") and not path.exists()
+    return location if is_hub else path.resolve().name if path.name in ("", "..", ".") else path.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +58,8 @@ class Subject:
 
     Attributes:
         rec: the record.
-        source, grown: what the two are called.
+        source, grown: where the two are; nothing where it is not known.
+        names: what they are called.
         basis: how it is known what became of what: ``plan``, ``growformer.json``, ``inferred``.
         plan: the plan as plain data; empty where there is none.
         dtype: of the result, where it changes.
@@ -62,6 +71,7 @@ class Subject:
     rec: Recorded
     source: str
     grown: str
+    names: tuple[str, str]
     basis: str
     plan: Mapping[str, Any] = field(default_factory=dict)
     dtype: str | None = None
@@ -73,10 +83,17 @@ class Subject:
     def of_plan(plan: Plan, *, source: str | None = None, grown: str = "", dtype: str | None = None) -> Subject:
         """Return what a plan would do."""
         data = json.loads(plan.to_json())
-        name = source or plan.source.location or plan.architecture.name
-        facts = (("source", name), ("digest of the source", plan.source.digest))
+        where = source or plan.source.location or str(plan.source.config.get("model_type", plan.architecture.name))
+        facts = (("source", where), ("digest of the source's config and headers", plan.source.digest))
         return Subject(
-            rec=Recorded.read(data), source=name, grown=grown, basis="plan", plan=data, dtype=dtype, facts=facts
+            rec=Recorded.read(data),
+            source=where,
+            grown=grown,
+            names=(model_name(where), model_name(grown) if grown else ""),
+            basis="plan",
+            plan=data,
+            dtype=dtype,
+            facts=facts,
         )
 
     @cached_property
@@ -106,7 +123,9 @@ class Subject:
             dtype = self.dtype or variant.dtype or fallback
             after[dtype] = after.get(dtype, 0) + variant.size * len(variant.instances)
         sides = []
-        for counts, config, known in zip((before, after), (rec.source_config, rec.target_config), self.num_bytes, strict=True):
+        for counts, config, known in zip(
+            (before, after), (rec.source_config, rec.target_config), self.num_bytes, strict=True
+        ):
             sides.append(
                 Side(
                     parameters=sum(counts.values()),
@@ -206,4 +225,4 @@ class Subject:
         return shlex.join(words)
 
 
-__all__ = ["Side", "Subject"]
+__all__ = ["Side", "Subject", "model_name"]
