@@ -139,7 +139,9 @@ def _outputs(found: Findings | None, command: str) -> Check:
     worst = max(report.comparisons, key=lambda c: c.ratio, default=None)
     words = "No comparison is recorded."
     if worst is not None:
-        words = f"Largest error against the source's own: {worst.ratio:.2f} times ({worst.name}; limit {worst.limit:g})."
+        words = (
+            f"Largest error against the source's own: {worst.ratio:.2f} times ({worst.name}; limit {worst.limit:g})."
+        )
     missing = [] if any(c.by_position for c in report.comparisons) else ["Errors by position were not recorded."]
     if not any(c.by_layer for c in report.comparisons):
         missing.append("Errors by layer were not recorded.")

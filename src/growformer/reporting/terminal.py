@@ -38,7 +38,7 @@ class Sketch:
 
 
 def matching(made: Mapping[str, Sequence[Variant]], pattern: str) -> list[str]:
-    """Return the kinds of tensors that a pattern names: a whole name, the end of one, or a glob; with or without numbers.
+    """Return the kinds of tensors that a pattern names: a whole name, the end of one, or a glob.
 
     Raises:
         RequestError: it names none.
@@ -131,7 +131,7 @@ def _rows(variant: Variant, width: int, notes: list[str]) -> list[tuple[tuple[st
 
 
 def _sampled(strips: Sequence[Strip], cells: int) -> tuple[list[int], bool]:
-    """Return the kind of strip at every cell, each kind at least once where there is room, and whether any is thinner."""
+    """Return the kind of strip at every cell, each at least once where there is room, and whether any is thinner."""
     middles = (np.arange(cells) + 0.5) * 1000.0
     ends = np.array([s.start + s.length for s in strips])
     at = np.minimum(np.searchsorted(ends, middles, side="right"), len(strips) - 1)
@@ -141,7 +141,7 @@ def _sampled(strips: Sequence[Strip], cells: int) -> tuple[list[int], bool]:
         place = min(int((strip.start + strip.length / 2) // 1000), cells - 1)
         if found.count(found[place]) > 1:
             found[place] = strip.kind
-    return found, bool(missing)
+    return found, bool(missing) or len(strips) > cells
 
 
 __all__ = ["SIGNS", "WIDTH", "Sketch", "matching", "sketch"]
