@@ -35,7 +35,8 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
     "bert": (
         "bert",
-        {"vocab_size": 43, "hidden_size": 20, "intermediate_size": 29, "num_hidden_layers": 2, "num_attention_heads": 4},
+        {"vocab_size": 43, "hidden_size": 20, "intermediate_size": 29, "num_hidden_layers": 2,
+         "num_attention_heads": 4},
         {"intermediate_size": 41, "num_hidden_layers": 3},
     ),
     "t5": (
@@ -118,7 +119,8 @@ def verification(layers: int = 3, *, text: str = " the") -> dict[str, Any]:
         "verdict": "Preserved: constraints, outputs, trainability",
         "notes": ["a note"],
         "constraints": {
-            "ok": True, "verdict": "all constraints hold", "tensors": 12, "checked": 4000, "regenerated": 900, "free": 0,
+            "ok": True, "verdict": "all constraints hold", "tensors": 12, "checked": 4000, "regenerated": 900,
+            "free": 0,
             "values": {"copy": 3000, "rescaled": 40, "zero": 960, "mean": 0, "sum": 0, "constant": 0,
                        "regenerated": 900, "unchecked": 0},
             "record": "growformer.json", "strict": False, "num_bytes": 40_000, "seconds": 0.5, "violations": [],

@@ -204,7 +204,11 @@ def test_a_certificate_is_a_verification() -> None:
             {"hidden_size": 10240, "num_attention_heads": 80, "num_key_value_heads": 10, "intermediate_size": 36864,
              "num_hidden_layers": 96},
         ),
-        ("mixtral", {}, {"hidden_size": 5120, "num_attention_heads": 40, "num_key_value_heads": 10, "num_hidden_layers": 40}),
+        (
+            "mixtral",
+            {},
+            {"hidden_size": 5120, "num_attention_heads": 40, "num_key_value_heads": 10, "num_hidden_layers": 40},
+        ),
     ],
 )  # fmt: skip
 def test_large_models_have_small_pages(kind: str, fields: dict, growth: dict) -> None:

@@ -46,7 +46,8 @@ def plan(
 ) -> None:
     """Show what a growth would do: sizes, parameters, disk, FLOPs, and what becomes of every weight.
 
-    Writes nothing without -o or --report, and reads config and headers only. MODEL may also be a config.json without any weights.
+    Writes nothing without -o or --report, and reads config and headers only. MODEL may also be a config.json without
+    any weights.
 
     Without any option that asks for something, suggests sizes for 1.5, 2 and 4 times the parameters.
 
