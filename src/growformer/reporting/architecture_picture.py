@@ -44,7 +44,8 @@ def draw(sections: Sequence[Section], *, after: bool, label: str) -> Markup:
     canvas = _Canvas(int(after), max(widths, default=1) or 1, max([int(v) for v in inner], default=1) or 1)
     for number, section in enumerate(sections):
         if section.axis is None:
-            _once(canvas, section, is_last=number == len(sections) - 1)
+            ends = number == len(sections) - 1 or (number and sections[number + 1].axis is not None)
+            _once(canvas, section, is_last=bool(ends))
         else:
             _loop(canvas, section)
     return picture(*canvas.behind, *canvas.shapes, width=WIDTH, height=canvas.y + 4, label=label, class_="architecture")
@@ -87,7 +88,8 @@ def _middle(canvas: _Canvas, section: Section) -> float:
 
 
 def _once(canvas: _Canvas, section: Section, *, is_last: bool) -> None:
-    for number, part in enumerate(section.parts):
+    parts = [part for part in section.parts if part.kind != "aside"]
+    for number, part in enumerate(parts):
         top = canvas.y
         if part.kind == "norm":
             canvas.shapes.append(_pill(part.title, 4.0, top + 8, says=f"{part.title}: {', '.join(part.modules)}"))
@@ -105,7 +107,7 @@ def _once(canvas: _Canvas, section: Section, *, is_last: bool) -> None:
                 )
             )
             canvas.y += 46
-        if not is_last or number < len(section.parts) - 1:
+        if not is_last or number < len(parts) - 1:
             _band(canvas, section, top + 26, canvas.y + 6)
 
 
@@ -142,7 +144,7 @@ def _loop(canvas: _Canvas, section: Section) -> None:
     size = _at(section.stream, canvas.side)
     moved = canvas.side and section.stream.before != section.stream.after
     canvas.shapes.append(
-        text(f"{section.stream.name} {_shown(size)}", _BOX, top + 25, "value changed" if moved else "value")
+        text(f"stream {_shown(size)}", _BOX, top + 25, "value changed" if moved else "value")
     )
     _band(canvas, section, top, bottom + 8)
     canvas.y += 8
@@ -172,8 +174,8 @@ def _part(canvas: _Canvas, section: Section, part: Part) -> None:
         element("rect", x=_BOX, y=y, width=_RIGHT - _BOX, height=room, rx=7.0, class_="box"),
         text(part.title, _BOX + 12, y + 20, "name"),
     ]
-    if part.note:
-        box.append(text(part.note, _RIGHT - 10, y + 20, "aside end"))
+    if part.notes[canvas.side]:
+        box.append(text(part.notes[canvas.side], _RIGHT - 10, y + 20, "aside end"))
     for number, line in enumerate(lines):
         box.append(_line(line, _BOX + 12, y + 38 + 16 * number))
     canvas.shapes.append(mark(*box, says=_says(part, canvas.side)))

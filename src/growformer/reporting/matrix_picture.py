@@ -17,6 +17,8 @@ from growformer.verification.regions import show
 
 LONGEST = 232.0
 """Pixels for the longest side that is cut into blocks; every kind of tensor has a scale of its own."""
+UNCUT = 120.0
+"""Pixels for the longest side of a tensor that is all of one kind."""
 THINNEST = 18.0
 """Pixels for the smallest size: a vector, a router. It is out of scale."""
 BROKEN = 150.0
@@ -67,7 +69,7 @@ def scale_of(makings: Iterable[Variant]) -> float:
     """Return pixels per coordinate for all makings of one tensor: what lets the longest side that is cut fit."""
     drawn = [(v, d) for v in makings if can_draw(v) for d in drawn_dims(v)]
     cut = {d for v, d in drawn if not all(_is_whole(block, d, v.shape[d]) for block in v.blocks)}
-    return LONGEST / max((v.shape[d] for v, d in drawn if d in cut or not cut), default=1)
+    return (LONGEST if cut else UNCUT) / max((v.shape[d] for v, d in drawn if d in cut or not cut), default=1)
 
 
 def _is_whole(block: Block, dim: int, size: int) -> bool:
@@ -172,6 +174,8 @@ def _sizes(made: Grid, size: int, source: int | None, *, along: int, at: float, 
 
     def place(words: str, start: float, length: float) -> str:
         middle = start + length / 2
+        if along and length < 7 * len(words):
+            return text(words, start, at, "size")
         return text(words, middle, at, class_) if along else text(words, at, middle + 3.5, class_)
 
     whole_length = strips[-1].start + strips[-1].length

@@ -50,13 +50,14 @@ class Part:
     """One box of the diagram.
 
     Attributes:
-        kind: ``attention``, ``mlp``, ``experts``, ``norm`` (on the stream), ``table`` (embeddings, heads), ``other``.
+        kind: ``attention``, ``mlp``, ``experts``, ``norm`` (on the stream), ``table`` (embeddings, heads), ``aside`` (a
+            table that attention reads, and no stream), ``other``.
         title: in words.
         norm: the norm in front of it, in words.
         sizes: what it has.
         modules: their names in the declaration.
         heads: of attention.
-        note: where it is, if not in all layers.
+        notes: before and after: where it is, if not in all layers, and what else to know.
     """
 
     kind: str
@@ -65,7 +66,7 @@ class Part:
     sizes: tuple[Size, ...] = ()
     modules: tuple[str, ...] = ()
     heads: Heads | None = None
-    note: str = ""
+    notes: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +120,10 @@ def _single(rec: Recorded, name: str, arrow: Arrow) -> Part:
     short = name.rsplit(".", 1)[-1] if "." in name else name
     if arrow.kind in ("norm", "scale"):
         return Part("norm", _norm_name(arrow), modules=(name,))
+    per_head = {space for c in rec.architecture.attention for space in c.per_head}
+    kind = "aside" if set(spaces_in(arrow.target)) <= per_head else "table"
     ends = [s for term in (arrow.source, arrow.target) if term is not None for s in _term_sizes(rec, term, {})]
-    return Part("table", short.replace("_", " "), sizes=tuple(ends), modules=(name,))
+    return Part(kind, short.replace("_", " "), sizes=tuple(ends), modules=(name,))
 
 
 def _merged(parts: tuple[Part, ...], limit: int = 5) -> tuple[Part, ...]:
@@ -220,15 +223,17 @@ def _joined(branches: list[_Branch], cut: set[str], ties: list[set[str]]) -> lis
 def _branch(rec: Recorded, branch: _Branch, norm: str, cut: set[str], layer: Mapping[str, Arrow]) -> Part:
     modules = tuple(branch.arrows)
     inner = {_norm_name(a) for n, a in branch.arrows.items() if a.kind == "norm"}
-    note = _where(rec, modules[0])
-    if inner:
-        note = "; ".join(filter(None, [note, f"{' and '.join(sorted(inner))} inside"]))
+    more = [f"{' and '.join(sorted(inner))} inside"] if inner else []
     index = _first(rec, modules[0])
     if branch.contractions:
         c = branch.contractions[0]
-        crosses = not _reads(branch, c.queries, cut) & _reads(branch, c.keys, cut)
+        elsewhere = _reads(branch, c.keys, cut)
+        crosses = not elsewhere & _reads(branch, c.queries, cut)
         sizes, heads = _attention(rec, c, index)
-        return Part("attention", "Cross-attention" if crosses else "Attention", norm, sizes, modules, heads, note)
+        if crosses:
+            more += [f"reads {space}" for space in sorted(elsewhere)]
+        return Part("attention", "Cross-attention" if crosses else "Attention", norm, sizes, modules, heads, _notes(rec, modules[0], more))
+    notes = _notes(rec, modules[0], more)
     local = [s for s in dict.fromkeys(x for a in branch.arrows.values() for x in spaces_in(a.target)) if s not in cut]
     gated = any(
         sum(s in set(spaces_in(a.target)) for a in branch.arrows.values() if a.kind.startswith("linear")) > 1
@@ -240,13 +245,13 @@ def _branch(rec: Recorded, branch: _Branch, norm: str, cut: set[str], layer: Map
         count = _size(rec, numbered, index, numbered.replace("_", " ") + "s")
         active = rec.architecture.active.get(numbered)
         used = [] if active is None else [Size("per token", *(_number(active, c) for c in _configs(rec)))]
-        return Part("experts", "Experts", norm, (count, *used, *widths), modules, None, note)
+        return Part("experts", "Experts", norm, (count, *used, *widths), modules, None, notes)
     title = "Gated MLP" if gated else "MLP"
     if "shared" in modules[0]:
         title = "Shared expert"
     if not any(set(spaces_in(a.target)) & cut for a in branch.arrows.values()):
-        return Part("other", modules[0].rsplit(".", 1)[-1].replace("_", " "), norm, tuple(widths), modules, None, note)
-    return Part("mlp", title, norm, tuple(widths), modules, None, note)
+        return Part("other", modules[0].rsplit(".", 1)[-1].replace("_", " "), norm, tuple(widths), modules, None, notes)
+    return Part("mlp", title, norm, tuple(widths), modules, None, notes)
 
 
 def _label(space: str) -> str:
@@ -360,11 +365,17 @@ def _stream(rec: Recorded, arrows: Mapping[str, Arrow]) -> Size | None:
     return _space_size(rec, most, {}, most.replace("_", " "))
 
 
-def _where(rec: Recorded, module: str) -> str:
+def _notes(rec: Recorded, module: str, more: list[str]) -> tuple[str, str]:
+    """Return in how many layers a module is, if not in all, before and after, with what else there is to say."""
     outer = rec.index_of(module)[0]
-    there = {i[outer] for i in rec.instances_of(module)}
-    total = rec.architecture.size(outer, rec.target_config)
-    return "" if len(there) == total else f"in {len(there)} of {total}"
+    there = list(rec.instances_of(module))
+    old = {rec.origin(i)[outer] for i in there if not rec.is_new(i)}
+    found = []
+    for numbers, config in ((old, rec.source_config), ({i[outer] for i in there}, rec.target_config)):
+        total = rec.architecture.size(outer, config)
+        where = [] if len(numbers) == total else [f"in {len(numbers)} of {total}"]
+        found.append("; ".join([*where, *more]))
+    return found[0], found[1]
 
 
 __all__ = ["Heads", "Part", "Section", "Size", "schematic"]

@@ -52,7 +52,10 @@
     }
   });
   document.addEventListener("focusout", hide);
-  document.addEventListener("scroll", hide, { passive: true });
+  document.addEventListener("scroll", function () {
+    var svg = document.activeElement;
+    if (shown && svg && svg.matches("svg[role=img]") && svg.contains(shown)) { go(shown); } else { hide(); }
+  }, { passive: true });
 
   var button = document.getElementById("theme");
   var root = document.documentElement;
