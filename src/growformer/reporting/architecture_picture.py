@@ -143,9 +143,7 @@ def _loop(canvas: _Canvas, section: Section) -> None:
     canvas.shapes.append(text(words, _RIGHT - 2, top + 25, "times end changed" if grown else "times end"))
     size = _at(section.stream, canvas.side)
     moved = canvas.side and section.stream.before != section.stream.after
-    canvas.shapes.append(
-        text(f"stream {_shown(size)}", _BOX, top + 25, "value changed" if moved else "value")
-    )
+    canvas.shapes.append(text(f"stream {_shown(size)}", _BOX, top + 25, "value changed" if moved else "value"))
     _band(canvas, section, top, bottom + 8)
     canvas.y += 8
 

@@ -232,7 +232,15 @@ def _branch(rec: Recorded, branch: _Branch, norm: str, cut: set[str], layer: Map
         sizes, heads = _attention(rec, c, index)
         if crosses:
             more += [f"reads {space}" for space in sorted(elsewhere)]
-        return Part("attention", "Cross-attention" if crosses else "Attention", norm, sizes, modules, heads, _notes(rec, modules[0], more))
+        return Part(
+            "attention",
+            "Cross-attention" if crosses else "Attention",
+            norm,
+            sizes,
+            modules,
+            heads,
+            _notes(rec, modules[0], more),
+        )
     notes = _notes(rec, modules[0], more)
     local = [s for s in dict.fromkeys(x for a in branch.arrows.values() for x in spaces_in(a.target)) if s not in cut]
     gated = any(
