@@ -101,7 +101,10 @@ def test_a_certificate_is_used_if_it_is_about_these_files(
     ran = run("report", models["llama"], grown, "-o", tmp_path / "page.html")
     text = words(tmp_path / "page.html")
     if change == "nothing":
-        assert "verified by growformer.verify.json of 2026-12-01T00:00:00Z, whose digests agree" in ran.out
+        assert (
+            "verified by growformer.verify.json of 2026-12-01T00:00:00Z, whose digests agree with these weights"
+            in ran.out
+        )
         assert "outputs passed. Not checked: constraints and trainability." in text
     else:
         assert "growformer.verify.json was not used" in ran.out
@@ -112,7 +115,7 @@ def test_a_certificate_is_used_if_it_is_about_these_files(
 def test_another_source_is_refused(run, models, grown: Path, tmp_path: Path) -> None:
     ran = run("report", models["gpt2"], grown, "-o", tmp_path / "page.html")
     assert ran.code == 2
-    assert "is not what was grown" in ran.err
+    assert "a model of type 'gpt2'; the plan was made for one of type 'llama'" in ran.err
     ran = run("report", models["llama"], models["llama"], "-o", tmp_path / "page.html")
     assert ran.code == 2
     assert not (tmp_path / "page.html").exists()

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from growformer.errors import RequestError, SourceError
+from growformer.execute.checkpoint import check_same_source
 from growformer.execute.provenance import FILE, read_record
 from growformer.execute.side_files import TRAINER_STATE
+from growformer.planning.plan import Plan
 from growformer.reporting.subject import Subject, model_name
 from growformer.storage.folder import ModelFolder, open_headers
 from growformer.verification.file_digests import check_digests
@@ -28,6 +30,7 @@ def subject_of_folders(source: str, grown: str, revision: str | None = None) -> 
 
     Raises:
         SourceError: one cannot be read, or how the second was made is not recorded.
+        PlanError: the source is not the one that the record is about.
     """
     target = open_headers(grown)
     record = read_record(target.path / FILE)
@@ -35,7 +38,7 @@ def subject_of_folders(source: str, grown: str, revision: str | None = None) -> 
     plan = record.get("plan")
     if not isinstance(plan, Mapping):
         raise SourceError(f"{target.path / FILE}: not a record of growformer: it holds no plan")
-    _check_shapes(plan, before)
+    check_same_source(Plan.from_json(json.dumps(plan)), before)
     rec = Recorded.read({**plan, "target_config": target.config})
     return Subject(
         rec=rec,
@@ -49,23 +52,6 @@ def subject_of_folders(source: str, grown: str, revision: str | None = None) -> 
         num_bytes=(_num_bytes(before), _num_bytes(target)),
         is_trainer=(target.path / TRAINER_STATE).exists(),
     )
-
-
-def _check_shapes(plan: Mapping[str, Any], folder: ModelFolder) -> None:
-    """Refuse a source that is not the one that the record is about.
-
-    Raises:
-        SourceError: its tensors are others.
-    """
-    source = plan.get("source")
-    recorded = source.get("tensors") if isinstance(source, Mapping) else None
-    there = folder.shapes()
-    for name, entry in recorded.items() if isinstance(recorded, Mapping) else ():
-        stored = entry[0] if isinstance(entry, list) and entry else name
-        if stored not in there:
-            raise SourceError(
-                f"{folder.path}: is not what was grown: the record names a tensor {stored!r}, which it does not have"
-            )
 
 
 def _num_bytes(folder: ModelFolder) -> int:
@@ -145,7 +131,8 @@ def certificate_beside(grown: str) -> tuple[dict[str, Any] | None, str | None]:
     if not report.ok:
         return None, f"{CERTIFICATE} was not used: {report}"
     when = data.get("checked_at")
-    return data, f"verified by {CERTIFICATE}{f' of {when}' if isinstance(when, str) else ''}, whose digests agree"
+    said = f"verified by {CERTIFICATE}{f' of {when}' if isinstance(when, str) else ''}, whose digests agree with these "
+    return data, f"{said}weights; the source's were not compared"
 
 
 __all__ = ["CERTIFICATE", "certificate_beside", "read_verification", "subject_of_folders"]
