@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 from itertools import pairwise
@@ -165,6 +166,20 @@ def test_a_failure_is_the_first_thing_that_is_said() -> None:
     page = read_page(report.html)
     assert "Not preserved: constraints failed." in page.all(class_="verdict")[0].words
     assert "model.norm.weight[3:5]" in page.words
+
+
+def test_errors_that_are_no_numbers_are_shown() -> None:
+    found = json.loads(json.dumps(verification()))
+    comparison = found["outputs"]["comparisons"][0]
+    comparison.update(ratio=math.inf, grown_error=math.nan, ok=False)
+    comparison["by_position"][3]["grown_error"] = math.nan
+    comparison["by_layer"][0]["source_error"] = 0.0
+    found["ok"] = found["outputs"]["ok"] = False
+    html = report_on(Subject.of_plan(plan_of("llama"), grown="large"), found).html
+    assert not re.search(r'="[^"]*\b(nan|inf)\b[^"]*" (y|cx|d)=', html)
+    for shape in re.findall(r'\b(?:d|x|y|cx|cy|width|height)="([^"]*)"', html):
+        assert not re.search(r"nan|inf", shape), shape
+    assert "a ratio of inf" in html
 
 
 def test_minimal_outputs_are_shown_without_plots() -> None:
