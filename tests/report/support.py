@@ -132,7 +132,7 @@ def verification(layers: int = 3, *, text: str = " the") -> dict[str, Any]:
         },
         "trainability": {
             "ok": True, "steps": 2, "regions": len(reach), "by_first_step": {"1": layers, "2": layers}, "reach": reach,
-            "dead": [], "locked": [], "activations": activations, "notes": [],
+            "dead": [], "locked": [], "out_of_scale": [], "activations": activations, "notes": [],
         },
     }  # fmt: skip
 

@@ -112,6 +112,8 @@ def test_text_from_elsewhere_is_text() -> None:
     found["trainability"]["reach"][0]["tensor"] = EVIL
     found["trainability"]["locked"] = [{"tensor": EVIL, "region": EVIL, "units": [[1, 2]]}]
     found["trainability"]["activations"][0]["module"] = EVIL
+    found["trainability"]["dead"] = [{"tensor": EVIL, "region": EVIL}]
+    found["trainability"]["out_of_scale"] = [{"tensor": EVIL, "region": EVIL, "ratio": 1e4}]
     html = report_on(subject, found, (EVIL,)).html
     page = read_page(html)
     assert len(page.all("script")) == 1

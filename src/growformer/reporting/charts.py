@@ -129,7 +129,7 @@ def pairs(rows: Sequence[Pair], names: Sequence[str], series: Sequence[int], *, 
     values = [v for row in rows for v in row.values if v is not None and v > 0 and math.isfinite(v)]
     low, high = _decades(values)
     has_zero = any(v == 0 for row in rows for v in row.values)
-    left = 26.0 if has_zero else 18.0
+    left = 36.0 if has_zero else 18.0
     width, step = WIDTH - left - 16, 34.0
     height = step * len(rows) + 8
 

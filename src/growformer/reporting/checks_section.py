@@ -109,7 +109,7 @@ def _constraints(found: Findings | None, command: str) -> Check:
         rows = tuple((v.kind, f"{v.where}{v.region}", v.expected, v.found, scientific(v.deviation)) for v in shown)
         title = f"What does not hold{f' (the first {len(shown)} of {len(shown) + more})' if more else ''}"
         tables.append((title, Table(("kind", "where", "expected", "found", "off by"), rows)))
-    return Check(name, question, _state(report.ok), report.verdict, tuple(facts), tuple(tables))
+    return Check(name, question, _state(report.ok), report.verdict, tuple(facts), tuple(tables), notes=report.notes)
 
 
 _FREE = ("regenerated", "unchecked")
@@ -233,6 +233,10 @@ def _trainability(found: Findings | None, command: str) -> Check:
         locked = tuple((d.tensor, str(d.region), str(len(d.units))) for d in report.locked[:MOST_VIOLATIONS])
         columns = ("tensor", "region", "groups of equal units")
         tables.append(("New units that stay equal to others", Table(columns, locked)))
+    if report.out_of_scale:
+        far = tuple((r.tensor, str(r.region), scientific(r.ratio)) for r in report.out_of_scale[:MOST_VIOLATIONS])
+        columns = ("tensor", "region", "times its neighbours' gradient")
+        tables.append(("New regions whose gradients are out of scale", Table(columns, far)))
     plots = []
     groups = reached(report.reach)
     if groups:
@@ -243,6 +247,8 @@ def _trainability(found: Findings | None, command: str) -> Check:
     words = "Every new region learns." if not report.dead else f"{len(report.dead)} new regions never learn."
     if report.locked:
         words += f" {len(report.locked)} regions have units that are locked in symmetry."
+    if report.out_of_scale:
+        words += f" {len(report.out_of_scale)} regions have gradients far above their neighbours'."
     return Check(name, question, _state(report.ok), words, tuple(facts), tuple(tables), tuple(plots), report.notes)
 
 

@@ -46,6 +46,7 @@ class FoundConstraints(_Found):
     num_bytes: int | None = None
     seconds: float | None = None
     violations: tuple[FoundViolation, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class FoundBin(_Found):
@@ -133,6 +134,7 @@ class FoundReach(_Found):
     dead_units: int = 0
     gradient: tuple[float, ...] = ()
     source_gradient: tuple[float, ...] = ()
+    ratio: float | None = None
 
 
 class FoundLocked(_Found):
@@ -162,6 +164,7 @@ class FoundTrainability(_Found):
     reach: tuple[FoundReach, ...] = ()
     dead: tuple[FoundReach, ...] = ()
     locked: tuple[FoundLocked, ...] = ()
+    out_of_scale: tuple[FoundReach, ...] = ()
     activations: tuple[FoundActivation, ...] = ()
     notes: tuple[str, ...] = ()
 
