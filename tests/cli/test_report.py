@@ -164,6 +164,22 @@ def test_the_code_on_the_page_trains_only_what_is_new(run, models, grown: Path, 
     assert isinstance(model, transformers.LlamaForCausalLM)
 
 
+def test_what_is_inferred_is_shown_as_that(models, grown: Path) -> None:
+    from growformer.reporting.folders import subject_of_folders
+    from growformer.reporting.report import report_on
+
+    rec = Recorded.read(json.loads(growformer.load_provenance(grown).plan.to_json()))
+    (grown / "growformer.json").unlink()
+    subject = subject_of_folders(str(models["llama"]), str(grown), inferred=rec)
+    text = re.sub(r"<[^>]+>", " ", report_on(subject, None).html)
+    assert "inferred from the two checkpoints; no record lies beside them" in text
+    assert "To do the same again" not in text
+    assert "load_provenance" not in text
+    assert subject.command("x") is None
+    with pytest.raises(growformer.SourceError, match="missing"):
+        subject_of_folders(str(models["llama"]), str(grown))
+
+
 def test_from_python(models, grown: Path, tmp_path: Path) -> None:
     report = growformer.report(models["llama"], grown, tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text() == report.html

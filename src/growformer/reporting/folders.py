@@ -20,38 +20,39 @@ from growformer.verification.recorded import Recorded
 CERTIFICATE = "growformer.verify.json"
 
 
-def subject_of_folders(source: str, grown: str, revision: str | None = None) -> Subject:
+def subject_of_folders(
+    source: str, grown: str, revision: str | None = None, inferred: Recorded | None = None
+) -> Subject:
     """Return the growth of one checkpoint into another; reads headers, configs and the record.
 
     Args:
         source: a folder, or a hub id.
         grown: a folder that growformer wrote.
         revision: of a hub source.
+        inferred: what was inferred from the two; by default, the record beside the grown weights says it.
 
     Raises:
         SourceError: one cannot be read, or how the second was made is not recorded.
         PlanError: the source is not the one that the record is about.
     """
-    target = open_headers(grown)
+    target, before = open_headers(grown), open_headers(source, revision)
+    both: dict[str, Any] = {
+        "source": source,
+        "grown": grown,
+        "names": (model_name(source), model_name(grown)),
+        "dtype": _only_dtype(target),
+        "num_bytes": (_num_bytes(before), _num_bytes(target)),
+        "is_trainer": (target.path / TRAINER_STATE).exists(),
+    }
+    if inferred is not None:
+        return Subject(rec=inferred, basis="inferred", facts=(("source", source), ("grown", grown)), **both)
     record = read_record(target.path / FILE)
-    before = open_headers(source, revision)
     plan = record.get("plan")
     if not isinstance(plan, Mapping):
         raise SourceError(f"{target.path / FILE}: not a record of growformer: it holds no plan")
     check_same_source(Plan.from_json(json.dumps(plan)), before)
     rec = Recorded.read({**plan, "target_config": target.config})
-    return Subject(
-        rec=rec,
-        source=source,
-        grown=grown,
-        names=(model_name(source), model_name(grown)),
-        basis=FILE,
-        plan=plan,
-        dtype=_only_dtype(target),
-        facts=tuple(_facts(source, grown, record)),
-        num_bytes=(_num_bytes(before), _num_bytes(target)),
-        is_trainer=(target.path / TRAINER_STATE).exists(),
-    )
+    return Subject(rec=rec, basis=FILE, plan=plan, facts=tuple(_facts(source, grown, record)), **both)
 
 
 def _num_bytes(folder: ModelFolder) -> int:

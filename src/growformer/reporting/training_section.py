@@ -97,6 +97,10 @@ def training(subject: Subject) -> Training:
             GROW.format(sizes=sizes),
         ),
     ]
+    notes = []
+    if subject.basis == "inferred":
+        del snippets[0]  # no record says which regions are new
+        notes.append("No growformer.json lies beside the weights, so that no call says which regions are new.")
     if subject.is_trainer:
         snippets.insert(
             0,
@@ -106,7 +110,6 @@ def training(subject: Subject) -> Training:
                 TRAINER.format(out=out),
             ),
         )
-    notes = []
     if any(-1 in origin for origin, _ in subject.depth.values()):
         notes.append(
             "New layers that are copies write nothing at first. Grown inside a run, they fade in over 50 steps "
