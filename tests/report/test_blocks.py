@@ -136,6 +136,19 @@ def test_a_wrong_block_changes_the_picture() -> None:
     assert kinds[-1, 0] == kinds[0, -1] == "zero"
 
 
+def test_sizes_stand_beside_what_they_measure() -> None:
+    def sizes(plan: growformer.Plan, template: str) -> list[str]:
+        (variant,) = (v for v in all_variants(record(plan))[template] if not v.is_new)
+        return re.findall(r'class="size(?: middle)?">([^<]*)<', draw(variant, scale_of([variant]), "it").svg)
+
+    assert sizes(plan_of("llama"), "layers.{layer}.mlp.down_proj.weight") == ["37", "+16", "24", "+12"]
+    # Rotated heads interleave: no first so many rows are the source's, wherever their boundaries lie.
+    q = sizes(growformer.plan(config_of("llama"), head_dim=14), "layers.{layer}.self_attn.q_proj.weight")
+    assert q == ["24", "84"]
+    norm = sizes(growformer.plan(config_of("qwen3"), head_dim=16), "layers.{layer}.self_attn.q_norm.weight")
+    assert norm == ["16"]
+
+
 def test_layers_that_are_alike_are_shown_once() -> None:
     rec = record(plan_of("llama", num_hidden_layers=6, new_layers_at=[1, 2, 5]))
     made = all_variants(rec)["layers.{layer}.mlp.down_proj.weight"]

@@ -11,7 +11,7 @@ from growformer.architecture.declaration import Dim, spaces_in
 from growformer.errors import ArchitectureError
 from growformer.reporting.blocks import Block, Variant
 from growformer.reporting.numbers import share, whole
-from growformer.reporting.strips import Grid, Strip, boxes, grid
+from growformer.reporting.strips import Grid, boxes, grid
 from growformer.reporting.svg import element, mark, picture, rectangles, text
 from growformer.verification.regions import show
 
@@ -179,16 +179,11 @@ def _sizes(made: Grid, size: int, source: int | None, *, along: int, at: float, 
         return text(words, middle, at, class_) if along else text(words, at, middle + 3.5, class_)
 
     whole_length = strips[-1].start + strips[-1].length
-    if source is not None and source < size and not broken:
-        first = next((s.start + s.length for s in strips if abs(_upto(strips, s) - source) < 0.5), None)
-        room = 30 if along else 12
-        if first is not None and whole_length - first >= room and first >= room:
+    if source is not None and source < size and not broken and len(strips) == 2 and strips[0].size == source:
+        first, room = strips[0].length, 30 if along else 12
+        if whole_length - first >= room and first >= room:
             return [place(f"{source:,}", 0.0, first), place(f"+{size - source:,}", first, whole_length - first)]
     return [place(f"{size:,}", 0.0, whole_length)]
-
-
-def _upto(strips: tuple[Strip, ...], last: Strip) -> float:
-    return sum(strip.size for strip in strips if strip.start <= last.start)
 
 
 def _break(dim: int, across: float, along: float) -> str:
