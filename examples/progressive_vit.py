@@ -11,7 +11,10 @@ import argparse
 import gzip
 import json
 import math
+import platform
+import sys
 import time
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +50,17 @@ def main() -> None:
             f"accuracy {last['accuracy']:.2%}"
         )
     if options.out is not None:
-        options.out.write_text(json.dumps({"steps": options.steps, "seed": options.seed, "curves": curves}, indent=1))
+        record = {
+            "command": f"python -m examples.progressive_vit {' '.join(sys.argv[1:])}",
+            "date": f"{datetime.now(timezone.utc):%Y-%m-%d}",
+            "machine": platform.processor() or platform.machine(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "steps": options.steps,
+            "seed": options.seed,
+            "curves": curves,
+        }
+        options.out.write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
 def train(

@@ -25,11 +25,12 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--corpus", choices=SOURCES, help="english (default) or code")
     parser.add_argument("--steps", type=int, help="fewer, for a look")
+    parser.add_argument("--rate", type=float, help="the learning rate at its height, in place of the setting's")
     parser.add_argument("--out", type=Path, help="folder of the results; one for each setting by default")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at the same time")
     options = parser.parse_args()
-    changes = {k: v for k, v in (("steps", options.steps), ("corpus", options.corpus)) if v is not None}
-    name = "-".join([options.setting, *map(str, changes.values())])
+    changes = {k: v for k in ("steps", "corpus", "rate") if (v := getattr(options, k)) is not None}
+    name = "-".join([options.setting, *(f"{k}-{v}" for k, v in changes.items())])
     out = options.out or RESULTS / name
     out.mkdir(parents=True, exist_ok=True)
     wanted = [(arm, seed) for seed in options.seeds for arm in options.arms if not result_file(out, arm, seed).exists()]

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from growformer.training.trainer_callback import RegionUpdatesCallback
     from growformer.training.update_rules import UpdateRules
     from growformer.training.updates import RegionUpdates, updates_of
+    from growformer.verification.certificate import Certificate, read_certificate, write_certificate
+    from growformer.verification.certificate_check import CertificateCheck, check_certificate
     from growformer.verification.file_digests import DigestsReport, check_digests
 
 _WHERE = {
@@ -96,6 +98,8 @@ _WHERE = {
     "growformer.training.trainer_callback": ("RegionUpdatesCallback",),
     "growformer.training.update_rules": ("UpdateRules",),
     "growformer.training.updates": ("RegionUpdates", "updates_of"),
+    "growformer.verification.certificate": ("Certificate", "read_certificate", "write_certificate"),
+    "growformer.verification.certificate_check": ("CertificateCheck", "check_certificate"),
     "growformer.verification.file_digests": ("DigestsReport", "check_digests"),
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
@@ -104,6 +108,8 @@ __all__ = [
     "Architecture",
     "ArchitectureError",
     "AttentionExpansion",
+    "Certificate",
+    "CertificateCheck",
     "DigestsReport",
     "Flops",
     "FlopsLedger",
@@ -135,6 +141,7 @@ __all__ = [
     "VerificationError",
     "WhenFlat",
     "__version__",
+    "check_certificate",
     "check_digests",
     "draft_architecture",
     "flops",
@@ -148,12 +155,14 @@ __all__ = [
     "plan_schedule",
     "plot_growth",
     "propose_schedule",
+    "read_certificate",
     "replay",
     "report",
     "suggest",
     "train_in_stages",
     "updates_of",
     "verify",
+    "write_certificate",
 ]
 
 

@@ -49,3 +49,15 @@ def test_updates_benchmark_runs(tmp_path: Path) -> None:
     rules = json.loads(out.read_text())["rules"]
     assert len(rules) == 4
     assert all(row["with"] > 0 and row["without"] > 0 and 0 < row["kept"] < 1.5 for row in rules.values())
+
+
+def test_trainability_benchmark_runs(tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "trainability.py"), "--tiny", "--out", str(out)],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    (row,) = json.loads(out.read_text())["rows"]
+    assert row["ok"]
+    assert min(row["estimated_bytes"], row["peak_bytes"], row["seconds"], row["regions"]) > 0

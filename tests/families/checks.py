@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.families import gradients
 from tests.families.case import Case
 from tests.families.defaults import check_defaults
 from tests.families.growths import Growth, growths_of, make_plan
@@ -209,17 +208,11 @@ def check_gradients(case: Case, growth: Growth) -> Problems:
         for name, p in larger.named_parameters():
             if case.untrained and re.search(case.untrained, name):
                 p.requires_grad_(False)  # what cannot learn is not looked at
-        inputs = covering(case, larger)
-        result = growformer.verify(source, larger, plan=plan, checks=["trainability"], inputs=inputs).trainability
+        result = growformer.verify(
+            source, larger, plan=plan, checks=["trainability"], inputs=covering(case, larger)
+        ).trainability
         assert result is not None
-        found = [
-            f"{r.tensor} {r.region}: "
-            + ("no gradient reaches it" if r.first_step is None else f"{r.dead_units} dead units")
-            for r in result.dead
-        ]
-        learned = gradients.learn(larger, plan, inputs)
-        found += [*gradients.dead(learned), *gradients.locked(learned, plan), *gradients.out_of_scale(learned)]
-        problems += [f"new_layers={new_layers}: {problem}" for problem in found]
+        problems += [f"new_layers={new_layers}: {what}: {found}" for _, what, found, ok in result.rows() if not ok]
     return problems
 
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import transformers
-from tests.families import checks, gradients
+from tests.families import checks
 from tests.families.case import all_cases, declaration_key, declarations
-from tests.families.growths import growths_of, make_plan
+from tests.families.growths import growths_of
 from tests.families.mutations import INVISIBLE, a_few, mutations_of, unseen
 
 import growformer
@@ -243,48 +242,3 @@ def test_the_long_check_sees_another_rotary_base(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(growformer, "grow", wrong)
     problems = checks.PER_CASE["long"](LLAMA, growth)
     assert any("more than float32 rounds: another base" in problem for problem in problems)
-
-
-@pytest.fixture
-def learned() -> tuple[growformer.Plan, torch.nn.Module]:
-    case = replace(LLAMA, config={**LLAMA.config, "mlp_bias": False})
-    plan = make_plan(case, growths_of(case).accepted["intermediate_size"], init="normal")
-    return plan, growformer.grow(case.source(), plan=plan)
-
-
-def names_of(model: torch.nn.Module, plan: growformer.Plan) -> list[list[str]]:
-    found = gradients.learn(model, plan, LLAMA.make_inputs(model.config))
-    return [gradients.dead(found), gradients.locked(found, plan), gradients.out_of_scale(found)]
-
-
-def test_a_dead_unit_is_named(learned: tuple[growformer.Plan, torch.nn.Module]) -> None:
-    plan, model = learned
-    assert names_of(model, plan) == [[], [], []]
-    with torch.no_grad():
-        for part in ("gate_proj", "up_proj"):
-            model.get_parameter(f"model.layers.1.mlp.{part}.weight")[40].zero_()
-    dead, locked, _ = names_of(model, plan)
-    assert [d.split(": ")[0] for d in dead] == [
-        f"layers.1.mlp.{part}.weight" for part in ("gate_proj", "up_proj", "down_proj")
-    ]
-    assert locked == []
-
-
-def test_two_equal_units_are_named(learned: tuple[growformer.Plan, torch.nn.Module]) -> None:
-    plan, model = learned
-    with torch.no_grad():
-        for part in ("gate_proj", "up_proj"):
-            weight = model.get_parameter(f"model.layers.1.mlp.{part}.weight")
-            weight[40] = weight[38]
-    dead, locked, _ = names_of(model, plan)
-    assert dead == []
-    assert locked == ["mlp:mlp{'layer': 1}: units 38 and 40 have the same values and the same gradients"]
-
-
-def test_a_gradient_out_of_scale_is_named(learned: tuple[growformer.Plan, torch.nn.Module]) -> None:
-    plan, model = learned
-    with torch.no_grad():
-        for part in ("gate_proj", "up_proj"):
-            model.get_parameter(f"model.layers.1.mlp.{part}.weight")[37:].mul_(1000)
-    *_, large = names_of(model, plan)
-    assert any(p.startswith("layers.1.mlp.down_proj.weight: step 1: new gradient ") for p in large)

@@ -207,6 +207,31 @@ def test_rates_and_ramps_of_what_is_new() -> None:
     assert [new for _, new in moved] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0, 2.0])
 
 
+def test_where_regions_overlap_rates_multiply_and_decay_stays_apart() -> None:
+    """What was born with a rate and a decay of its own, and is rescaled by a later growth."""
+    start = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    gradient = torch.randn(6, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    moved = {}
+    for decay in (0.0, 0.3):
+        plain = torch.nn.Parameter(start.clone())
+        plain.grad = gradient.clone()
+        torch.optim.AdamW([plain], lr=0.1, weight_decay=decay).step()
+        moved[decay] = plain.detach() - start
+    parameter = torch.nn.Parameter(start.clone())
+    parameter.grad = gradient.clone()
+    optimizer = torch.optim.AdamW([parameter], lr=0.1, weight_decay=0.3)
+    part = (slice(2, 6), slice(0, 5))
+    born, rescaled = UpdateRegion(part, 0, rate=3.0, decay=0.5), UpdateRegion((slice(0, 6), slice(1, 5)), 0, rate=0.5)
+    updates_of(optimizer).set_regions(0, {parameter: [born, rescaled]})
+    optimizer.step()
+    rate, decay = torch.ones_like(start), torch.ones_like(start)
+    rate[2:] *= 3
+    rate[:, 1:] *= 0.5
+    decay[2:] = 0.5
+    expected = start + rate * moved[0.0] + decay * (moved[0.3] - moved[0.0])
+    torch.testing.assert_close(parameter.detach(), expected, rtol=1e-12, atol=1e-12)
+
+
 def test_state_policies() -> None:
     source = random_model(CONFIGS["paper"])
     for policy, expected in {"carry": (True, True), "zero-new": (True, False), "drop": (False, False)}.items():

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from growformer.cli.options import Json, Model, whole_number
+from growformer.cli import certificate as certificates
+from growformer.cli.options import Json, whole_number
 from growformer.errors import RequestError, did_you_mean
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def verify(
-    model: Model,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="A model folder, or a hub id.")] = None,
     out: Annotated[
         str | None, typer.Argument(metavar="OUT", help="The grown checkpoint. With --digests, it may be the only one.")
     ] = None,
@@ -49,6 +50,9 @@ def verify(
         str | None, typer.Option(metavar="TEXT", help="Compare outputs on this text. Default: random tokens.")
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", parser=whole_number, help="Of the random tokens.")] = 0,
+    certificate: certificates.Checked = None,
+    certificate_to: certificates.To = None,
+    no_certificate: certificates.No = False,
     json: Json = False,
 ) -> None:
     """Check that OUT, grown from MODEL, computes what MODEL computes. Exits with 1 if it does not.
@@ -57,8 +61,12 @@ def verify(
 
         $ growformer verify SmolLM2-135M SmolLM2-168M --dtype float32,bfloat16
         $ growformer verify SmolLM2-168M --digests
+        $ growformer verify --certificate SmolLM2-168M/growformer.verify.json
     """
-    if out is None and not digests:
+    if certificate is not None:
+        certificates.check(certificate, model, out, json=json)
+        return
+    if model is None or (out is None and not digests):
         raise RequestError("name the grown checkpoint too, as in growformer verify MODEL OUT; --digests needs OUT only")
     read = _check_digests(out or model, shown=not json) if digests else None
     if out is None or (read is not None and not read.ok):
@@ -69,18 +77,22 @@ def verify(
 
     wanted = _names(checks, "check", CHECKS)
     dtypes = [_changed_dtype(model, out) or "float32"] if dtype is None else _names(dtype, "dtype", DTYPES)
+    writer = certificates.Writer(model, out, certificate_to, wanted=not no_certificate, shown=not json)
     if set(wanted) - {"constraints"}:
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()  # one bar per model loaded says less than the line above the verdict
     with render.status(f"Checking {' and '.join(wanted)}", not json):
         found = run(model, out, checks=wanted, dtypes=dtypes, prompt=prompt, seed=seed)
+    options = {"checks": wanted, "dtypes": dtypes, "prompt": prompt, "seed": seed}
+    written = writer.write(found, options)
     if json:
-        render.print_json(found.to_json() if read is None else {**found.to_json(), "digests": read.to_json()})
+        more = {"digests": read and read.to_json(), "certificate": written}
+        render.print_json({**found.to_json(), **{name: value for name, value in more.items() if value is not None}})
     else:
         if read is not None:
             print(f"Digests: {read}\n")
-        _show(found)
+        _show(found, certificates.told(written))
     if not found.ok:
         raise typer.Exit(1)
 
@@ -125,7 +137,7 @@ def _changed_dtype(model: str, out: str) -> str | None:
     return next(iter(after)) if len(after) == 1 and after != before else None
 
 
-def _show(found: Verification) -> None:
+def _show(found: Verification, certificate: str | None) -> None:
     from growformer.cli import render
 
     render.say(str(found.verdict))
@@ -136,3 +148,6 @@ def _show(found: Verification) -> None:
     if notes:
         render.heading("Notes")
         render.lines(notes)
+    if certificate is not None:
+        print()
+        render.say(certificate)

@@ -214,7 +214,7 @@ class _Planned:
 
     def _origin(self, stored: StoredTensor) -> str:
         spec, index, _ = stored.parts[0]
-        return self.plan.source.tensors[self.plan.dtype_from(spec, index)].stored
+        return self.plan.stored_origin(spec, index)
 
     def _names(self, owner: str) -> Iterator[str]:
         """Yield a target's name, and those of the tensors that are tied to it."""

@@ -269,7 +269,7 @@ class Readers:
 def sources_of(plan: Plan, stored: StoredTensor) -> Iterator[str]:
     """Yield the stored source tensors that a target tensor has values or a dtype from."""
     for spec, index, _ in stored.parts:
-        yield plan.source.tensors[plan.dtype_from(spec, index)].stored
+        yield plan.stored_origin(spec, index)
         for name in tensor_plan(plan, spec, index).sources():
             yield plan.source.tensors[name].stored
 
@@ -287,7 +287,7 @@ def _fill(plan: Plan, source: Mapping[str, torch.Tensor], grown: nn.Module, read
     for stored in stored_tensors(plan):
         _, like = targets[stored.name]
         spec, index, _ = stored.parts[0]
-        origin = source[plan.source.tensors[plan.dtype_from(spec, index)].stored]
+        origin = source[plan.stored_origin(spec, index)]
         part = materialise_stored(
             stored, plan, read, getattr(torch, stored.dtype), working_device(origin), within=bounds_of(like)
         ).to(_device_for(like, origin))

@@ -232,7 +232,7 @@ def match(plan: Plan, model: nn.Module, grown: nn.Module) -> None:
             grown.get_submodule(parent)._buffers[leaf] = moved
     learning = {plain_name(n): p.requires_grad for n, p in model.named_parameters(remove_duplicate=False)}
     origins = {
-        stored.name: plan.source.tensors[plan.dtype_from(spec, index)].stored
+        stored.name: plan.stored_origin(spec, index)
         for stored in stored_tensors(plan)
         for spec, index, _ in stored.parts[:1]
     }

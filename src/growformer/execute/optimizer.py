@@ -74,7 +74,7 @@ def grow_optimizer(
         if parameter is None:
             continue  # a buffer
         spec, index, _ = stored.parts[0]
-        origin = plan.source.tensors[plan.dtype_from(spec, index)].stored
+        origin = plan.stored_origin(spec, index)
         group = group_of.get(before[origin]) if origin in before else None
         if group is None:
             continue

@@ -17,6 +17,8 @@ from growformer.planning.plan import Plan
 from growformer.planning.rules import tensor_plan
 
 FILE = "growformer.json"
+CERTIFICATE = "growformer.verify.json"
+"""What ``growformer verify`` writes beside the weights. It is true of those bytes alone, and never carried on."""
 Ranges = list[list[int]]
 Regions = list[list[Ranges]]
 """Disjoint regions; each is a product over the dimensions of unions of ``[start, stop)`` ranges."""

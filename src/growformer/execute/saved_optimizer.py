@@ -401,7 +401,7 @@ def plan_optimizer(
     for parameter in live.target:
         stored = live.tensors[parameter.stored]
         spec, index, _ = stored.parts[0]
-        before = own.get(live.plan.source.tensors[live.plan.dtype_from(spec, index)].stored)
+        before = own.get(live.plan.stored_origin(spec, index))
         if before is None or before not in group_of:
             continue  # what it comes from is not trained
         followed[group_of[before]][parameter.name] = before

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from growformer.errors import RequestError, SourceError
-from growformer.execute.provenance import FILE
+from growformer.execute.provenance import CERTIFICATE, FILE
 from growformer.planning.plan import Plan
 from growformer.storage import disk
 from growformer.storage.folder import INDEX, WEIGHT_SUFFIXES, ModelFolder
@@ -49,10 +49,12 @@ def choose_side_files(
             dropped[str(path)] = "a link that leads out of the model's folder"
         elif (source.path / path).is_dir():
             dropped[str(path)] = "a linked folder"
-        elif _is_another_model(source, path):
+        elif is_another_model(source, path):
             dropped[str(path)] = "part of another checkpoint inside the model's folder"
         elif path.name == FILE:
             dropped[str(path)] = "the record of an earlier growth; its digest is kept in the new one"
+        elif path.name == CERTIFICATE:
+            dropped[str(path)] = "the certificate of what was grown earlier; verify writes one of its own"
         elif path.suffix == ".py" and not keep_code:
             dropped[str(path)] = "code; a stock class loads the result (--keep-code carries it, unread)"
         elif str(path) in (OPTIMIZER, REGION_UPDATES) or _SHARDED_STATE.fullmatch(path.parts[0]):
@@ -81,7 +83,7 @@ def choose_side_files(
     return found, dropped
 
 
-def _is_another_model(source: ModelFolder, path: Path) -> bool:
+def is_another_model(source: ModelFolder, path: Path) -> bool:
     """Tell whether a file belongs to a checkpoint in a subfolder: a Trainer's, or an original's."""
     if len(path.parts) < 2:
         return False
@@ -149,6 +151,7 @@ __all__ = [
     "SCHEDULER",
     "TRAINER_STATE",
     "choose_side_files",
+    "is_another_model",
     "sharded_state",
     "write_side_files",
 ]

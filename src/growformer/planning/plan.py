@@ -185,6 +185,10 @@ class Plan:
         """Return the dtype of the source tensor that an instance comes from."""
         return self.source.tensors[self.dtype_from(spec, index)].dtype
 
+    def stored_origin(self, spec: TensorSpec, index: Index) -> str:
+        """Return the stored name of the source tensor that an instance comes from, or else gets its dtype from."""
+        return self.source.tensors[self.dtype_from(spec, index)].stored
+
     def dtype_from(self, spec: TensorSpec, index: Index) -> str:
         """Return the name of the source tensor that gives an instance its dtype; a zero bias has its weight's."""
         origin = self.origin(index)

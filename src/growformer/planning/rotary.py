@@ -19,7 +19,7 @@ from growformer.errors import RequestError
 from growformer.planning.spaces import Sizes
 
 _LARGEST_THETA = 1e38
-_KEEPS_FREQUENCIES = ("default", "linear", "llama3", "yarn", "longrope", "su", "proportional", "mrope")
+_KEEPS_FREQUENCIES = ("default", "linear", "llama3", "yarn", "longrope", "su", "mrope")
 _FACTORS = ("short_factor", "long_factor")
 _SECTIONS = "mrope_section"
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,12 +73,33 @@ def check_digests(checkpoint: str | Path, *, threads: int = 4) -> DigestsReport:
                 continue
             total += path.stat().st_size
             try:
-                own = digests.of_file(pool.map(lambda piece, path=path: _digest(path, *piece), list(_pieces(path))))
+                own = digest_of_shard(path, pool)
             except SourceError as error:
                 found[file] = f"damaged: {error}"
                 continue
             found[file] = "ok" if own == wanted else "other bytes than were written"
     return DigestsReport(found, total)
+
+
+def digest_of_shard(path: Path, pool: Executor, seen: Callable[[int], None] = lambda num_bytes: None) -> str:
+    """Return the digest of a shard, whose pieces are read in parallel.
+
+    Args:
+        path: the shard.
+        pool: who reads.
+        seen: called with the size of each piece, in order.
+
+    Raises:
+        SourceError: its header is broken, or it cannot be read.
+    """
+    pieces = list(_pieces(path))
+
+    def one_by_one() -> Iterator[bytes]:
+        for (_, num_bytes), digest in zip(pieces, pool.map(lambda piece: _digest(path, *piece), pieces), strict=True):
+            seen(num_bytes)
+            yield digest
+
+    return digests.of_file(one_by_one())
 
 
 def _pieces(path: Path) -> Iterator[tuple[int, int]]:
@@ -102,4 +123,4 @@ def _digest(path: Path, start: int, num_bytes: int) -> bytes:
     return digests.of_piece(piece[:count])
 
 
-__all__ = ["DigestsReport", "check_digests"]
+__all__ = ["DigestsReport", "check_digests", "digest_of_shard"]

@@ -8,13 +8,10 @@ from functools import partial
 import numpy as np
 import torch
 
-from growformer.architecture.declaration import space_of, spaces_in
 from growformer.architecture.exact import compute
 from growformer.verification.declared import Declared
+from growformer.verification.joined_axes import Node, joined_axes
 from growformer.verification.places import Action, Change, Experiment, Order, permute
-
-Node = tuple[str, str]
-"""A space and one of its axes."""
 
 
 class Permutations:
@@ -41,7 +38,9 @@ class Permutations:
 
     def __iter__(self) -> Iterator[Experiment]:
         """Yield the experiments."""
-        for nodes in self._joined_axes():
+        declared, architecture = self.declared, self.architecture
+        ties = {name: architecture.ties[name] for name in declared.tied}
+        for nodes in joined_axes(architecture, declared.arrows.values(), declared.attention, declared.adds, ties):
             yield from self._permutation(nodes)
 
     def _permutation(self, nodes: frozenset[Node]) -> Iterator[Experiment]:
@@ -89,54 +88,6 @@ class Permutations:
             name=f"permuting {names} in every tensor that carries it", actions=tuple(actions), preserves=True,
             inputs=inputs, outputs=outputs, frequencies=frequencies,
         )  # fmt: skip
-
-    def _joined_axes(self) -> list[frozenset[Node]]:
-        """Return the axes of spaces in groups that can only be permuted together."""
-        declared, architecture = self.declared, self.architecture
-        spaces = {s for a in declared.arrows.values() for t in (a.source, a.target) for s in spaces_in(t)}
-        group: dict[Node, set[Node]] = {(s, a): {(s, a)} for s in spaces for a in architecture.spaces[s].axes}
-
-        def join(*members: Node) -> None:
-            here = [node for node in members if node in group]
-            for node in here[1:]:
-                if group[node] is not group[here[0]]:
-                    group[here[0]] |= group[node]
-                    for other in group[node]:
-                        group[other] = group[here[0]]
-
-        for arrow in declared.arrows.values():
-            if arrow.kind in ("norm", "scale"):
-                source, target = space_of(arrow.source), space_of(arrow.target)
-                for axis in architecture.spaces[source].axes:
-                    join((source, axis), (target, axis))
-        for c in declared.attention:
-            for axis in architecture.sizes:
-                if axis not in c.over:
-                    join(*((space, axis) for space in (*c.spaces, *((c.maps,) if c.maps else ()))))
-                    continue
-                for query, key in c.pairs:
-                    join((query, axis), (key, axis))
-                join((c.value, axis), (c.output, axis))
-        # One set of frequencies for all that it turns.
-        turned = [
-            (s, declared.over(c, query)) for c in declared.attention for query, key in c.pairs for s in (query, key)
-        ]
-        turned = [(space, over) for space, over in turned if declared.rotated & {*over}]
-        for axis in architecture.sizes:
-            join(*((space, axis) for space, over in turned if axis in over))
-        for add in declared.adds:
-            for axis in architecture.sizes:
-                join((add.source, axis), (add.target, axis))
-        for name in declared.tied:
-            pairs = zip(
-                architecture.tensors[name].dims, architecture.tensors[architecture.ties[name]].dims, strict=True
-            )
-            for one, other in pairs:
-                for a, b in zip(spaces_in(one.term), spaces_in(other.term), strict=True):
-                    for axis in architecture.spaces[a].axes:
-                        join((a, axis), (b, axis))
-        found = {id(members): frozenset(members) for members in group.values()}
-        return sorted(found.values(), key=sorted)
 
     def _rotary_role(self, nodes: Collection[Node]) -> tuple[bool, bool]:
         """Tell whether nodes are an axis of rotary frequencies, or the axis of the two coordinates of each plane."""

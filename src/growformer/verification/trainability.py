@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
 from growformer.architecture.declaration import space_of
-from growformer.planning.plan import Plan
-from growformer.verification.outputs import OUTPUTS
+from growformer.verification.activations import Activation, Activations
+from growformer.verification.live_tensors import LiveTensor, live_tensors
+from growformer.verification.reach import Followed, Reach, Regions, followed_regions, reaches
+from growformer.verification.recorded import Recorded
 from growformer.verification.rows import Row
+from growformer.verification.symmetry import Locked, Symmetry
+from growformer.verification.training_steps import float32_copy, take_steps
+from growformer.verification.units import UnitTable
 
-Ranges = list[list[int]]
-Regions = list[list[Ranges]]
-
-
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """One region of new values.
-
-    Attributes:
-        tensor: its parameter.
-        region: ranges per dimension.
-        first_step: the first optimizer step whose gradient reaches it; None if none did.
-        dead_units: new coordinates (rows or columns that the source does not have) none of whose entries was reached.
-    """
-
-    tensor: str
-    region: list[Ranges]
-    first_step: int | None
-    dead_units: int
+SCALE_LIMIT = 30.0
+"""How far the root mean square of a new region's gradient may lie above that of its neighbours: the source's values of
+the same tensor, and of the same tensor in other layers. Measured over all families: below 5. A zeroed writer in front
+of an RMSNorm gives 10,000, and one step of training then destroys what was preserved."""
+_MOST_ROWS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,29 +33,78 @@ class TrainabilityReport:
     Attributes:
         regions: every new region.
         steps: how many steps were taken.
+        locked: new units that stay equal to each other, or to one of the source.
+        activations: how large new coordinates are beside the source's, before and after each step. Not judged.
+        notes: what was not looked at, and why.
     """
 
     regions: tuple[Reach, ...]
     steps: int
+    locked: tuple[Locked, ...] = ()
+    activations: tuple[Activation, ...] = ()
+    notes: tuple[str, ...] = field(default=())
 
     @property
     def dead(self) -> tuple[Reach, ...]:
         """Regions that no gradient reached, or not in every new coordinate."""
-        return tuple(r for r in self.regions if r.first_step is None or r.dead_units)
+        return tuple(r for r in self.regions if r.is_dead)
+
+    @property
+    def out_of_scale(self) -> tuple[Reach, ...]:
+        """Regions whose gradient is far larger than that of their neighbours."""
+        return tuple(r for r in self.regions if r.ratio is not None and not r.ratio <= SCALE_LIMIT)
 
     @property
     def ok(self) -> bool:
-        """Whether every new region learns within the steps."""
-        return not self.dead
+        """Whether every new region learns within the steps, each unit for itself, at the scale of its neighbours."""
+        return not (self.dead or self.locked or self.out_of_scale)
 
     def rows(self) -> list[Row]:
         """Return one row per finding: check, what was looked at, result, whether it passed."""
+        return [*self._reach_rows(), *self._dead_rows(), *self._locked_rows(), *self._scale_rows(), *self._size_rows()]
+
+    def _reach_rows(self) -> list[Row]:
+        by_step = self.by_first_step()
+        steps = ", ".join(f"{n} from step {step}" for step, n in by_step.items() if n)
         result = (
             f"{len(self.regions) - len(self.dead)} of {len(self.regions)} new regions learn within {self.steps} steps"
         )
-        if self.dead:
-            result += f"; dead: {', '.join(sorted({r.tensor for r in self.dead})[:4])}"
-        return [("trainability", "new parameters", result, self.ok)]
+        return [("trainability", "new parameters", f"{result}{f': {steps}' if steps else ''}", not self.dead)]
+
+    def _dead_rows(self) -> list[Row]:
+        rows: list[Row] = [("trainability", f"dead: {r.tensor}", str(r), False) for r in self.dead]
+        return _shortened(rows, "dead regions")
+
+    def _locked_rows(self) -> list[Row]:
+        rows: list[Row] = [
+            ("trainability", "locked units", f"equal in values and gradients: {found}", False) for found in self.locked
+        ]
+        return _shortened(rows, "axes with locked units")
+
+    def _scale_rows(self) -> list[Row]:
+        rows: list[Row] = [
+            ("trainability", f"scale: {r.tensor}", f"a new gradient is {r.ratio:.0f} times its neighbours'", False)
+            for r in self.out_of_scale
+        ]
+        if rows:
+            return _shortened(rows, "gradients out of scale")
+        ratios = [r.ratio for r in self.regions if r.ratio is not None]
+        if not ratios:
+            return []
+        return [("trainability", "size of new gradients", f"at most {max(ratios):.2g} times their neighbours'", True)]
+
+    def _size_rows(self) -> list[Row]:
+        last = [a for a in self.activations if a.step == self.steps and a.source_rms]
+        if not last:
+            return []
+        largest = max(last, key=lambda a: a.new_rms / a.source_rms)
+        share = largest.new_rms / largest.source_rms
+        result = f"new coordinates have at most {share:.2g} of the source's RMS ({largest.module})"
+        return [("trainability", f"activations after {self.steps} steps", result, True)]
+
+    def by_first_step(self) -> dict[int, int]:
+        """Return how many regions learn from each step on."""
+        return {step: sum(r.first_step == step for r in self.regions) for step in range(1, self.steps + 1)}
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -73,114 +112,140 @@ class TrainabilityReport:
             "ok": self.ok,
             "steps": self.steps,
             "regions": len(self.regions),
-            "by_first_step": {
-                str(step): sum(r.first_step == step for r in self.regions) for step in range(1, self.steps + 1)
-            },
-            "dead": [{"tensor": r.tensor, "region": r.region, "units": r.dead_units} for r in self.dead],
+            "by_first_step": {str(step): found for step, found in self.by_first_step().items()},
+            "reach": [r.to_json() for r in self.regions],
+            "dead": [r.to_json() for r in self.dead],
+            "locked": [
+                {
+                    "tensor": found.tensors[0],
+                    "region": found.where,
+                    "units": [list(group) for group in found.units],
+                    "tensors": list(found.tensors),
+                }
+                for found in self.locked
+            ],
+            "out_of_scale": [r.to_json() for r in self.out_of_scale],
+            "activations": [
+                {"module": a.module, "source_rms": a.source_rms, "new_rms": a.new_rms, "step": a.step}
+                for a in self.activations
+            ],
+            "notes": list(self.notes),
         }
 
 
-def steps_to_learn(plan: Plan) -> int:
+def check_trainability(
+    model: nn.Module,
+    inputs: Mapping[str, torch.Tensor],
+    *,
+    record: Recorded | None = None,
+    regions: Mapping[str, Regions] | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    learning_rate: float = 1e-3,
+    in_place: bool = False,
+) -> TrainabilityReport:
+    """Take a few AdamW steps and report what gradients reach, when, and how large they and activations are.
+
+    The loss is a random projection of every output, so that nothing is missed because a task does not ask for it.
+    Computed in float32, in evaluation mode. Parameters that the class keeps from learning are left out; a model that is
+    frozen as a whole is judged as if it were not.
+
+    Args:
+        model: the grown model; not changed, unless ``in_place``.
+        inputs: its keyword arguments. Rows of tables that they do not look up get no gradient, and are not called dead.
+        record: how it was grown: gives new regions, units and new coordinates.
+        regions: instead: parameter -> its new regions, as ``load_provenance`` gives them; units and activations are
+            then not compared.
+        steps: how many; by default as many as everything new needs to learn.
+        seed: of the projection.
+        learning_rate: of AdamW; weight decay is 0.
+        in_place: train the model itself, which takes less memory; its weights are not what they were.
+
+    Raises:
+        PlanError: the record contradicts itself.
+        ValueError: neither record nor regions, or the model returns nothing that can be trained on.
+    """
+    if (record is None) == (regions is None):
+        raise ValueError("expected either a record or regions")
+    taken = steps if steps is not None else steps_to_learn(record) if record is not None else 2
+    trains = {n for n, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
+    trained = model.float().eval() if in_place else float32_copy(model)
+    parameters = dict(trained.named_parameters(remove_duplicate=False))
+    tensors = list(live_tensors(record, parameters)) if record is not None else []
+    followed = [Followed.of(t) for t in tensors] if regions is None else followed_regions(regions, parameters)
+    learns = [f for f in followed if f.stored in trains and f.new]
+    judged = learns or [f for f in followed if f.new]
+    everything = {id(f) for f in followed if f.stored in trains or not learns}
+    watched = [f for f in followed if id(f) in everything]
+    by_parameter: dict[str, list[Followed]] = {}
+    for f in watched:
+        by_parameter.setdefault(f.stored, []).append(f)
+    table = UnitTable(record, tensors) if record is not None else None
+    symmetry = _start(table, parameters) if table is not None else None
+    activations = Activations(trained, record, tensors) if record is not None else None
+
+    def seen(step: int, names: tuple[str, ...], gradient: torch.Tensor) -> None:
+        for name in names:
+            for f in by_parameter.get(name, ()):
+                f.see(step, gradient)
+                if symmetry is not None and f.tensor is not None and symmetry.wants(f.tensor):
+                    symmetry.compare(f.tensor, f.tensor.take(gradient))
+
+    def before(step: int) -> None:
+        if symmetry is not None:
+            symmetry.begin()
+        if activations is not None:
+            activations.begin(step)
+
+    try:
+        take_steps(trained, inputs, seen, steps=taken, seed=seed, learning_rate=learning_rate, before=before)
+    finally:
+        if activations is not None:
+            activations.close()
+    return TrainabilityReport(
+        tuple(reaches(judged, watched, taken, table, parameters)),
+        taken,
+        tuple(symmetry.locked()) if symmetry is not None else (),
+        tuple(activations.found) if activations is not None else (),
+        () if record is not None else ("units and activations were not compared: no record says which are new",),
+    )
+
+
+def steps_to_learn(record: Recorded) -> int:
     """Return within how many steps everything new learns: two, or three with a tied head behind norms on branches.
 
     There the first step moves the table's new columns, the second the rows of the writer in front of the norm, which
     has no gradient before, and the third the norm's gain.
     """
-    spaces = plan.architecture.spaces
+    spaces = record.architecture.spaces
     on_branches = any(
         spaces[space_of(arrow.source)].index and not spaces[space_of(arrow.target)].index
-        for arrow in plan.architecture.arrows.values()
+        for arrow in record.architecture.arrows.values()
         if arrow.kind == "norm" and arrow.gain
     )
-    return 3 if plan.source.tied and on_branches else 2
+    return 3 if record.tied and on_branches else 2
 
 
-def gradient_reach(
-    model: nn.Module,
-    regions: Mapping[str, Regions],
-    inputs: dict[str, torch.Tensor],
-    *,
-    steps: int = 2,
-    seed: int = 0,
-    learning_rate: float = 1e-3,
-) -> TrainabilityReport:
-    """Take a few AdamW steps on a copy of a model and report when gradients reach new regions.
+def _start(table: UnitTable, parameters: Mapping[str, nn.Parameter]) -> Symmetry:
+    """Compare the values of units, in the smallest matrices first: what those tell apart is not looked at again."""
+    symmetry = Symmetry(table)
 
-    The loss is a random projection of every output (logits, or hidden states and pooled output), so that nothing is
-    missed because a task does not ask for it. Computed in float32.
+    def size(tensor: LiveTensor) -> tuple[bool, int]:
+        p = parameters[tensor.held.stored]
+        return p.ndim < 2, p.numel()
 
-    Args:
-        model: the grown model; not changed.
-        regions: parameter name -> its new regions, as ``load_provenance`` gives them.
-        inputs: keyword arguments of the model.
-        steps: how many steps.
-        seed: of the projection.
-        learning_rate: of AdamW; weight decay is 0.
-    """
-    trained = copy.deepcopy(model).float().eval()
-    new = {n: p for n, p in trained.named_parameters() if regions.get(n)}
-    # What the class keeps from learning is left out; a model that is frozen as a whole is judged as if it were not.
-    parameters = {n: p for n, p in new.items() if p.requires_grad} or new
-    for p in trained.parameters():
-        p.requires_grad_(True)
-    optimizer = torch.optim.AdamW(trained.parameters(), lr=learning_rate, weight_decay=0.0)
-    reached = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in parameters.items()}
-    first: dict[tuple[str, int], int] = {}
-    for step in range(1, steps + 1):
-        optimizer.zero_grad()
-        _loss(trained, inputs, seed).backward()  # type: ignore[no-untyped-call]
-        for name, p in parameters.items():
-            if p.grad is None:
-                continue
-            reached[name] |= p.grad != 0
-            for number, region in enumerate(regions[name]):
-                if (name, number) not in first and bool((_select(p.grad, region) != 0).any()):
-                    first[name, number] = step
-        optimizer.step()
-    found = [
-        Reach(name, region, first.get((name, number)), _dead_units(reached[name], region))
-        for name in parameters
-        for number, region in enumerate(regions[name])
-    ]
-    return TrainabilityReport(tuple(found), steps)
+    with torch.no_grad():
+        for tensor in sorted(table.tensors, key=size):
+            if symmetry.wants(tensor):
+                symmetry.compare(tensor, tensor.take(parameters[tensor.held.stored].detach()))
+    return symmetry
 
 
-def _loss(model: nn.Module, inputs: dict[str, torch.Tensor], seed: int) -> torch.Tensor:
-    given = {name: t.float() if t.is_floating_point() else t for name, t in inputs.items()}
-    output = model(**given)
-    generator = torch.Generator().manual_seed(seed)
-    total: torch.Tensor | None = None
-    for name in OUTPUTS:
-        value = getattr(output, name, None)
-        if isinstance(value, torch.Tensor):
-            weights = torch.randn(value.shape, generator=generator).to(value.device)
-            term = (value * weights).mean()
-            total = term if total is None else total + term
-    if total is None:
-        weights = torch.randn(output.shape, generator=generator).to(output.device)
-        total = (output * weights).mean()
-    return total
+def _shortened(rows: list[Row], what: str) -> list[Row]:
+    if len(rows) <= _MOST_ROWS:
+        return rows
+    more = len(rows) - _MOST_ROWS + 1
+    return [*rows[: _MOST_ROWS - 1], ("trainability", "and more", f"{more} more {what}; --json names them", False)]
 
 
-def _dead_units(reached: torch.Tensor, region: list[Ranges]) -> int:
-    """Count the coordinates of a region without any gradient, along dimensions that it does not span.
-
-    A dimension that it spans is not new there: rows of an embedding whose token did not occur are not dead. Vectors
-    are judged as a whole: softmax cancels a bias of keys, in any model, so that its gradient is rounding.
-    """
-    if reached.ndim < 2:
-        return 0
-    inside = _select(reached, region)
-    dead = 0
-    for dim, ranges in enumerate(region):
-        if sum(stop - start for start, stop in ranges) < reached.shape[dim]:
-            others = [d for d in range(inside.ndim) if d != dim]
-            dead += int((~inside.any(dim=others)).sum())
-    return dead
-
-
-def _select(tensor: torch.Tensor, region: list[Ranges]) -> torch.Tensor:
-    for dim, ranges in enumerate(region):
-        index = torch.cat([torch.arange(start, stop) for start, stop in ranges]).to(tensor.device)
-        tensor = tensor.index_select(dim, index)
-    return tensor
+__all__ = ["SCALE_LIMIT", "Reach", "Regions", "TrainabilityReport", "check_trainability", "steps_to_learn"]

@@ -156,11 +156,11 @@ def verify(
             count = generate if generate is not None else (16 if generates(models) else 0)
             outputs = compare_outputs(models[0], models[1], run_on, dtypes, generate=count, frequencies=frequencies)
         if "trainability" in checks and made is not None:
-            from growformer.verification.run_trainability import live_regions
-            from growformer.verification.trainability import gradient_reach, steps_to_learn
+            from growformer.verification.run_trainability import run_trainability
 
-            regions, steps = live_regions(made, models[1]), steps_to_learn(made)
-            trainability = gradient_reach(models[1], regions, run_on, steps=steps, seed=seed)
+            model = models.pop()
+            models.clear()  # a source that was loaded here is not needed any more
+            trainability = run_trainability(model, made, run_on, seed=seed, in_place=_is_folder(grown))
     return Verification(constraints, outputs, trainability, tuple(notes))
 
 
