@@ -81,7 +81,7 @@ def _made(source: Any, grown: Any, verification: Any, verify: bool, plan: Plan |
         notes = (f"verified by {Path(verification).name}, as it was given",)
     elif verification is None and verify:
         if is_folder:
-            found, said = certificate_beside(str(grown))
+            found, said = certificate_beside(str(source), str(grown))
             notes = (said,) if said else ()
         if found is None:
             from growformer.api import verify as check

@@ -9,15 +9,13 @@ from typing import Any
 
 from growformer.errors import RequestError, SourceError
 from growformer.execute.checkpoint import check_same_source
-from growformer.execute.provenance import FILE, read_record
+from growformer.execute.provenance import CERTIFICATE, FILE, read_record
 from growformer.execute.side_files import TRAINER_STATE
 from growformer.planning.plan import Plan
 from growformer.reporting.subject import Subject, model_name
 from growformer.storage.folder import ModelFolder, open_headers
-from growformer.verification.file_digests import check_digests
+from growformer.verification.certificate_check import check_certificate
 from growformer.verification.recorded import Recorded
-
-CERTIFICATE = "growformer.verify.json"
 
 
 def subject_of_folders(
@@ -108,32 +106,25 @@ def read_verification(path: str | Path) -> dict[str, Any]:
     return data
 
 
-def certificate_beside(grown: str) -> tuple[dict[str, Any] | None, str | None]:
+def certificate_beside(source: str, grown: str) -> tuple[dict[str, Any] | None, str | None]:
     """Return the certificate beside a grown checkpoint if it is about these very files, and a note on what was decided.
 
-    Reads all weights, to compare their digests; without a certificate, nothing.
+    Reads all weights, to compare their digests; without a certificate, nothing. One that says that a check failed is
+    used as well; one that contradicts itself is not.
 
     Raises:
-        SourceError: the certificate is no JSON.
+        SourceError: a folder cannot be read.
     """
     file = Path(grown) / CERTIFICATE
     if not file.is_file():
         return None, None
-    data = read_verification(file)
-    side = data.get("grown")
-    files = side.get("files") if isinstance(side, Mapping) else None
-    recorded = read_record(Path(grown) / FILE).get("files", {}).get("weights", {})
-    if not isinstance(files, Mapping) or not isinstance(recorded, Mapping):
-        return None, f"{CERTIFICATE} was not used: it names no files of the grown checkpoint"
-    for name, digest in recorded.items():
-        if files.get(name) != digest:
-            return None, f"{CERTIFICATE} was not used: it is about another {name}"
-    report = check_digests(grown)
-    if not report.ok:
-        return None, f"{CERTIFICATE} was not used: {report}"
-    when = data.get("checked_at")
-    said = f"verified by {CERTIFICATE}{f' of {when}' if isinstance(when, str) else ''}, whose digests agree with these "
-    return data, f"{said}weights; the source's were not compared"
+    try:
+        checked = check_certificate(file, source if Path(source).is_dir() else None, grown)
+    except SourceError as error:
+        return None, f"{CERTIFICATE} was not used: {error}"
+    if checked.contradictions or "differs" in (checked.source.state, checked.grown.state):
+        return None, f"{CERTIFICATE} was not used: {checked.verdict}"
+    return read_verification(file), f"verified by {CERTIFICATE}: {checked.verdict}"
 
 
-__all__ = ["CERTIFICATE", "certificate_beside", "read_verification", "subject_of_folders"]
+__all__ = ["certificate_beside", "read_verification", "subject_of_folders"]
