@@ -3,7 +3,9 @@
 Sets up the virtual environment by itself, and uses all cores. Options are passed on to pytest: ``-k plan``,
 ``-m slow``, ``-x``, ``-n 1``. With
 ``-m consumers``, other programs run grown checkpoints, and what they need is installed first; with ``-m distributed``,
-models grow on 2 and 4 processes; with ``-m mergekit``, what that tool makes, in an environment of its own, is verified.
+models grow on 2 and 4 processes; with ``-m mergekit``, what that tool makes, in an environment of its own, is verified;
+with ``-m browser``, the report is opened in Chromium (Debian: ``apt-get install chromium``; elsewhere ``python -m
+playwright install chromium``).
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ def main() -> int:
         reason = peer_tools.ensure_mergekit()
         if reason:
             print(f"mergekit: its tests will be skipped: {reason}", flush=True)
+    if asks_for("browser", sys.argv[1:]):
+        python = environment.ensure("browser")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny, and processes do better than threads
     return environment.run(python, "-m", "pytest", *_in_parallel(sys.argv[1:]), *sys.argv[1:])
 

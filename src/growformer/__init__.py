@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from growformer.api import Inspection, grow, grow_checkpoint, inspect, plan, verify
+    from growformer.api_report import report
     from growformer.api_sizing import flops, pad, plan_padding, suggest
     from growformer.architecture.declaration import Architecture
     from growformer.errors import (
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         LayerAddition,
         MLPExpansion,
     )
+    from growformer.reporting.report import Report
     from growformer.runs.loop import ScheduledGrowth
     from growformer.runs.planned import plan_schedule
     from growformer.runs.proposal import Proposal, propose_schedule
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "growformer.api": ("Inspection", "draft_architecture", "grow", "grow_checkpoint", "inspect", "plan", "verify"),
+    "growformer.api_report": ("report",),
     "growformer.api_sizing": ("flops", "pad", "plan_padding", "suggest"),
     "growformer.architecture.declaration": ("Architecture",),
     "growformer.errors": (
@@ -80,6 +83,7 @@ _WHERE = {
         "LayerAddition",
         "MLPExpansion",
     ),
+    "growformer.reporting.report": ("Report",),
     "growformer.runs.loop": ("ScheduledGrowth",),
     "growformer.runs.planned": ("plan_schedule",),
     "growformer.runs.proposal": ("Proposal", "propose_schedule"),
@@ -128,6 +132,7 @@ __all__ = [
     "Provenance",
     "RegionUpdates",
     "RegionUpdatesCallback",
+    "Report",
     "RequestError",
     "ScheduledGrowth",
     "SourceError",
@@ -152,6 +157,7 @@ __all__ = [
     "propose_schedule",
     "read_certificate",
     "replay",
+    "report",
     "suggest",
     "train_in_stages",
     "updates_of",

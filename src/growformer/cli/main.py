@@ -28,6 +28,7 @@ from growformer.cli.options import help_text
 from growformer.cli.pad_command import pad
 from growformer.cli.plan_command import plan
 from growformer.cli.render import escaped
+from growformer.cli.report_command import report
 from growformer.cli.schedule_command import schedule
 from growformer.cli.verify_command import verify
 from growformer.cli.writing import Stopped
@@ -43,7 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 a check failed, 2 the request or the input is wrong, 130 interrupted.",
 )
-for command in (inspect, plan, grow, pad, verify, schedule):
+for command in (inspect, plan, grow, pad, verify, report, schedule):
     app.command(help=help_text(command))(command)
 
 
@@ -68,6 +69,7 @@ def _top(
         $ growformer plan SmolLM2-135M --hidden-size 720
         $ growformer grow SmolLM2-135M SmolLM2-168M --hidden-size 720
         $ growformer verify SmolLM2-135M SmolLM2-168M
+        $ growformer report SmolLM2-135M SmolLM2-168M -o report.html
     """
 
 

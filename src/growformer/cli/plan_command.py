@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from growformer.cli.options import Growth, Json, Model, takes
+from growformer.errors import RequestError
 
 if TYPE_CHECKING:
     from growformer.cli.request import Wanted
     from growformer.execute.class_check import ClassCheck
+    from growformer.reporting.terminal import Sketch
 
 
 @takes(Growth)
@@ -26,48 +28,96 @@ def plan(
             "-o", "--out", metavar="FILE", help="Write the plan to a new file, for growformer grow --plan FILE."
         ),
     ] = None,
+    report: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Write the page of growformer report to a new file, before anything is grown."
+        ),
+    ] = None,
+    show_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--show",
+            metavar="TENSOR",
+            help="Draw the blocks of one kind of tensor here: q_proj, mlp.*, or a whole name. Repeatable.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show what a growth would do: sizes, parameters, disk, FLOPs, and what becomes of every weight.
 
-    Writes nothing without -o, and reads config and headers only. MODEL may also be a config.json without any weights.
+    Writes nothing without -o or --report, and reads config and headers only. MODEL may also be a config.json without
+    any weights.
 
     Without any option that asks for something, suggests sizes for 1.5, 2 and 4 times the parameters.
 
         $ growformer plan SmolLM2-135M
         $ growformer plan SmolLM2-135M --to-parameters 270M --shape deeper
         $ growformer plan SmolLM2-135M --hidden-size 720 -o plan.json
+        $ growformer plan SmolLM2-135M --hidden-size 720 --report plan.html --show q_proj
     """
     from growformer.cli import render
     from growformer.cli.request import read
     from growformer.cli.writing import early_check
     from growformer.execute.ranks import Ranks
 
-    if out is None and not set(growth.given()) - {"revision"}:
+    if out is None and report is None and not show_ and not set(growth.given()) - {"revision"}:
         from growformer.cli.suggestions import show_suggestions
 
         show_suggestions(model, growth.revision, json)
         return
-    if out is not None:
-        refuse_existing(Path(out))
+    for file in (out, report):
+        if file is not None:
+            refuse_existing(Path(file))
+    if json and show_:
+        raise RequestError("--json and --show exclude each other: a picture is no JSON; leave one out")
     with early_check(model, Ranks()) as early:
         wanted = read(model, growth, with_weights=False)
         _check(wanted, early)
+    sketches = _sketches(wanted, show_ or [])
     if out is not None:
         write_new(Path(out), wanted.plan.to_json(indent=1) + "\n")
+    if report is not None:
+        from growformer.reporting.report import report_on_plan
+
+        report_on_plan(wanted.plan, source=model, dtype=wanted.dtype, notes=wanted.notes).save(report)
     if json:
-        render.print_json({**as_json(model, wanted), "written": out})
+        written = {"written": out} if report is None else {"written": out, "report": report}
+        render.print_json({**as_json(model, wanted), **written})
         return
-    show(model, wanted)
+    if sketches:
+        render.blocks(sketches)
+    else:
+        show(model, wanted)
     print()
-    if out is None:
+    if report is not None:
+        render.paragraph(f"The page is in {report}: what would change, and a picture of every weight's blocks.")
+    if out is None and report is None:
         render.paragraph(
             "Nothing was written. growformer grow MODEL OUT takes the same options; -o FILE keeps the plan."
         )
-    else:
+    if out is not None:
         dtype = f" --dtype {wanted.dtype}" if wanted.dtype else ""
         render.paragraph(f"The plan is in {out}. Carry it out with")
         render.say(f"\n  growformer grow {model} OUT --plan {out}{dtype}")
+
+
+def _sketches(wanted: Wanted, patterns: list[str]) -> list[Sketch]:
+    """Return the pictures that are asked for.
+
+    Raises:
+        RequestError: no tensor has such a name.
+    """
+    if not patterns:
+        return []
+    from growformer.cli.render import console
+    from growformer.reporting.subject import Subject
+    from growformer.reporting.terminal import WIDTH, matching, sketch
+
+    subject = Subject.of_plan(wanted.plan)
+    width = min(console().width - 4, WIDTH)
+    templates = dict.fromkeys(t for pattern in patterns for t in matching(subject.variants, pattern))
+    return [sketch(subject.rec, v, width) for t in templates for v in subject.variants[t]]
 
 
 def _check(wanted: Wanted, early: ClassCheck | None) -> None:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from growformer.reporting.terminal import Sketch
+
 UNWRAPPED = 10_000
 _UNUSUAL = re.compile(r"[^\x20-\x7e]")
 _NO_BREAK = "\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}"
@@ -114,6 +116,26 @@ def _wrapped(text: str, first: int, others: int) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     ).replace(_NO_BREAK, " × ")
+
+
+_COLOURS = {"copy": "blue", "rescaled": "cyan", "sum": "magenta", "mean": "green", "zero": "dim", "free": "yellow"}
+"""Of blocks; each has a sign of its own besides."""
+
+
+def blocks(sketches: Sequence[Sketch]) -> None:
+    """Print pictures of tensors' blocks, each with its legend; colours add to them, and are not needed."""
+    from rich.text import Text
+
+    out = console()
+    for number, sketch in enumerate(sketches):
+        if number:
+            print()
+        print(_wrapped(sketch.title, 0, 2))
+        for row in sketch.rows:
+            out.print(Text.assemble("  ", *((signs, _COLOURS.get(kind, "")) for kind, signs in row)), soft_wrap=True)
+        for kind, sign, words in sketch.legend:
+            out.print(Text.assemble("  ", (sign, _COLOURS.get(kind, "")), f" {words}"), soft_wrap=True)
+        lines(sketch.notes)
 
 
 def print_json(data: Any) -> None:

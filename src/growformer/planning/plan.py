@@ -253,6 +253,12 @@ class Plan:
     def __str__(self) -> str:
         return self.explain()
 
+    def _repr_html_(self) -> str:
+        """Return the plan for a notebook."""
+        from growformer.reporting.notebook import plan_html
+
+        return plan_html(self)
+
     def explain(self) -> str:
         """Return the plan in words, for a terminal."""
         from growformer.planning.explain import explain

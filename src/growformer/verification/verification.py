@@ -60,6 +60,12 @@ class Verification:
     def __str__(self) -> str:
         return "\n".join([self.verdict, *(f"  {c}: {what}: {result}" for c, what, result, _ in self.rows())])
 
+    def _repr_html_(self) -> str:
+        """Return the verification for a notebook."""
+        from growformer.reporting.notebook import verification_html
+
+        return verification_html(self)
+
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
         return {
