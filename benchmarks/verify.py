@@ -53,7 +53,7 @@ class Growth:
 
 
 ALL = {
-    "hidden_size": 1.25, "intermediate_size": 1.25, "num_attention_heads": 2.0, "num_key_value_heads": 2.0,
+    "hidden_size": 1.5, "intermediate_size": 1.25, "num_attention_heads": 2.0, "num_key_value_heads": 2.0,
     "head_dim": 2.0, "num_hidden_layers": 2,
 }  # fmt: skip
 JOBS = {

@@ -36,7 +36,10 @@ def test_verify_writes_one_beside_the_weights(run, pair: Pair) -> None:
     assert ran.code == 0
     assert ran.out.splitlines()[-1] == f"Certificate: {pair[1] / FILE}"
     data = json.loads((pair[1] / FILE).read_text())
-    assert data["options"] == {"checks": ["constraints"], "dtypes": ["float32"], "prompt": None, "seed": 0}
+    assert data["options"] == {
+        "checks": ["constraints"], "dtypes": None, "prompt": None, "seed": 0, "input_files": [], "lengths": None,
+        "from_disk": None, "strict": False, "record": None,
+    }  # fmt: skip
     found = run("verify", *pair, "--checks", "constraints", "--json").json()
     assert found["certificate"] == {"file": str(pair[1] / FILE)}
 

@@ -116,8 +116,9 @@ def test_another_source_is_refused(run, models, grown: Path, tmp_path: Path) -> 
     ran = run("report", models["gpt2"], grown, "-o", tmp_path / "page.html")
     assert ran.code == 2
     assert "a model of type 'gpt2'; the plan was made for one of type 'llama'" in ran.err
-    ran = run("report", models["llama"], models["llama"], "-o", tmp_path / "page.html")
+    ran = run("report", models["llama"], models["gpt2"], "-o", tmp_path / "page.html")
     assert ran.code == 2
+    assert "without growformer.json, source and grown model must be of one class" in ran.err
     assert not (tmp_path / "page.html").exists()
 
 

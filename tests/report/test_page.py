@@ -128,9 +128,7 @@ def test_fragments_of_notebooks_are_text_too() -> None:
     assert "&lt;script&gt;" in html
     assert "<td>hidden_size</td><td>24</td><td>36</td>" in html
     assert read_page(html).all("table")
-    outputs = OutputsReport(
-        (OutputComparison("float32", 1e-7, 1.1e-7, 1.1, 2e-7, 1.0, 2.0),), cache_equal=None, num_tokens=3
-    )
+    outputs = OutputsReport((OutputComparison("float32", 1e-7, 1.1e-7, 1.1, 2e-7, 1.0, 2.0),), cache=None, num_tokens=3)
     html = Verification(outputs=outputs, notes=(EVIL,))._repr_html_()
     assert "✓ Preserved: outputs" in html
     assert "<script" not in html

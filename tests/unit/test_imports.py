@@ -42,7 +42,7 @@ ABOVE = {
         "errors",
     },
     "api_sizing": {"api", "architecture", "planning", "sizing", "execute", "storage", "errors"},
-    "api_report": {"api", "planning", "reporting", "errors"},
+    "api_report": {"api", "planning", "verification", "reporting", "errors"},
     "runs": {
         "api",
         "api_sizing",

@@ -66,7 +66,7 @@ def test_what_growformer_wrote_holds(pair: tuple[Path, Path], record: str | None
     if record == "inferred":
         (pair[1] / "growformer.json").unlink()
         assert check(pair).record == "inferred"
-        assert "new layers: 1" in growformer.verify(*pair, checks=["constraints"]).notes
+        assert "new layers: 1" in growformer.verify(*pair, checks=["constraints"]).all_notes()
 
 
 @RECORDS

@@ -18,6 +18,8 @@ CHECKS = ("constraints", "outputs", "trainability")
 
 _EXACT = 1e-12
 """Below, a source's own error is none, and no ratio follows from it."""
+_FLOOR = 1e-13
+"""What an error counts as at least, where ratios are taken."""
 _LARGEST_EPSILON = 1e-4
 """The most that new post-norm layers are allowed to be off by: the largest epsilon that norms have."""
 Number = StrictFloat | StrictInt | None
@@ -47,8 +49,15 @@ class ConstraintsFigures(_Part):
 class LayerFigures(_Part):
     """What is judged of the stream after one layer."""
 
-    ratio: Number
+    source_error: Number
     grown_error: Number
+
+    @property
+    def ratio(self) -> float | None:
+        """The grown model's error relative to the source's."""
+        if self.source_error is None or self.grown_error is None:
+            return None
+        return self.grown_error / max(self.source_error, _FLOOR)
 
 
 class PositionFigures(_Part):
