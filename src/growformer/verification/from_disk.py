@@ -68,7 +68,7 @@ def skeleton(folder: ModelFolder) -> nn.Module:
     model_class = class_of(folder)
     try:
         if model_class is transformers.AutoModel:
-            config = transformers.AutoConfig.from_pretrained(folder.path)
+            config = transformers.AutoConfig.from_pretrained(folder.path, trust_remote_code=False)
         else:
             config = model_class.config_class.from_pretrained(folder.path)
         with parameters_on_meta():

@@ -156,7 +156,7 @@ class Inputs:
             try:
                 from transformers import AutoTokenizer
 
-                self._tokenizer = AutoTokenizer.from_pretrained(self.folder)
+                self._tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
             except Exception as error:
                 reason = next(iter(str(error).splitlines()), "no reason given")
                 raise RequestError(
@@ -251,7 +251,7 @@ class Inputs:
         try:
             from transformers import AutoImageProcessor
 
-            return AutoImageProcessor.from_pretrained(self.folder)
+            return AutoImageProcessor.from_pretrained(self.folder, trust_remote_code=False)
         except Exception as error:
             reason = next(iter(str(error).splitlines()), "no reason given")
             raise RequestError(

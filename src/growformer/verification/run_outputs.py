@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 STEPS = 16
 """How many tokens are decoded with a KV cache; from disk, each reads all weights."""
 STEPS_FROM_DISK = 2
+SAFELY = {"use_safetensors": True, "trust_remote_code": False}
+"""How a folder is loaded: no pickle is read, and no code beside it is run or asked about."""
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "spiece.model", "tokenizer.model", "vocab.txt")
 
 
@@ -88,7 +90,7 @@ def load_folder(folder: ModelFolder) -> nn.Module:
     stored = {entry.dtype for entry in folder.entries.values()}
     dtype = torch.float64 if "float64" in stored else torch.float32
     try:
-        return class_of(folder).from_pretrained(folder.path, dtype=dtype).eval()  # type: ignore[no-any-return]
+        return class_of(folder).from_pretrained(folder.path, dtype=dtype, **SAFELY).eval()  # type: ignore[no-any-return]
     except (OSError, RuntimeError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise SourceError(f"{folder.path}: {class_of(folder).__name__} cannot load it: {reason}") from None
@@ -344,7 +346,7 @@ def _with_text(report: OutputsReport, folder: ModelFolder | None) -> OutputsRepo
     try:
         from transformers import AutoTokenizer
 
-        decode: Callable[[list[int]], str] = AutoTokenizer.from_pretrained(folder.path).decode
+        decode: Callable[[list[int]], str] = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False).decode
     except Exception:
         return report  # what a tokenizer lacks takes nothing from the figures
     comparisons = [
