@@ -10,7 +10,7 @@ import sys
 
 import environment
 
-SOURCE, GROWN, CHECKS = "weights/smollm2-135m-instruct", "grown/smollm2-269m", "grown/smollm2-269m.json"
+SOURCE, GROWN = "weights/smollm2-135m-instruct", "grown/smollm2-269m"
 PAGE = "docs/reports/smollm2.html"
 GROWTH = (
     "--hidden-size 768 --intermediate-size 2112 --num-attention-heads 12 --num-key-value-heads 4 --num-hidden-layers 36"
@@ -27,8 +27,8 @@ def main() -> int:
     for command in (
         ("examples/weights.py", "smollm2"),
         (*growformer, "grow", SOURCE, GROWN, *GROWTH.split()),
-        ("scripts/example_report.py", "--verify"),
-        (*growformer, "report", SOURCE, GROWN, "--verification", CHECKS, "-o", PAGE, "--force"),
+        (*growformer, "verify", SOURCE, GROWN),
+        (*growformer, "report", SOURCE, GROWN, "-o", PAGE, "--force"),
     ):
         code = environment.run(python, *command)
         if code != 0:
@@ -36,17 +36,5 @@ def main() -> int:
     return 0
 
 
-def verify() -> int:
-    """Run all checks, and keep what they found."""
-    import json
-
-    from growformer import verify
-
-    found = verify(SOURCE, GROWN, checks=["constraints", "outputs", "trainability"])
-    (environment.ROOT / CHECKS).write_text(json.dumps(found.to_json()), encoding="utf-8")
-    print(found)
-    return 0 if found.ok else 1
-
-
 if __name__ == "__main__":
-    sys.exit(verify() if "--verify" in sys.argv[1:] else main())
+    sys.exit(main())
