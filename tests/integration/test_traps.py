@@ -197,13 +197,19 @@ def test_steps_of_live_models_compose() -> None:
     assert_preserved("llama", source, growformer.grow(source, plan=first.then(second)))
 
 
-def test_live_models_without_a_plan_are_compared_by_outputs() -> None:
+def test_live_models_without_a_plan_are_compared_by_outputs_or_by_what_they_show() -> None:
     source = CASES["llama"].build()
-    result = growformer.verify(source, growformer.grow(source, hidden_size=36))
+    grown = growformer.grow(source, hidden_size=36)
+    result = growformer.verify(source, grown)
     assert result.ok
     assert result.constraints is None
-    with pytest.raises(growformer.SourceError, match="needs plan="):
-        growformer.verify(source, source, checks=["trainability"])
+    found = growformer.verify(source, grown, checks=["constraints", "trainability"])
+    assert found.ok
+    assert found.constraints is not None
+    assert found.constraints.record == "inferred"
+    with torch.no_grad():
+        grown.model.layers[0].mlp.gate_proj.weight[0, 0] *= -1
+    assert not growformer.verify(source, grown, checks=["constraints"]).ok
 
 
 def test_a_model_without_its_pooler() -> None:

@@ -14,6 +14,8 @@ from torch import nn
 
 import growformer
 from growformer.planning.plan import Plan
+from growformer.verification import outputs
+from growformer.verification.output_errors import errors_of
 from growformer.verification.output_runs import InputSet
 from growformer.verification.outputs import compare_outputs, convert
 from growformer.verification.recorded import Recorded
@@ -340,3 +342,34 @@ def test_classes_that_decode_something_else_are_not_judged_by_it() -> None:
     report = compare_outputs(source, grown, [tokens()], generate=4, record=record)
     assert report.cache is None
     assert "the source itself decodes something else than its forward gives" in report.notes[0]
+
+
+def test_one_huge_activation_does_not_hide_the_others() -> None:
+    """In trained models one coordinate of one token is thousands of times as large as all else."""
+    source = llama()
+    with torch.no_grad():
+        source.get_parameter("model.embed_tokens.weight")[:, 3] *= 1e4
+    plan = growformer.plan(source, num_hidden_layers=5, new_layers_at=[1, 3])
+    grown = growformer.grow(source, plan=plan)
+    record = Recorded.read(json.loads(plan.to_json()))
+    comparison = compare_outputs(source, grown, [tokens()], record=record).comparisons[0]
+    assert comparison.ok
+    assert len(comparison.by_layer) == 3
+    broken = disturbed(grown, "model.layers.3.mlp.down_proj.weight", 1e-3)
+    first = compare_outputs(source, broken, [tokens()], record=record).comparisons[0].first_wrong
+    assert first is not None
+    assert (first.first_grown, first.grown_layer) == (3, 4)
+
+
+def test_the_rounding_of_one_huge_number_decides_nothing() -> None:
+    numbers = torch.Generator().manual_seed(0)
+    exact, noise = (torch.randn(40, 64, generator=numbers, dtype=torch.float64) for _ in range(2))
+    exact[0, 7] = 1e4
+    own, other = exact + 1e-7 * noise, exact + 1e-7 * noise.flip(0)
+    own[0, 7], other[0, 7] = 1e4 + 1e-4, 1e4 + 1e-3
+    plain = errors_of("stream", [exact], [own], [other])
+    by_coordinate = errors_of("stream", *outputs._by_coordinate([exact], [own], [other]))
+    assert plain.ratio > 5
+    assert by_coordinate.ratio < 1.5
+    other[:, 5] += 1e-6  # a coordinate that is really off
+    assert errors_of("stream", *outputs._by_coordinate([exact], [own], [other])).ratio > 1.5

@@ -8,7 +8,7 @@ The same is asked of every position, of the stream after every layer, and of dec
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -280,13 +280,26 @@ def _compare_layers(
             for stream, one in zip(streams, three, strict=True):
                 stream.append(one.flatten(0, -2))  # type: ignore[union-attr]
         else:
-            errors = errors_of("stream", *streams)
+            errors = errors_of("stream", *_by_coordinate(*streams))
             found.append(
                 LayerErrors(
                     pair.layer, pair.grown_layer, pair.first_grown, pair.stack, errors.source_error, errors.grown_error
                 )
             )
     return found
+
+
+def _by_coordinate(*streams: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Yield streams with every coordinate in units of its own root mean square in the first, the reference.
+
+    In trained models one coordinate of one token may be thousands of times as large as all others. Its rounding, a single
+    number, would then be all that a norm over the stream sees, and the ratio of two such numbers means nothing.
+    """
+    squares = sum(one.double().square().sum(0) for one in streams[0]) / sum(len(one) for one in streams[0])
+    scale = squares.sqrt()
+    scale = torch.where((scale > 0) & scale.isfinite(), scale, 1.0)
+    for stream in streams:
+        yield [one.double() / scale for one in stream]
 
 
 def _compare_caches(
