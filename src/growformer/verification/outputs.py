@@ -292,11 +292,10 @@ def _compare_layers(
 def _by_coordinate(*streams: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
     """Yield streams with every coordinate in units of its own root mean square in the first, the reference.
 
-    In trained models one coordinate of one token may be thousands of times as large as all others. Its rounding, a single
-    number, would then be all that a norm over the stream sees, and the ratio of two such numbers means nothing.
+    In trained models one coordinate of one token may be thousands of times as large as all others. Its rounding, a
+    single number, would then be all that a norm over the stream sees, and the ratio of two such numbers means nothing.
     """
-    squares = sum(one.double().square().sum(0) for one in streams[0]) / sum(len(one) for one in streams[0])
-    scale = squares.sqrt()
+    scale = torch.cat([one.double() for one in streams[0]]).square().mean(0).sqrt()
     scale = torch.where((scale > 0) & scale.isfinite(), scale, 1.0)
     for stream in streams:
         yield [one.double() / scale for one in stream]
