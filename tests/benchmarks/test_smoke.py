@@ -1,4 +1,4 @@
-"""The benchmark runs; no test asserts a time."""
+"""The benchmarks run, with ``-m slow``; no test asserts a time."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 
 
