@@ -243,5 +243,5 @@ def test_names_of_tensors(run, models) -> None:
     assert len(matching(made, "?_proj")) == 4
     ran = run("plan", models["llama"], "--hidden-size", 36, "--show", "q_porj")
     assert ran.code == 2
-    assert "no tensor is called 'q_porj'; did you mean 'q_proj'?" in ran.err
+    assert "what becomes of each); did you mean 'q_proj'?" in ran.err
     assert run("plan", models["llama"], "--hidden-size", 36, "--show", "q_proj", "--json").code == 2

@@ -47,8 +47,8 @@ def matching(made: Mapping[str, Sequence[Variant]], pattern: str) -> list[str]:
     if not found:
         short = sorted({part for t in made for part in (t, _module(t), _module(t).rsplit(".", 1)[-1])})
         raise RequestError(
-            f"no tensor is called {pattern!r}{did_you_mean(pattern, short)}; growformer plan without --show lists what "
-            "becomes of each, and * stands for any characters"
+            f"no tensor is called {pattern!r} (* stands for any characters; growformer plan without --show lists what "
+            f"becomes of each){did_you_mean(pattern, short)}"
         )
     return found
 
