@@ -419,11 +419,11 @@ def verify(source: Source, grown: Source, *, checks: Sequence[str] | None = None
     """Check that a grown model computes what its source computes.
 
     Args:
-        source: a folder, or a live model.
+        source: a folder, a hub id, or a live model.
         grown: likewise.
-        checks: ``constraints`` (block by block, no forward pass), ``outputs`` (both models on the same inputs),
-            ``trainability`` (which new parameters learn in two steps). By default the first two; of live models without
-            ``plan=``, which constraints need, only outputs.
+        checks: ``constraints`` (every value, no forward pass), ``outputs`` (both models on the same inputs),
+            ``trainability`` (which new parameters learn in two steps). By default all three, as far as memory allows;
+            of live models without ``plan=`` only outputs, and the others by what both models show if asked for.
         options: see ``growformer.verification.verification.verify``.
     """
     from growformer.verification.verification import verify as run

@@ -67,7 +67,9 @@ def _made(source: Any, grown: Any, verification: Any, verify: bool, plan: Plan |
     if grown is None:
         raise RequestError("expected the grown checkpoint too, as in report(SOURCE, GROWN), or a plan alone")
     from growformer.reporting.folders import certificate_beside, read_verification, subject_of_folders
+    from growformer.verification.growth import in_a_folder
 
+    grown = in_a_folder(grown)
     is_folder = isinstance(grown, (str, Path))
     if is_folder and plan is None:
         subject = subject_of_folders(str(source), str(grown), revision, inferred=_inferred(source, grown))

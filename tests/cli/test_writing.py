@@ -18,7 +18,13 @@ from tests.cli.support import contents
 GROW = ["--hidden-size", "36", "--num-attention-heads", "9", "--num-key-value-heads", "3"]
 
 
+def listen() -> None:
+    """Let Ctrl-C reach a process, whatever runs the tests: what a shell starts in the background ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(arguments: list[str], **options: object) -> subprocess.Popen[str]:
+    options.setdefault("preexec_fn", listen)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
         [sys.executable, "-m", "growformer", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -78,6 +79,20 @@ def test_growth_records_the_commit(hub: list[str], tmp_path: Path) -> None:
     record = json.loads((tmp_path / "grown" / "growformer.json").read_text())
     assert record["source"]["revision"] == COMMIT
     assert hub == ["info None", f"all {COMMIT}"]
+
+
+def test_a_grown_model_of_the_hub_brings_its_record(hub: list[str], tmp_path: Path) -> None:
+    small = Path(shutil.copytree(tmp_path / "hub", tmp_path / "small"))
+    growformer.grow_checkpoint(small, tmp_path / "large", hidden_size=36)
+    shutil.rmtree(tmp_path / "hub")
+    shutil.move(tmp_path / "large", tmp_path / "hub")
+    found = growformer.verify(small, "owner/tiny", checks=["constraints"])
+    assert found.ok
+    assert found.constraints is not None
+    assert found.constraints.record == "growformer.json"
+    assert "hidden_size" in growformer.report(small, "owner/tiny", verify=False).html
+    with pytest.raises(growformer.SourceError, match="owner/missing: no such folder"):
+        growformer.verify(small, "owner/missing")
 
 
 @pytest.mark.parametrize("model", ["owner/missing", "missing", "./owner/missing"])

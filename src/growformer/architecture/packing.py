@@ -9,8 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from growformer.architecture.declaration import Architecture, Config, TensorSpec
 from growformer.architecture.facts import Packed
+
+Positions = slice | npt.NDArray[np.int64]
+"""Some coordinates along a dimension."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,4 +82,34 @@ def _written(spec: TensorSpec) -> int:
     return next(d for d, dim in enumerate(spec.dims) if dim.role == "write")
 
 
-__all__ = ["Piece", "packed_shape", "pieces"]
+def stored_region(piece: Piece | None, region: tuple[Positions, ...]) -> tuple[Positions, ...]:
+    """Return a region of a declared tensor as one of the stored tensor that holds it."""
+    if piece is None:
+        return region
+    dims = list(region[::-1] if piece.transposed else region)
+    along = dims[piece.dim]
+    if isinstance(along, slice):
+        first, last = piece.start + along.start * piece.step, piece.start + (along.stop - 1) * piece.step
+        dims[piece.dim] = slice(first, last + 1, piece.step)
+    else:
+        dims[piece.dim] = piece.start + along * piece.step
+    return (slice(piece.at, piece.at + 1), *dims) if piece.at is not None else tuple(dims)
+
+
+def declared_bounds(piece: Piece | None, bounds: tuple[slice, ...]) -> tuple[slice, ...] | None:
+    """Return what of a declared tensor lies inside bounds of the stored one, or None."""
+    if piece is None:
+        return bounds
+    if piece.at is not None and not bounds[0].start <= piece.at < bounds[0].stop:
+        return None
+    dims = list(bounds if piece.at is None else bounds[1:])
+    along = dims[piece.dim]
+    first = max(0, -(-(along.start - piece.start) // piece.step))
+    last = min(piece.count, -(-(along.stop - piece.start) // piece.step))
+    if first >= last:
+        return None
+    dims[piece.dim] = slice(first, last)
+    return tuple(dims[::-1] if piece.transposed else dims)
+
+
+__all__ = ["Piece", "Positions", "declared_bounds", "packed_shape", "pieces", "stored_region"]

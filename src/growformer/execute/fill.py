@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from growformer.architecture.packing import Piece
+from growformer.architecture.packing import Piece, declared_bounds, stored_region
 from growformer.errors import PlanError
 from growformer.execute.layout import Band
 from growformer.execute.numbers import SPAN, OrderedSum, decode, encode
-from growformer.execute.stored import Part, declared_bounds, held
+from growformer.execute.stored import Part
 from growformer.planning.blocks import (
     Affine,
     Block,
@@ -146,7 +146,7 @@ class BandFiller:
     def _write(
         self, made: _Made, number: int, block: Block, piece: Piece | None, band: Band, out: Bits, scratch: Scratch
     ) -> None:
-        place = held(piece, block.region)
+        place = stored_region(piece, block.region)
         into = tuple(shifted(index, bounds.start) for index, bounds in zip(place, band.bounds, strict=True))
         lead = 0 if piece is None or piece.at is None else 1
         turned = piece is not None and piece.transposed
@@ -194,7 +194,7 @@ class BandFiller:
                 _by_rows(out, lambda rows: encode(numbers(rows) * scale + value.shift, made.dtype))
             return
         stored = out.T if info.piece is not None and info.piece.transposed else out
-        region = held(info.piece, value.region)
+        region = stored_region(info.piece, value.region)
         start = self.weights.contiguous(info.stored, region) if stored.flags.c_contiguous else None
         if start is None:
             out[...] = self._bits(value.tensor, value.region, scratch)
@@ -253,7 +253,7 @@ class BandFiller:
     def _bits(self, canonical: str, region: Region, scratch: Scratch) -> Bits:
         """Return the bits of a region of a declared source tensor."""
         info = self.plan.source.tensors[canonical]
-        bits = self.weights.region(info.stored, held(info.piece, region), scratch)
+        bits = self.weights.region(info.stored, stored_region(info.piece, region), scratch)
         if info.piece is None:
             return bits
         bits = bits[0] if info.piece.at is not None else bits

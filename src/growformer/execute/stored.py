@@ -8,10 +8,10 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from growformer.architecture.declaration import TensorSpec
-from growformer.architecture.packing import Piece, packed_shape, pieces
+from growformer.architecture.packing import Piece, declared_bounds, packed_shape, pieces, stored_region
 from growformer.architecture.source import spelled
 from growformer.errors import PlanError
-from growformer.planning.blocks import Region, TensorPlan, shifted
+from growformer.planning.blocks import TensorPlan, shifted
 from growformer.planning.plan import Plan
 from growformer.planning.rules import tensor_plan
 
@@ -109,43 +109,13 @@ def materialise_stored(
             out = torch.empty(shape, dtype=dtype, device=device)
         if not values.numel():
             continue
-        place = held(piece, bounds or tuple(slice(0, size) for size in tensor.shape))
+        place = stored_region(piece, bounds or tuple(slice(0, size) for size in tensor.shape))
         if within is not None:
             place = tuple(shifted(index_, b.start) for index_, b in zip(place, within, strict=True))
         assign(out, place, values.T if piece.transposed else values)
     if out is None:
         raise PlanError(f"{stored.name} holds no declared tensor")
     return out
-
-
-def held(piece: Piece | None, region: Region) -> Region:
-    """Return a region of a declared tensor as one of the stored tensor that holds it."""
-    if piece is None:
-        return region
-    dims = list(region[::-1] if piece.transposed else region)
-    along = dims[piece.dim]
-    if isinstance(along, slice):
-        first, last = piece.start + along.start * piece.step, piece.start + (along.stop - 1) * piece.step
-        dims[piece.dim] = slice(first, last + 1, piece.step)
-    else:
-        dims[piece.dim] = piece.start + along * piece.step
-    return (slice(piece.at, piece.at + 1), *dims) if piece.at is not None else tuple(dims)
-
-
-def declared_bounds(piece: Piece | None, bounds: tuple[slice, ...]) -> tuple[slice, ...] | None:
-    """Return what of a declared tensor lies inside bounds of the stored one, or None."""
-    if piece is None:
-        return bounds
-    if piece.at is not None and not bounds[0].start <= piece.at < bounds[0].stop:
-        return None
-    dims = list(bounds if piece.at is None else bounds[1:])
-    along = dims[piece.dim]
-    first = max(0, -(-(along.start - piece.start) // piece.step))
-    last = min(piece.count, -(-(along.stop - piece.start) // piece.step))
-    if first >= last:
-        return None
-    dims[piece.dim] = slice(first, last)
-    return tuple(dims[::-1] if piece.transposed else dims)
 
 
 def take(stored: torch.Tensor, piece: Piece | None) -> torch.Tensor:
@@ -156,4 +126,4 @@ def take(stored: torch.Tensor, piece: Piece | None) -> torch.Tensor:
     return part.T if piece.transposed else part
 
 
-__all__ = ["StoredTensor", "declared_bounds", "held", "materialise_stored", "stored_tensors", "take"]
+__all__ = ["StoredTensor", "materialise_stored", "stored_tensors", "take"]

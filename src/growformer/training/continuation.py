@@ -7,12 +7,13 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from growformer.architecture.packing import stored_region
 from growformer.errors import RequestError
 from growformer.execute.module import tensors_of
 from growformer.execute.optimizer import grow_optimizer
 from growformer.execute.placement import local, local_region
 from growformer.execute.slots import GrownSlots
-from growformer.execute.stored import StoredTensor, held, stored_tensors
+from growformer.execute.stored import StoredTensor, stored_tensors
 from growformer.execute.values import select
 from growformer.planning.blocks import Constant
 from growformer.planning.plan import Plan
@@ -96,7 +97,7 @@ def _check_untrained(plan: Plan, stored: StoredTensor, parameter: nn.Parameter) 
         for block in tensor_plan(plan, spec, index).blocks:
             if not isinstance(block.value, Constant):
                 continue
-            inside = local_region(parameter, held(piece, block.region))
+            inside = local_region(parameter, stored_region(piece, block.region))
             if inside is not None and bool((select(local(parameter), inside) != block.value.value).any()):
                 raise RequestError(
                     f"{stored.name} has been trained since it was grown, so that its new regions are older than this "

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from growformer.architecture.declaration import TensorSpec
-from growformer.architecture.packing import Piece
+from growformer.architecture.packing import Piece, stored_region
 from growformer.errors import RequestError
 from growformer.execute.slots import GrownSlots, P
-from growformer.execute.stored import held
 from growformer.planning.blocks import Affine, Constant, Index1D, Region, compact, from_source, length, positions
 from growformer.planning.plan import Plan
 from growformer.planning.rules import tensor_plan
@@ -173,10 +172,10 @@ def grown_regions(
         for spec, index, piece in slots.stored.parts:
             is_new = plan.is_new(index)
             for block in tensor_plan(plan, spec, index).blocks:
-                value, target = from_source(block.value), held(piece, block.region)
+                value, target = from_source(block.value), stored_region(piece, block.region)
                 moved: list[Followed] = []
                 if value is not None:
-                    origin = held(plan.source.tensors[value.tensor].piece, value.region)
+                    origin = stored_region(plan.source.tensors[value.tensor].piece, value.region)
                     moved = _moved(regions.get(slots.before, ()), origin, target)
                 if value is not None and not is_new:
                     found += [_towards(m, renamed) if isinstance(m, Fade) else m for m in moved]
@@ -248,7 +247,7 @@ def _faded(
         )
         if not all(length(i) for i in inside):
             continue
-        here, there = held(piece, inside), held(other, inside)
+        here, there = stored_region(piece, inside), stored_region(other, inside)
         if all(np.array_equal(positions(a), positions(b)) for a, b in zip(here, there, strict=True)):
             yield here, holder
 

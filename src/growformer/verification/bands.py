@@ -37,36 +37,6 @@ def cut_dimension(shape: tuple[int, ...], width: int) -> int:
     return cut
 
 
-def declared_bounds(piece: Piece | None, bounds: Bounds) -> Bounds | None:
-    """Return what of a declared tensor lies inside bounds of the stored one, or None."""
-    if piece is None:
-        return bounds
-    if piece.at is not None and not bounds[0].start <= piece.at < bounds[0].stop:
-        return None
-    dims = list(bounds if piece.at is None else bounds[1:])
-    along = dims[piece.dim]
-    first = max(0, -(-(along.start - piece.start) // piece.step))
-    last = min(piece.count, -(-(along.stop - piece.start) // piece.step))
-    if first >= last:
-        return None
-    dims[piece.dim] = slice(first, last)
-    return tuple(dims[::-1] if piece.transposed else dims)
-
-
-def stored_region(piece: Piece | None, region: Region) -> Region:
-    """Return a region of a declared tensor as one of the stored tensor that holds it."""
-    if piece is None:
-        return region
-    dims = list(region[::-1] if piece.transposed else region)
-    along = dims[piece.dim]
-    if isinstance(along, slice):
-        first, last = piece.start + along.start * piece.step, piece.start + (along.stop - 1) * piece.step
-        dims[piece.dim] = slice(first, last + 1, piece.step)
-    else:
-        dims[piece.dim] = piece.start + along * piece.step
-    return (slice(piece.at, piece.at + 1), *dims) if piece.at is not None else tuple(dims)
-
-
 def is_cut_by_bands(
     requirement: Requirement, whole: Region, piece: Piece | None, stored: tuple[int, ...], width: int
 ) -> bool:
@@ -149,6 +119,5 @@ def _key(along: object) -> object:
 
 
 __all__ = [
-    "BAND_BYTES", "Bounds", "bands", "cut_dimension", "declared_bounds", "inside", "is_cut_by_bands", "pieces_of",
-    "seen_from", "stored_region",
+    "BAND_BYTES", "Bounds", "bands", "cut_dimension", "inside", "is_cut_by_bands", "pieces_of", "seen_from",
 ]  # fmt: skip

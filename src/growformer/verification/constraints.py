@@ -18,16 +18,15 @@ from typing import Any
 
 import torch
 
+from growformer.architecture.packing import declared_bounds, stored_region
 from growformer.errors import PlanError, SourceError
 from growformer.verification.bands import (
     Bounds,
     bands,
-    declared_bounds,
     inside,
     is_cut_by_bands,
     pieces_of,
     seen_from,
-    stored_region,
 )
 from growformer.verification.comparing import (
     SPAN,

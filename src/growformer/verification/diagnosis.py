@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from growformer.architecture.packing import stored_region
 from growformer.errors import SourceError
-from growformer.verification.bands import BAND_BYTES, stored_region
+from growformer.verification.bands import BAND_BYTES
 from growformer.verification.held import Held, undo
 from growformer.verification.recorded import Indices, Recorded
 from growformer.verification.regions import part, size, spread

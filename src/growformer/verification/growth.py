@@ -44,6 +44,19 @@ class Growth:
         return Recorded.read(json.loads(self.plan.to_json()))
 
 
+def in_a_folder(model: Any) -> Any:
+    """Return where a model of the hub lies on this machine, downloaded if it has to be; all else as it is.
+
+    Raises:
+        SourceError: there is no such model, or it cannot be read safely.
+    """
+    if not isinstance(model, str) or Path(model).exists():
+        return model
+    from growformer.storage.folder import open_folder
+
+    return open_folder(model).path
+
+
 def has_record(grown: Any) -> bool:
     """Tell whether a grown model is a folder with a growformer.json."""
     return isinstance(grown, (str, Path)) and (Path(grown) / FILE).is_file()
@@ -108,4 +121,4 @@ def _plan_in(file: Path) -> Plan:
         raise SourceError(f"{file}: neither a {FILE} nor a plan's JSON: {error}") from None
 
 
-__all__ = ["FILE", "INFERRED", "Growth", "find_growth", "has_record"]
+__all__ = ["FILE", "INFERRED", "Growth", "find_growth", "has_record", "in_a_folder"]

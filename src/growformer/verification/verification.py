@@ -136,6 +136,9 @@ def verify(
     for name in wanted:
         if name not in CHECKS:
             raise RequestError(f"unknown check {name!r}: expected {', '.join(CHECKS)}{did_you_mean(name, CHECKS)}")
+    from growformer.verification.growth import in_a_folder
+
+    grown = in_a_folder(grown)
     notes: list[str] = []
     grew = _how_it_grew(source, grown, plan, record, set(wanted), notes, required=checks is not None)
     if grew is None:

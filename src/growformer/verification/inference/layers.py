@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from growformer.architecture.declaration import TensorSpec
+from growformer.architecture.packing import stored_region
 from growformer.errors import PlanError, SourceError
-from growformer.verification.bands import stored_region
 from growformer.verification.dimensions import term_size
 from growformer.verification.held import Held, undo
 from growformer.verification.recorded import Along, Recorded
