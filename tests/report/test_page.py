@@ -134,6 +134,14 @@ def test_fragments_of_notebooks_are_text_too() -> None:
     assert "<script" not in html
 
 
+def test_what_does_not_learn_is_no_breach_of_preservation() -> None:
+    found = verification()
+    found["trainability"]["ok"] = found["ok"] = False
+    page = read_page(report_on(Subject.of_plan(plan_of("llama"), source="small", grown="large"), found).html)
+    words = page.all(class_="verdict")[0].words
+    assert "Computes the same (constraints and outputs passed), but not all that is new learns." in words
+
+
 def test_what_was_not_checked_says_so() -> None:
     subject = Subject.of_plan(plan_of("llama"), source="small", grown="large")
     planned = read_page(report_on_plan(plan_of("llama"), source="small").html)

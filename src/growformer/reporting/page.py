@@ -120,11 +120,13 @@ def _verdict(subject: Subject, found: Findings | None, shown: tuple[Check, ...])
     passed = [c.name.lower() for c in shown if c.state == "passed"]
     failed = [c.name.lower() for c in shown if c.state == "failed"]
     left = [c.name.lower() for c in shown if c.state == "not checked"]
-    words = (
-        f"Not preserved: {_and(failed)} failed."
-        if failed or not found.ok
-        else f"Computes the same: {_and(passed)} passed."
-    )
+    if failed == ["trainability"]:  # what does not learn is no breach of preservation
+        same = f"Computes the same ({_and(passed)} passed), but not" if passed else "Not"
+        words = f"{same} all that is new learns."
+    elif failed or not found.ok:
+        words = f"Not preserved: {_and(failed)} failed."
+    else:
+        words = f"Computes the same: {_and(passed)} passed."
     return words + (f" Not checked: {_and(left)}." if left else "")
 
 
