@@ -347,6 +347,9 @@ def evaluate_size(expression: str, names: Mapping[str, Any], index: Mapping[str,
     Raises:
         ArchitectureError: the result is not a whole number, or larger.
     """
+    plain = names.get(expression) if not index or expression not in index else None
+    if type(plain) is int and 0 <= plain <= MAX_SIZE:  # most sizes are a field as it stands
+        return plain
     if isinstance(names.get(expression), float):
         raise ArchitectureError(f"the size {expression!r} must be a whole number, found {names[expression]!r}")
     result = evaluate(expression, names, index)

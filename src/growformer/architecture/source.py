@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from growformer.architecture.arrows import Arrow
@@ -26,6 +26,7 @@ _LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "ForMaskedLM")
 
 
 _TIED = "the same storage as "
+_Find = Callable[[str], tuple[str | None, dict[str, int]]]
 
 
 def tied_to(reason: str) -> str | None:
@@ -384,10 +385,15 @@ def _canonical(architecture: Architecture, prefix: str, stored: str) -> str:
     return name if name.split(".")[0] in architecture.heads else "?" + name
 
 
-def _finder(architecture: Architecture) -> Any:
+def _finder(architecture: Architecture) -> _Find:
     """Return a function from a canonical name to its template and index; ``(None, {})`` where there is none."""
+    return _finder_of((*architecture.tensors, *architecture.packed))
+
+
+@lru_cache(maxsize=64)
+def _finder_of(templates: tuple[str, ...]) -> _Find:
     patterns: dict[str, list[tuple[str, list[str], re.Pattern[str]]]] = {}
-    for template in (*architecture.tensors, *architecture.packed):
+    for template in templates:
         axes = re.findall(r"\{(\w+)\}", template)
         pattern = re.compile(re.sub(r"\\\{\w+\\\}", r"(\\d+)", re.escape(template)))
         patterns.setdefault(_numberless(re.sub(r"\{\w+\}", "0", template)), []).append((template, axes, pattern))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -135,6 +135,31 @@ class Block:
         if isinstance(value, Sum):
             return {part.tensor for part in value.parts if isinstance(part, Affine)}
         return set()
+
+
+def renamed(block: Block, tensor: str, source: str) -> Block:
+    """Return the same block of another instance of a tensor.
+
+    Args:
+        block: a block all of whose values come from one source tensor.
+        tensor: canonical name of the other instance in the target.
+        source: canonical name of what it comes from in the source.
+    """
+    value = block.value
+    if isinstance(value, Sum):
+        return Block(block.region, Sum(tuple(_renamed(part, tensor, source) for part in value.parts)))
+    return Block(block.region, _renamed(value, tensor, source))
+
+
+_Single = TypeVar("_Single", bound=Constant | Affine | Mean | Fill | Noise)
+
+
+def _renamed(value: _Single, tensor: str, source: str) -> _Single:
+    if isinstance(value, (Affine, Mean)):
+        return replace(value, tensor=source)
+    if isinstance(value, Fill):
+        return replace(value, tensor=tensor, template=value.template and (source, value.template[1]))
+    return replace(value, tensor=tensor) if isinstance(value, Noise) else value
 
 
 @dataclass(frozen=True, slots=True)

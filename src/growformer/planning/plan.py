@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from math import prod
 from typing import Any, Literal
 
-from growformer.architecture.declaration import Architecture, Arrow, TensorSpec
+from growformer.architecture.declaration import Architecture, Arrow, TensorSpec, spaces_in
 from growformer.architecture.exact import ONE, Root
-from growformer.architecture.language import Term, flat_size
+from growformer.architecture.language import Term, flat_size, term_axes
 from growformer.architecture.serialise import architecture_from_json, architecture_to_json
 from growformer.architecture.source import SourceInfo
 from growformer.errors import PlanError
 from growformer.planning.axis_map import NEW, AxisMap, origin_of
-from growformer.planning.blocks import Affine, TensorPlan
+from growformer.planning.blocks import Affine, Block, TensorPlan
 from growformer.planning.initialisation import Initialisation
 from growformer.planning.rules import tensor_plan
 from growformer.planning.spaces import SpaceState
@@ -133,6 +133,26 @@ class Plan:
         if not self.source.tied:
             return frozenset()
         return frozenset({*self.architecture.ties, *self.architecture.ties.values()})
+
+    def reach(self, spec: TensorSpec) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the axes and the spaces that a tensor has, or that the norm it belongs to reads and writes."""
+        if spec.template not in self._reach:
+            arrow = self.architecture.arrows[spec.owner]
+            ends = (arrow.source, arrow.target) if arrow.kind != "carried" else ()
+            spaces = dict.fromkeys(space for term in ends for space in spaces_in(term))
+            axes = {axis for space in spaces for axis in self.architecture.spaces[space].axes}
+            axes |= {axis for dim in spec.dims for axis in term_axes(dim.term)}
+            self._reach[spec.template] = (tuple(sorted(axes & self.axis_maps.keys())), tuple(spaces))
+        return self._reach[spec.template]
+
+    @cached_property
+    def _reach(self) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+        return {}
+
+    @cached_property
+    def made(self) -> dict[Hashable, tuple[Block, ...]]:
+        """Blocks of one instance of those that are treated alike, kept by ``tensor_plan``; no part of the value."""
+        return {}
 
     # The tensors of the target.
 

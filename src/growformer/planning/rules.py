@@ -14,7 +14,7 @@ head) that is new, everything is free but the tensors that write to spaces outsi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
@@ -43,6 +43,7 @@ from growformer.planning.blocks import (
     TensorPlan,
     Value,
     compact,
+    renamed,
 )
 from growformer.planning.spaces import averaged_axes, norm_axes
 
@@ -78,38 +79,63 @@ def _empty_table(size: int, source_size: int) -> _Table:
 
 
 def tensor_plan(plan: Plan, spec: TensorSpec, index: Mapping[str, int]) -> TensorPlan:
-    """Return the blocks of one instance of a tensor."""
-    architecture = plan.architecture
-    arrow = architecture.arrows[spec.owner]
+    """Return the blocks of one instance of a tensor. Instances that are treated alike share the work."""
     name = spec.name(index)
-    shape = tuple(plan.term_size(dim.term, index) for dim in spec.dims)
-    everything = tuple(slice(0, size) for size in shape)
     origin = plan.origin(index)
     if origin is not None and spec.name(origin) not in plan.source.tensors:
         origin = None  # the layer that a new one copies has no such tensor
-    fresh = plan.is_new(index)
     # A layer that is new and random has no source; its dtype comes from any instance.
     source = plan.dtype_from(spec, index)
+    key = (spec.template, origin is None, plan.outermost_new(index), _sizes_and_scales(plan, spec, index))
+    blocks = plan.made.get(key)
+    if blocks is None:
+        blocks = tuple(_blocks(plan, spec, index, origin, source))
+        if not _is_post_norm(plan, plan.architecture.arrows[spec.owner]):  # what these hold depends on their neighbours
+            plan.made[key] = blocks
+    else:
+        blocks = tuple(renamed(block, name, source) for block in blocks)
+    shape = tuple(plan.term_size(dim.term, index) for dim in spec.dims)
+    return TensorPlan(name, spec.template, tuple(index.items()), shape, source, blocks)
 
-    def made(blocks: Iterable[Block]) -> TensorPlan:
-        return TensorPlan(name, spec.template, tuple(index.items()), shape, source, tuple(blocks))
 
+def _sizes_and_scales(plan: Plan, spec: TensorSpec, index: Mapping[str, int]) -> tuple[Hashable, ...]:
+    """Return what the blocks of an instance follow from: the maps of the axes and the scales of the spaces it has."""
+    axes, spaces = plan.reach(spec)
+    return (*(plan.axis_map(axis, index) for axis in axes), *(plan.space_scale(space, index) for space in spaces))
+
+
+def _blocks(
+    plan: Plan, spec: TensorSpec, index: Mapping[str, int], origin: Mapping[str, int] | None, source: str
+) -> Iterable[Block]:
+    """Return what an instance of a tensor is made of.
+
+    Args:
+        plan: the plan.
+        spec: the tensor.
+        index: its instance in the target.
+        origin: the source instance that it comes from or copies, if there is one.
+        source: the source tensor that gives it its dtype.
+    """
+    arrow = plan.architecture.arrows[spec.owner]
+    name = spec.name(index)
+    fresh = plan.is_new(index)
+    everything = tuple(slice(0, plan.term_size(dim.term, index)) for dim in spec.dims)
     if spec.template in plan.source.zeros:
-        return made((Block(everything, Constant(0.0)),))
+        return (Block(everything, Constant(0.0)),)
     if arrow.kind == "carried":
-        return made((Block(everything, Affine(source, everything)),))
+        return (Block(everything, Affine(source, everything)),)
     tables = [_table(plan, dim.term, dim.role, index, origin, fresh) for dim in spec.dims]
-    if arrow.kind == "norm" and arrow_is_on_the_residual_path(plan, arrow):
+    if _is_post_norm(plan, arrow):
         shifted = _post_norm(plan, spec, arrow, index, origin, tables)
         if shifted is not None:
-            return made(shifted)
+            return shifted
     if fresh and not _is_local(plan, spec, index):
         value: Value = Constant(float(-arrow.offset) if spec.dims[0].role == "gain" else 0.0)
-        return made((Block(everything, value),))
+        return (Block(everything, value),)
     if arrow.kind in ("norm", "scale"):
-        return made(_norm_blocks(plan, spec, arrow, index, origin, name, source, tables[0]))
+        return _norm_blocks(plan, spec, arrow, index, origin, name, source, tables[0])
     noisy = spec.template not in plan.tied_templates and arrow.kind != "embedding"
-    return made(_weight_blocks(spec, name, source, tables, noisy))
+    return _weight_blocks(spec, name, source, tables, noisy)
 
 
 def arrow_is_on_the_residual_path(plan: Plan, arrow: Arrow) -> bool:
