@@ -31,6 +31,10 @@ _MIXTRAL: dict[str, Any] = {
     "num_hidden_layers": 2, "head_dim": 8, "num_local_experts": 3, "num_experts_per_tok": 3, "pad_token_id": None,
     "bos_token_id": 0, "eos_token_id": 1,
 }  # fmt: skip
+_PERSIMMON: dict[str, Any] = {
+    "vocab_size": 61, "hidden_size": 24, "intermediate_size": 36, "num_attention_heads": 3, "num_hidden_layers": 2,
+    "hidden_act": "gelu", "qk_layernorm": True, "pad_token_id": None, "bos_token_id": 0, "eos_token_id": 1,
+}  # fmt: skip
 MODELS: dict[str, tuple[Case, dict[str, Any]]] = {
     "llama": (
         CASES["llama"],
@@ -42,6 +46,10 @@ MODELS: dict[str, tuple[Case, dict[str, Any]]] = {
     "mixtral": (
         Case(model_type="mixtral", model="MixtralForCausalLM", config=_MIXTRAL),
         {"hidden_size": 36, "intermediate_size": 52, "num_key_value_heads": 3, "num_attention_heads": 9},
+    ),
+    "persimmon": (  # its norms of queries and keys have gains over one axis of two
+        Case(model_type="persimmon", model="PersimmonForCausalLM", config=_PERSIMMON),
+        {"intermediate_size": 53, "num_hidden_layers": 3},
     ),
 }  # fmt: skip
 Change = Callable[[torch.nn.Module], None]

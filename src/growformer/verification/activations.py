@@ -66,12 +66,13 @@ class Activations:
             dim = next((d for d in tensor.spec.dims if d.role == wanted), None)
             if dim is None:
                 continue
-            flags = new_coordinates(rec, dim, tensor.index)
+            flags = new_coordinates(rec, tensor.spec, dim, tensor.index)
             if self._watch(name, flags):
                 self._handles.append(modules[name].register_forward_hook(partial(self._see_output, name)))
             if arrow.kind == "norm":
                 if arrow.over is None and arrow.source is not None:
-                    flags = new_coordinates(rec, Dim("read", rec.architecture.expand(arrow.source)), tensor.index)
+                    read = Dim("read", rec.architecture.expand(arrow.source))
+                    flags = new_coordinates(rec, tensor.spec, read, tensor.index)
                 if self._watch(f"{name} (input)", flags):
                     self._handles.append(modules[name].register_forward_pre_hook(partial(self._see_input, name)))
 

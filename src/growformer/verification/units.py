@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from growformer.architecture.declaration import Dim, spaces_in
+from growformer.architecture.declaration import Dim, TensorSpec, spaces_in
 from growformer.architecture.language import Leaf, leaves
 from growformer.verification.dimensions import WITHOUT_SPACE
 from growformer.verification.joined_axes import Node, joined_axes
@@ -111,7 +111,7 @@ class UnitTable:
                 continue
             for leaf in leaves(dim.term, size_of)[1]:
                 for position, axis in enumerate(leaf.axes):
-                    known = self._group.get((self._space(tensor, leaf), axis))
+                    known = self._group.get((_space(self.rec, tensor.spec, leaf), axis))
                     if known is not None and leaf.positions.size:
                         found.append(self._along(tensor, number, leaf, position, *known))
         for axis in tensor.spec.index[1:]:
@@ -119,13 +119,6 @@ class UnitTable:
             key = (axis, tuple(instance.items()))
             self._units(key, axis, instance, [{}], tensor)
             found.append((key, Carrier(None, at=tensor.index[axis])))
-
-    def _space(self, tensor: LiveTensor, leaf: Leaf) -> str:
-        """Return the space that a leaf belongs to: gains over part of a space do not name it."""
-        if leaf.space is not None:
-            return leaf.space
-        written = list(spaces_in(self.rec.architecture.arrows[tensor.spec.owner].target))
-        return written[0] if len(written) == 1 else ""
 
     def _along(
         self, tensor: LiveTensor, dim: int, leaf: Leaf, position: int, name: str, nodes: frozenset[Node]
@@ -210,15 +203,24 @@ class UnitTable:
             self.carriers[name] = [(key, carrier) for key, carrier in carried if key in wanted]
 
 
-def new_coordinates(rec: Recorded, dim: Dim, index: Index) -> Flags:
-    """Return for every coordinate along a dimension whether the source has none there."""
+def _space(rec: Recorded, spec: TensorSpec, leaf: Leaf) -> str:
+    """Return the space that a leaf belongs to: gains over part of a space do not name it."""
+    if leaf.space in rec.architecture.spaces:
+        return leaf.space
+    written = list(spaces_in(rec.architecture.arrows[spec.owner].target))
+    return written[0] if len(written) == 1 else ""
+
+
+def new_coordinates(rec: Recorded, spec: TensorSpec, dim: Dim, index: Index) -> Flags:
+    """Return for every coordinate along a dimension of a tensor whether the source has none there."""
     size, found = leaves(dim.term, lambda axis: rec.target_size(axis, index))
     flags = np.zeros(size, dtype=bool)
     if dim.role in WITHOUT_SPACE:
         return flags
     outermost = rec.outermost_new(index)
     for leaf in found:
-        if outermost is not None and leaf.space is not None and rec.is_local(leaf.space, outermost):
+        space = _space(rec, spec, leaf)
+        if outermost is not None and space and rec.is_local(space, outermost):
             flags[leaf.positions] = True
             continue
         for position, axis in enumerate(leaf.axes):
