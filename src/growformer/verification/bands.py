@@ -11,7 +11,7 @@ from growformer.architecture.packing import Piece
 from growformer.verification.regions import Region, count, part, places_between, shifted, size
 from growformer.verification.requirements import MeanOf, Requirement, Scaled
 
-BAND_BYTES = 8 << 20
+BAND_BYTES = 6 << 20
 """Of a tensor in the target; a band holds whole rows."""
 Bounds = tuple[slice, ...]
 
