@@ -18,7 +18,7 @@ from growformer.architecture.declaration import Architecture, Arrow, Kind, Space
 from growformer.architecture.exact import evaluate_size
 from growformer.architecture.language import Axis, Concat, Product, Term, labelled_spaces, term_axes
 from growformer.errors import ArchitectureError
-from growformer.verification.oracles import iterate_problems
+from growformer.verification.oracles import iterate_equivariance, iterate_problems
 from growformer.verification.outputs import compare_outputs
 
 
@@ -251,6 +251,8 @@ INVISIBLE = {
     "scale": "no weight shows by what a class multiplies its scores, and a constant factor cancels in every growth",
 }
 """Kind of mistake -> why nothing can see it. Renaming a space everywhere is no mistake, and not tried."""
+SHAPELESS = frozenset({"space", "order", "norm", "attention", "adds", "rotary"})
+"""Kinds of mistake that seldom change a shape: it is quicker to run the class first."""
 ALIKE = {
     r"size: expert = num_(local_)?experts": "the class takes either name for the same field",
     r"persimmon_qk_norm: order: .*query_key_value.*k_raw:key q_raw:key": "queries and keys have norms of the same "
@@ -266,6 +268,8 @@ ALIKE = {
     "others have it normed, and so both grow alike",
     r"longt5_global: space: .*\.[kv]: blocks -> ": "keys and values of blocks come from the weights of those of tokens",
     r"visual_bert: axis: .*:seen_(positions|types) -> ": "both are one field, which does not grow",
+    r"bert_text_tower: space: embeddings\.LayerNorm: summed -> transformed": "without a head nothing else is called "
+    "that, and behind a post-norm it grows as the stream does",
     r"(xlm|flaubert): space: .*_lin: head_input -> ": "the head reads the residual stream itself: both are one",
 }
 """Pattern of ``declaration: mistake`` -> why it is seen by nothing, and does no harm: both versions grow alike."""
@@ -278,11 +282,23 @@ def is_seen(mutation: Mutation, cases: Iterable[Case]) -> bool:
     except ArchitectureError:
         return True
     shown = [case for case in cases if mutation.arrow is None or mutation.arrow in case.arrows]
+    if mutation.kind in SHAPELESS and any(_moves_outputs(architecture, case) for case in shown):
+        return True
     for case in shown:
         found = iterate_problems(architecture, case.oracle_config, case.make_model, case.oracle_inputs, **case.options)
         if next(found, None) is not None:
             return True
     return any(_grows_wrong(architecture, case) for case in shown[:1])
+
+
+def _moves_outputs(architecture: Architecture, case: Case) -> bool:
+    """Tell whether the class's outputs follow a change of coordinates otherwise than a declaration says."""
+    options = {name: value for name, value in case.options.items() if name != "variants"}
+    found = iterate_equivariance(architecture, case.oracle_config, case.make_model, case.oracle_inputs, **options)
+    try:
+        return next(found, None) is not None
+    except Exception:  # the shapes are wrong as well; they are looked at next
+        return False
 
 
 def _grows_wrong(architecture: Architecture, case: Case) -> bool:

@@ -85,7 +85,7 @@ def iterate_problems(
     for changed in (no_change, *silent):
         where = f" with {named(changed)}" if changed else ""
         other = with_fields(architecture, config, changed)
-        for problem in _equivariance_problems(architecture, other, make_model, make_inputs, **options):
+        for problem in iterate_equivariance(architecture, other, make_model, make_inputs, **options):
             yield f"equivariance{where}: {problem}"
 
 
@@ -137,14 +137,14 @@ def check_equivariance(
         unused: templates of parameters that the class has and does not use.
         seed: of weights and permutations.
     """
-    found = _equivariance_problems(
+    found = iterate_equivariance(
         architecture, config, make_model, make_inputs, lookups=lookups, ordered=ordered,
         unused=unused, seed=seed,
     )  # fmt: skip
     return [f"equivariance: {problem}" for problem in found]
 
 
-def _equivariance_problems(
+def iterate_equivariance(
     architecture: Architecture,
     config: Config,
     make_model: MakeModel,
@@ -155,6 +155,7 @@ def _equivariance_problems(
     unused: Collection[str] = (),
     seed: int = 0,
 ) -> Iterator[str]:
+    """Yield what ``check_equivariance`` returns, as it is found."""
     try:
         live = Live(architecture, config, make_model(dict(config)))
         declared = Declared(live.architecture, live.source, tied=live.tied, unused=unused, seed=seed)
@@ -255,5 +256,6 @@ __all__ = [
     "check_declaration",
     "check_equivariance",
     "check_shapes",
+    "iterate_equivariance",
     "iterate_problems",
 ]

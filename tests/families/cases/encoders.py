@@ -108,7 +108,7 @@ def whole_heads(hidden_size: int) -> dict[str, dict[str, int]]:
 
 CONTACTS = ("contact_head.regression.weight", "contact_head.regression.bias")
 EVEN = {"hidden_size": 36}
-EURO = {"num_key_value_heads": 3, "type_vocab_size": None}
+EURO = {"num_attention_heads": 6, "num_key_value_heads": 3, "type_vocab_size": None}
 XLM = {
     "emb_dim": 30, "n_layers": 2, "n_heads": 3, "hidden_size": None, "intermediate_size": None, "n_langs": 4,
     "num_hidden_layers": None, "num_attention_heads": None, "type_vocab_size": None, "num_labels": 7, "pad_token_id": 0,
@@ -124,6 +124,8 @@ CASES = (
     encoder("big_bird", "BigBirdModel", "sparse", {"block_size": 4, "num_random_blocks": 1}),
     encoder("big_bird", "BigBirdForSequenceClassification", config=FULL, unused=BARE_POOLER),
     encoder("roc_bert", "RoCBertForMaskedLM", config=GLYPHS, inputs=glyphs),
+    encoder("roc_bert", "RoCBertForMaskedLM", "untied", {**GLYPHS, "tie_word_embeddings": False}, inputs=glyphs,
+            unused=("cls.predictions.bias",)),
     encoder("layoutlm", "LayoutLMForMaskedLM", config={"max_2d_position_embeddings": 71}, inputs=layout, unused=POOLER),
     encoder("visual_bert", "VisualBertForPreTraining", config={"visual_embedding_dim": 17}, inputs=seen),
     encoder("tapas", "TapasForMaskedLM", config=TABLE, inputs=table),
