@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tests.families.case import Case
 from tests.integration.cases import CASES, tokens
 from torch import nn
 
@@ -123,6 +124,34 @@ def test_legacy_rotary_configs(tmp_path: Path, rotary: dict[str, Any], growth: d
     source = save("llama", tmp_path / "source", rope_parameters=None, **rotary)
     growformer.grow_checkpoint(tmp_path / "source", tmp_path / "grown", init="noise", **growth)
     assert_preserved("llama", source, load("llama", tmp_path / "grown"))
+
+
+def test_a_base_that_some_layers_do_not_take(tmp_path: Path) -> None:
+    """Of an older config's base and scaling, OLMo 3's layers that look at a window take neither."""
+    case = Case(
+        model_type="olmo3", model="Olmo3ForCausalLM",
+        config={
+            **CASES["llama"].config, "num_hidden_layers": 4, "rope_parameters": None, "rope_theta": 1e4,
+            "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
+        },
+    )  # fmt: skip
+    source = case.source()
+    source.save_pretrained(tmp_path / "source")
+    config = json.loads((tmp_path / "source" / "config.json").read_text())
+    del config["rope_parameters"]
+    legacy = {name: case.config[name] for name in ("rope_theta", "rope_scaling")}
+    (tmp_path / "source" / "config.json").write_text(json.dumps({**config, **legacy}))
+    growformer.grow_checkpoint(tmp_path / "source", tmp_path / "grown", init="noise", head_dim=16)
+    result = growformer.verify(tmp_path / "source", tmp_path / "grown", checks=["constraints", "outputs"])
+    assert result.ok, result
+    grown = tmp_path / "grown" / "config.json"
+    config = json.loads(grown.read_text())
+    assert config["rope_parameters"]["sliding_attention"]["rope_theta"] == 5e5**2
+    assert config["rope_theta"] == config["rope_parameters"]["full_attention"]["rope_theta"] == 1e4**2
+    del config["rope_parameters"]
+    grown.write_text(json.dumps(config))  # as if the base said it all
+    result = growformer.verify(tmp_path / "source", tmp_path / "grown", checks=["constraints", "outputs"])
+    assert not any(report.ok for report in result.reports().values())
 
 
 def test_rotary_parameters_that_contradict_each_other(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,7 +87,7 @@ class Rotary:
             config does not say so; None: all follow the one position. The last section grows.
         per_layer: config field with a list of bases, one per layer; 0 where it rotates nothing.
         implied: what the class takes for ``parameters`` where a config has neither these nor ``rope_scaling``, whatever
-            base it names.
+            base it names; kinds of layers in ``legacy`` take the base and ``rope_scaling`` all the same.
     """
 
     frequency: str
@@ -100,6 +101,18 @@ class Rotary:
     sections: tuple[int, ...] | None = None
     per_layer: str | None = None
     implied: Mapping[str, Any] = field(default_factory=dict)
+
+    def implied_by(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the class takes for ``parameters`` of a config, where it does not take what the config says."""
+        nest, dot, _ = self.parameters.rpartition(".")
+        scaling = config.get(f"{nest}{dot}rope_scaling")
+        if not self.implied or config.get(self.parameters) or (scaling and not self.legacy):
+            return {}
+        found = copy.deepcopy(dict(self.implied))
+        for kind, base in self.legacy.items():
+            said = {} if config.get(base) is None else {"rope_theta": config[base]}
+            found[kind] = {**found[kind], **(scaling or {}), **said}
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,8 +46,9 @@ def finish_rotary(target: dict[str, Any], rotary: Rotary, before: int, after: in
         RequestError: the frequencies cannot be kept, or the source's config spells them twice, and differently.
     """
     if before != after:
-        if rotary.implied and not target.get(rotary.parameters) and not target.get("rope_scaling"):
-            target[rotary.parameters] = copy.deepcopy(dict(rotary.implied))
+        implied = rotary.implied_by(target)
+        if implied:
+            target[rotary.parameters] = implied
         for _, parameters in _entries(target, rotary):
             _grow(parameters, rotary, after / before, after - before)
         if not isinstance(target.get(rotary.parameters), dict):

@@ -161,7 +161,7 @@ def _rotated(rotary: Rotary, config: Config, share: Any) -> int:
 
 def _kinds(rotary: Rotary, config: Config) -> tuple[str, ...]:
     """Return the kinds of layers with rotary parameters of their own; one without a name where all are alike."""
-    given = _implied(config, rotary) or config.get(rotary.parameters)
+    given = rotary.implied_by(config) or config.get(rotary.parameters)
     named = [k for k, v in given.items() if isinstance(v, Mapping)] if isinstance(given, Mapping) else []
     return tuple(dict.fromkeys((*rotary.legacy, *named))) or ("",)
 
@@ -182,7 +182,7 @@ def _spellings(config: Config, rotary: Rotary, kinds: tuple[str, ...]) -> Iterat
     named = tuple(kind for kind in kinds if rotary.legacy.get(kind) in _theta_fields(rotary))
     alike = named or kinds
     fields = (rotary.parameters, f"{nest}rope_scaling")
-    implied = _implied(config, rotary)
+    implied = rotary.implied_by(config)
     for field in fields:
         given = (implied if field == rotary.parameters else None) or config.get(field)
         if not isinstance(given, Mapping):
@@ -206,12 +206,6 @@ def _spellings(config: Config, rotary: Rotary, kinds: tuple[str, ...]) -> Iterat
     for field in _share_fields(rotary):
         if config.get(field) is not None:
             yield Spelled(field, kinds, share, config[field])
-
-
-def _implied(config: Config, rotary: Rotary) -> Mapping[str, Any]:
-    """Return what the class supplies for a config that says nothing itself; empty where it does."""
-    said = config.get(rotary.parameters) or config.get(f"{_nest(rotary)}rope_scaling")
-    return {} if said else rotary.implied
 
 
 def _nest(rotary: Rotary) -> str:

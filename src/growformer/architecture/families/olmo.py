@@ -36,9 +36,15 @@ OLMO2 = LLAMA.extend(
     defaults={"rms_norm_eps": 1e-5},
 )
 
+_ONE_BASE = {"rope_type": "default", "rope_theta": 5e5}
+# Of an older config's base and scaling, layers that look at a window take neither.
 OLMO3 = OLMO2.extend(
     "olmo3",
     model_types=("olmo3",),
-    rotary=rotary_heads(theta=5e5)["rotary"],
+    rotary=rotary_heads(
+        theta=5e5,
+        legacy={"full_attention": "rope_theta"},
+        implied={"sliding_attention": _ONE_BASE, "full_attention": _ONE_BASE},
+    )["rotary"],
     layer_rules={"layer_types": "'sliding_attention' if (layer + 1) % 4 else 'full_attention'"},
 )
