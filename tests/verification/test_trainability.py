@@ -399,6 +399,38 @@ def test_parameters_that_the_class_does_not_train_are_left_out(llama: Made) -> N
     assert tensor in {r.tensor for r in llama.check().dead}  # frozen as a whole: judged as if it were not
 
 
+def test_what_no_output_comes_from_is_named_and_not_judged() -> None:
+    """The head that predicts contacts reads the attention maps in a method of its own."""
+    config = {
+        "vocab_size": 61, "hidden_size": 24, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 3,
+        "pad_token_id": 1, "mask_token_id": 3, "token_dropout": False, "position_embedding_type": "absolute",
+    }  # fmt: skip
+    MODELS["esm"] = Case(model_type="esm", model="EsmModel", config=config), {"num_hidden_layers": 4}
+    made = Made("esm", new_layers="copy")
+    report = made.check()
+    assert report.ok, report.rows()
+    note = "not judged, as no output comes from them, nor from the source's values: contact_head.regression.weight"
+    assert report.notes == (note,)
+    assert any("contact_head" in t.held.stored for t in live_tensors(made.record, dict(made.model.named_parameters())))
+    made.model.encoder.layer.pop(-1)  # a new layer that is not asked, as those of the source are, does count
+    made.model.encoder.layer.append(Unasked(made.model.encoder.layer[0]))
+    dead = {r.tensor for r in made.check().dead}
+    assert "encoder.layer.3.intermediate.dense.weight" in dead
+    assert not any("contact_head" in name for name in dead)
+
+
+class Unasked(torch.nn.Module):
+    """A layer with weights that gives on what it gets."""
+
+    def __init__(self, layer: torch.nn.Module) -> None:
+        super().__init__()
+        for name, child in copy.deepcopy(layer).named_children():
+            self.add_module(name, child)
+
+    def forward(self, states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return states
+
+
 def test_activations_of_new_coordinates(llama: Made) -> None:
     report = llama.check()
     found = {(a.module, a.step): a for a in report.activations}

@@ -148,7 +148,8 @@ def check_trainability(
 
     The loss is a random projection of every output, so that nothing is missed because a task does not ask for it.
     Computed in float32, in evaluation mode. Parameters that the class keeps from learning are left out; a model that is
-    frozen as a whole is judged as if it were not.
+    frozen as a whole is judged as if it were not. Left out and named in a note is also what outputs do not come from,
+    in the source's layers either, so that growth is not why: an indexer that only picks tokens, a head for contacts.
 
     Args:
         model: the grown model; not changed, unless ``in_place``.
@@ -202,12 +203,19 @@ def check_trainability(
     finally:
         if activations is not None:
             activations.close()
+    used = {f.template for f in watched if f.shown}
+    unused = {f.template for f in watched if not f.is_new} - used
+    known = {f.stored for f in watched if f.template in used}
+    notes = [] if record is not None else ["units and activations were not compared: no record says which are new"]
+    left_out = unused & {f.template for f in judged}
+    if left_out:
+        notes.append(f"not judged, as no output comes from them, nor from the source's values: {_list(left_out)}")
     return TrainabilityReport(
-        tuple(reaches(judged, watched, taken, table, parameters)),
+        tuple(reaches([f for f in judged if f.template not in unused], watched, taken, table, parameters)),
         taken,
-        tuple(symmetry.locked()) if symmetry is not None else (),
+        tuple(found for found in symmetry.locked() if known & {*found.tensors}) if symmetry is not None else (),
         tuple(activations.found) if activations is not None else (),
-        () if record is not None else ("units and activations were not compared: no record says which are new",),
+        tuple(notes),
     )
 
 
@@ -239,6 +247,11 @@ def _start(table: UnitTable, parameters: Mapping[str, nn.Parameter]) -> Symmetry
             if symmetry.wants(tensor):
                 symmetry.compare(tensor, tensor.take(parameters[tensor.held.stored].detach()))
     return symmetry
+
+
+def _list(names: set[str]) -> str:
+    shown = sorted(names)
+    return f"{', '.join(shown[:4])}{f' and {len(shown) - 4} more' if shown[4:] else ''}"
 
 
 def _shortened(rows: list[Row], what: str) -> list[Row]:
