@@ -11,7 +11,7 @@ import torch
 from tests.families.case import Case, all_cases
 from tests.families.checks import check_oracles
 
-from growformer.architecture.declaration import Architecture
+from growformer.architecture.declaration import Architecture, linear
 from growformer.architecture.language import parse_term
 from growformer.reference import ReferenceConfig, ReferenceTransformer, reference_architecture
 from growformer.verification.oracles import check_declaration, check_equivariance, check_shapes
@@ -237,3 +237,45 @@ def test_what_a_layer_scale_multiplies_is_named() -> None:
     options = {k: v for k, v in case.options.items() if k != "variants"}
     found = check_equivariance(wrong, case.oracle_config, case.make_model, case.oracle_inputs, **options)
     assert any(p.startswith("equivariance: scaling what is written to mlp_branch: the outputs must not") for p in found)
+
+
+def test_what_packed_experts_read_is_named() -> None:
+    case = CASES["mixtral-MixtralForCausalLM"]
+    arrows = dict(case.architecture.arrows)
+    for part in ("gate", "up"):
+        arrows[f"layers.{{layer}}.mlp.experts.{{expert}}.{part}_proj"] = linear("normed -> expert_mlp")
+    found = equivariance(case, replace(case.architecture, arrows=arrows))
+    assert any(
+        p.startswith(
+            "equivariance: layers.0.post_attention_layernorm writes mlp_normed, but layers.{layer}.mlp.experts"
+        )
+        and p.endswith("which reads normed, notices a change of it")
+        for p in found
+    )
+
+
+def test_what_a_norm_without_gain_writes_is_named() -> None:
+    case = CASES["nanochat-NanoChatForCausalLM"]
+    name = "layers.{layer}.self_attn.q_proj"
+    arrow = replace(case.architecture.arrows[name], source=parse_term("mlp_normed"))
+    found = equivariance(case, replace(case.architecture, arrows={**case.architecture.arrows, name: arrow}))
+    assert (
+        "equivariance: layers.0.input_layernorm writes normed, but layers.{layer}.self_attn.q_proj, which reads "
+        "mlp_normed, notices a change of it" in found
+    )
+
+
+def test_an_epsilon_that_no_norm_is_declared_to_take_from_the_config_is_named() -> None:
+    arrows = {
+        name: replace(arrow, eps=0.1) if arrow.kind == "norm" else arrow
+        for name, arrow in LLAMA.architecture.arrows.items()
+    }
+    found = equivariance(LLAMA, replace(LLAMA.architecture, arrows=arrows))
+    assert any(
+        "with every epsilon of the config times 4, model.norm is no RMSNorm with epsilon 0.1" in p for p in found
+    )
+
+
+def equivariance(case: Case, wrong: Architecture) -> list[str]:
+    options = {k: v for k, v in case.options.items() if k != "variants"}
+    return check_equivariance(wrong, case.oracle_config, case.make_model, case.oracle_inputs, **options)

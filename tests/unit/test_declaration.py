@@ -237,6 +237,45 @@ def test_unknown_names_are_refused(changes: dict[str, Any], message: str) -> Non
     refused(message, **changes)
 
 
+def test_a_tensor_has_one_declaration() -> None:
+    refused(
+        "toy: '{layer}.up' and '{layer}.up.bias' both declare the tensor '{layer}.up.bias'",
+        arrows={
+            **ARROWS, "{layer}.up": linear("mlp_normed -> mlp", bias=True), "{layer}.up.bias": parameter("-> mlp"),
+        },
+    )  # fmt: skip
+
+
+def test_attention_does_not_sum_over_what_alibi_tells_apart() -> None:
+    alibi = (Alibi(heads="heads", slopes="1 / 2"),)
+    toy(alibi=alibi)
+    refused(
+        "toy: attention sums over 'heads', each of which has scores with biases of its own",
+        attention=(replace(ATTENTION, over=("heads", "key")),),
+        alibi=alibi,
+    )
+
+
+def test_experts_that_are_stored_as_one_read_one_vector() -> None:
+    sizes = {**SIZES, "expert": "num_experts"}
+
+    def pieces(source: str) -> dict[str, Arrow]:
+        return {
+            **ARROWS,
+            "{layer}.gates.{expert}": linear("mlp_normed -> gated:mlp"),
+            "{layer}.ups.{expert}": linear(f"{source} -> raised:mlp"),
+        }
+
+    parts = ("{layer}.gates.{expert}.weight", "{layer}.ups.{expert}.weight")
+    packed = {"{layer}.gates_and_ups": Packed(parts=parts, stack="expert")}
+    toy(sizes=sizes, arrows=pieces("mlp_normed"), packed=packed)
+    refused(
+        "toy: packed '{layer}.gates_and_ups' is one matrix for each expert, which reads one vector; its parts read "
+        "mlp_normed ({layer}.gates.{expert}.weight), normed ({layer}.ups.{expert}.weight)",
+        sizes=sizes, arrows=pieces("normed"), packed=packed,
+    )  # fmt: skip
+
+
 def test_a_parameter_reads_nothing_and_a_matrix_reads_something() -> None:
     with pytest.raises(ArchitectureError, match="a parameter arrow must not read a space: 'a -> b'"):
         parameter("a -> b")

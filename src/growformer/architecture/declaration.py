@@ -194,6 +194,10 @@ class Architecture:
             self._known(add.target, self.spaces, "adds")
         for alibi in self.alibi:
             self._known(alibi.heads, self.sizes, "alibi")
+            if any(alibi.heads in contraction.over for contraction in self.attention):
+                raise ArchitectureError(
+                    f"{self.name}: attention sums over {alibi.heads!r}, each of which has scores with biases of its own"
+                )
         for name, packed in self.packed.items():
             outer = set(_PLACEHOLDER.findall(name))
             for part in packed.parts:
@@ -208,6 +212,12 @@ class Architecture:
                 raise ArchitectureError(
                     f"{self.name}: packed {name!r} puts beside each other what is written along different dimensions: "
                     f"{', '.join(packed.parts)}"
+                )
+            read = {str(self.arrows[self.tensors[part].owner].source): part for part in packed.parts}
+            if packed.stack and len(read) > 1:
+                raise ArchitectureError(
+                    f"{self.name}: packed {name!r} is one matrix for each {packed.stack}, which reads one vector; its "
+                    f"parts read {', '.join(f'{source} ({part})' for source, part in read.items())}"
                 )
         for axis in self.fixed:
             self._known(axis, self.sizes, "fixed")
@@ -281,6 +291,16 @@ class Architecture:
     def tensors(self) -> dict[str, TensorSpec]:
         """Every stored tensor by its canonical template, in order of declaration."""
         found: dict[str, TensorSpec] = {}
+
+        def declare(
+            template: str, owner: str, part: Literal["weight", "bias"], dims: tuple[Dim, ...], index: tuple[str, ...]
+        ) -> None:
+            if template in found:
+                raise ArchitectureError(
+                    f"{self.name}: {found[template].owner!r} and {owner!r} both declare the tensor {template!r}"
+                )
+            found[template] = TensorSpec(template, owner, part, dims, index)
+
         for name, arrow in self.arrows.items():
             index = tuple(_PLACEHOLDER.findall(name))
             target = self.expand(arrow.target)
@@ -289,7 +309,7 @@ class Architecture:
             if arrow.kind == "carried":
                 single = () if target == Axis(UNIT) else (target,)
                 parts = target.parts if isinstance(target, Product) else single
-                found[name] = TensorSpec(name, name, "weight", tuple(Dim("write", part) for part in parts), index)
+                declare(name, name, "weight", tuple(Dim("write", part) for part in parts), index)
                 continue
             if arrow.kind == "norm":
                 over = self.expand(arrow.over or arrow.target)
@@ -300,7 +320,7 @@ class Architecture:
             elif arrow.kind == "scale":
                 dims, bias_dims = (Dim("gain", target),), ()
             elif arrow.kind == "parameter":
-                found[name] = TensorSpec(name, name, "bias", (*units, Dim("write", target)), index)
+                declare(name, name, "bias", (*units, Dim("write", target)), index)
                 continue
             else:
                 assert arrow.source is not None  # checked where the arrow is made
@@ -308,10 +328,9 @@ class Architecture:
                 dims = (write, read) if arrow.kind in ("linear", "convolution") else (read, write)
                 dims = (*units, *dims, *(Dim("kernel", Axis(axis, axis)) for axis in arrow.kernel))
                 bias_dims = (write,)
-            weight = name if arrow.bare else f"{name}.weight"
-            found[weight] = TensorSpec(weight, name, "weight", dims, index)
+            declare(name if arrow.bare else f"{name}.weight", name, "weight", dims, index)
             if arrow.bias:
-                found[f"{name}.bias"] = TensorSpec(f"{name}.bias", name, "bias", bias_dims, index)
+                declare(f"{name}.bias", name, "bias", bias_dims, index)
         return found
 
     def expand(self, term: Term) -> Term:

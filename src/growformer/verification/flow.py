@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from growformer.architecture.declaration import TensorSpec, spaces_in
+from growformer.architecture.source import spelled
 from growformer.verification.declared import Declared
 from growformer.verification.live import Live, Weights
 
@@ -24,21 +25,22 @@ Module = torch.nn.Module
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
-    """One call of a module that arrows declare, and the vector that it would be given."""
+    """One call of a module that arrows declare, and what it would be given: the vector, and with it who is asked."""
 
     module: Module
-    given: torch.Tensor
+    given: tuple[torch.Tensor, ...]
 
     def is_like(self, other: Call) -> bool:
-        """Tell whether another call is the same, bit by bit."""
-        same = self.module is other.module and self.given.shape == other.given.shape
-        return same and torch.equal(self.given, other.given)
+        """Tell whether another call is of the same vector, bit by bit."""
+        (ours, *_), (theirs, *_) = self.given, other.given
+        return self.module is other.module and ours.shape == theirs.shape and torch.equal(ours, theirs)
 
 
 class Flow:
     """Changes the writers of every space one by one, while those that read it are given what they were given before.
 
-    Weights that the class uses without calling a module (packed experts, bare vectors) are passed through: what reads
+    Packed weights (experts) are one call of the module that holds them, if all that do not read what it makes itself
+    read one vector. Weights that the class uses without calling a module (bare vectors) are passed through: what reads
     their target counts as reading their source.
 
     Args:
@@ -63,7 +65,7 @@ class Flow:
         generator = torch.Generator().manual_seed(1)
         for owner, arrow in self.declared.arrows.items():
             written = {*spaces_in(arrow.target)}
-            if not written & {*self.architecture.outputs} and not any(map(self.declared.is_read, written)):
+            if not written & {*self.architecture.outputs} and not written & self._readable:
                 continue  # a router's choice, say
             reached = self._reached(written, called)
             readers = {space: self._modules_of(self.declared.readers(space) & called) for space in reached}
@@ -73,10 +75,11 @@ class Flow:
             here = ""
             for index in (*instances[:1], *instances[1:][-1:]):
                 changed = self._changed(owner, index, weights, generator)
-                if not changed:
+                bare = None if arrow.gain or changed else self._module(owner, index)
+                if not changed and sum(call.module is bare for call in before) != 1:  # or it norms other vectors too
                     continue
                 here = here or f"{owner.format(**index)} writes {_list(written)}"
-                after = self._calls({**weights, **changed}, inputs, replay=before, to=every)
+                after = self._calls({**weights, **changed}, inputs, replay=before, to=every, disturbed=bare)
                 found = [one.module for one, other in zip(before, after, strict=False) if not one.is_like(other)]
                 noticed |= {*found}
                 others = [module for module in found if module not in (self._module(owner, index), *every)]
@@ -108,6 +111,12 @@ class Flow:
             found |= more
         return found - {*self.architecture.outputs}
 
+    @cached_property
+    def _readable(self) -> set[str]:
+        """Spaces that something reads, in this model or, a head say, in another one that is declared likewise."""
+        sources = {space for arrow in self.live.declared.arrows.values() for space in spaces_in(arrow.source)}
+        return sources | {space for space in self.architecture.spaces if self.declared.is_read(space)}
+
     def _modules_of(self, arrows: Collection[str]) -> set[Module]:
         return {module for module, names in self._modules.items() if {*arrows} & {*names}}
 
@@ -135,59 +144,92 @@ class Flow:
         return found
 
     def _calls(
-        self, weights: Weights, inputs: Weights, *, replay: Iterable[Call] = (), to: Collection[Module] = ()
+        self,
+        weights: Weights,
+        inputs: Weights,
+        *,
+        replay: Iterable[Call] = (),
+        to: Collection[Module] = (),
+        disturbed: Module | None = None,
     ) -> list[Call]:
-        """Run the model; return the calls of declared modules, some of which get what they got in another run."""
+        """Run the model; return the calls of declared modules.
+
+        Args:
+            weights: of every tensor.
+            inputs: of the model.
+            replay: calls of another run.
+            to: modules that are given what they were given in that run.
+            disturbed: a module without weights whose output is changed instead.
+        """
         calls: list[Call] = []
-        recorded: dict[Module, list[torch.Tensor]] = {module: [] for module in to}
+        recorded: dict[Module, list[tuple[torch.Tensor, ...]]] = {module: [] for module in to}
         for call in replay:
             if call.module in recorded:
                 recorded[call.module].append(call.given)
 
         def notice(module: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            given = next((v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)), None)
-            if given is None or not given.is_floating_point():
+            given = tuple(v.clone() for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor))
+            if not given or not given[0].is_floating_point():
                 return None
-            calls.append(Call(module, given.clone()))
+            calls.append(Call(module, given))
             left = recorded.get(module)
-            instead = (left.pop(0) if left else given).clone()  # always a copy: sums depend on where vectors lie
-            put = [instead if v is given else v for v in args]
-            return tuple(put), {name: instead if v is given else v for name, v in kwargs.items()}
+            instead = iter([v.clone() for v in (left.pop(0) if left else given)])  # sums depend on where vectors lie
+            put = [next(instead) if isinstance(v, torch.Tensor) else v for v in args]
+            return tuple(put), {n: next(instead) if isinstance(v, torch.Tensor) else v for n, v in kwargs.items()}
 
         with contextlib.ExitStack() as stack:
             for module in self._modules:
                 stack.callback(module.register_forward_pre_hook(notice, with_kwargs=True).remove)
+            if disturbed is not None:
+                stack.callback(disturbed.register_forward_hook(_disturb).remove)
             self.live.run(weights, inputs)
         return calls
 
     @cached_property
     def _modules(self) -> dict[Module, tuple[str, ...]]:
-        """Every module of the model that is declared -> its arrows."""
+        """Every module of the model that is declared -> its arrows that read what it is given."""
         found: dict[Module, tuple[str, ...]] = {}
         for owner in self.declared.arrows:
             for index in self._instances(owner):
                 module = self._module(owner, index)
                 if module is not None and owner not in found.get(module, ()):
                     found[module] = (*found.get(module, ()), owner)
-        return found
+        return {module: read for module in found if (read := self._given(module, found))}
+
+    def _given(self, module: Module, known: Mapping[Module, tuple[str, ...]]) -> tuple[str, ...]:
+        """Return those of a module's arrows that read what it is given; none: they would have to be given several."""
+        owners = known[module]
+        if len(owners) == 1:
+            return owners
+        arrows = {owner: self.declared.arrows[owner] for owner in owners}
+        made = {name for part in module.modules() for name in known.get(part, ())}
+        inside = {space for name in made for space in spaces_in(self.declared.arrows[name].target)}
+        given = {owner: spaces for owner, a in arrows.items() if not (spaces := {*spaces_in(a.source)}) & inside}
+        return tuple(given) if len({frozenset(spaces) for spaces in given.values()}) == 1 else ()
 
     def _instances(self, owner: str) -> Iterator[dict[str, int]]:
         stand_in = TensorSpec(owner, owner, "weight", (), tuple(re.findall(r"\{(\w+)\}", owner)))
         yield from self.architecture.instances_of(stand_in, self.declared.config)
 
     def _module(self, owner: str, index: Mapping[str, int]) -> Module | None:
-        """Return the module that bears an arrow's name; None: its class has none, or one for several arrows."""
+        """Return the module that bears an arrow's name, or holds its weights among others; None: its class has none."""
         arrow = self.declared.arrows[owner]
-        if arrow.bare or not arrow.gain or arrow.kind == "embedding":
+        if arrow.bare or arrow.kind == "embedding":
             return None
+        if not arrow.gain:  # without weights, by which others are found
+            return self.paths.get(spelled(self.architecture, self.live.source, owner, index))
         for spec in (s for s in self.architecture.tensors.values() if s.owner == owner):
             info = self.live.source.tensors.get(spec.name(index))
-            if info is None or info.piece is None:
-                stored = self.live.stored.get(spec.name(index), "") if info is None else info.stored
-                found = self.paths.get(stored.removesuffix(f".{spec.part}")) if stored else None
-                if isinstance(found, Module):
-                    return found
+            stored = self.live.stored.get(spec.name(index), "") if info is None else info.stored
+            packed = info is not None and info.piece is not None
+            found = self.paths.get(stored.rpartition(".")[0] if packed else stored.removesuffix(f".{spec.part}"))
+            if stored and isinstance(found, Module):
+                return found
         return None
+
+
+def _disturb(_module: Module, _args: object, output: torch.Tensor) -> torch.Tensor:
+    return output + 0.3 * torch.arange(output.shape[-1], dtype=output.dtype).cos()
 
 
 def _list(names: Iterable[str]) -> str:

@@ -161,7 +161,7 @@ def iterate_equivariance(
         declared = Declared(live.architecture, live.source, tied=live.tied, unused=unused, seed=seed)
         yield from declared.contradictions()
         yield from norm_problems(live)
-        larger = {name: 4 * declared.config[name] for name in _epsilons(architecture)}
+        larger = {name: 4 * declared.config[name] for name in _epsilons(declared)}
         changed = with_fields(architecture, config, larger)
         for problem in norm_problems(Live(architecture, changed, make_model(changed))):
             yield f"with every epsilon of the config times 4, {problem}"
@@ -179,9 +179,11 @@ def iterate_equivariance(
     yield from Flow(declared, live).problems(weights, inputs)
 
 
-def _epsilons(architecture: Architecture) -> list[str]:
-    eps = [arrow.eps for arrow in architecture.arrows.values() if arrow.kind == "norm"]
-    return [name for name in dict.fromkeys(eps) if isinstance(name, str)]
+def _epsilons(declared: Declared) -> list[str]:
+    """Return the fields of a config that norms take, and those that by their names a norm of the class may take."""
+    named = [arrow.eps for arrow in declared.architecture.arrows.values() if arrow.kind == "norm"]
+    named += [name for name, value in declared.config.items() if "eps" in name and isinstance(value, float)]
+    return [name for name in dict.fromkeys(named) if isinstance(name, str)]
 
 
 def _problem(experiment: Experiment, live: Live, weights: Weights, inputs: Weights, baseline: Weights) -> str | None:

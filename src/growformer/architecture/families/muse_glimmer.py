@@ -13,7 +13,7 @@ MUSE_GLIMMER = GEMMA2.extend(
     model_types=("muse_glimmer_text",),
     arrows={
         "embed_tokens": embedding("vocab -> embedded:stream"),
-        "embed_norm": rms_norm("embedded -> stream", eps=_EPS, gain=False),
+        "embed_tokens.embed_norm": rms_norm("embedded -> stream", eps=_EPS, gain=False),
         **attention(bias="attention_bias", out="attention_bias", raw=True, writes="attn_raw:stream"),
         f"{_ATTENTION}.q_norm": rms_norm("q_raw -> q", over="(pair freq)", eps=_EPS, gain=False),
         f"{_ATTENTION}.k_norm": rms_norm("k_raw -> k", over="(pair freq)", eps=_EPS, gain=False),

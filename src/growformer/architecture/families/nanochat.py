@@ -12,14 +12,14 @@ NANOCHAT = LLAMA.extend(
     multiples=(),
     arrows={
         "embed_tokens": embedding("vocab -> embedded:stream"),
-        "norm": rms_norm("embedded -> stream", eps=_EPS, gain=False),
+        "(norm of embeddings)": rms_norm("embedded -> stream", eps=_EPS, gain=False),
         "layers.{layer}.input_layernorm": rms_norm("stream -> normed", eps=_EPS, gain=False),
         **attention(bias="attention_bias", out="attention_bias", raw=True),
         "layers.{layer}.self_attn.q_norm": rms_norm("q_raw -> q", over="(pair freq)", eps=_EPS, gain=False),
         "layers.{layer}.self_attn.k_norm": rms_norm("k_raw -> k", over="(pair freq)", eps=_EPS, gain=False),
         "layers.{layer}.post_attention_layernorm": rms_norm("stream -> mlp_normed", eps=_EPS, gain=False),
         **plain_mlp("fc1", "fc2"),
-        "final_norm": rms_norm("stream -> final", eps=_EPS, gain=False),
+        "norm": rms_norm("stream -> final", eps=_EPS, gain=False),
     },
     fixed={
         "freq": "its norms of queries and keys have no gain that could make up for more of them",
