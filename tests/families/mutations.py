@@ -14,7 +14,7 @@ from tests.families.checks import moves_frequencies
 from tests.families.growths import INIT, growths_of
 
 import growformer
-from growformer.architecture.declaration import Architecture, Arrow, Kind, Space, spaces_in
+from growformer.architecture.declaration import Architecture, Arrow, Kind, Space, space_of, spaces_in
 from growformer.architecture.exact import evaluate_size
 from growformer.architecture.language import Axis, Concat, Product, Term, labelled_spaces, term_axes
 from growformer.errors import ArchitectureError
@@ -100,8 +100,8 @@ def _arrows(architecture: Architecture, name: str, arrow: Arrow, config: dict[st
     if arrow.kind == "norm":
         yield "norm", replace(arrow, centred=not arrow.centred)
         yield "norm", replace(arrow, offset=1 - arrow.offset)
-        if arrow.over is not None:
-            yield "norm", replace(arrow, over=None)
+        if arrow.over is not None and term_axes(arrow.over) != {*architecture.spaces[space_of(arrow.source)].axes}:
+            yield "norm", replace(arrow, over=None)  # over nothing named is over all
         if isinstance(arrow.eps, str):
             yield "norm", replace(arrow, eps=float(config[arrow.eps]))
         yield "norm", replace(arrow, eps=1e-3)
@@ -255,21 +255,30 @@ SHAPELESS = frozenset({"space", "order", "norm", "attention", "adds", "rotary"})
 """Kinds of mistake that seldom change a shape: it is quicker to run the class first."""
 ALIKE = {
     r"size: expert = num_(local_)?experts": "the class takes either name for the same field",
-    r"persimmon_qk_norm: order: .*query_key_value.*k_raw:key q_raw:key": "queries and keys have norms of the same "
-    "form, no group, and the same rotary embedding, and their size does not grow: exchanged, they are treated alike",
-    r"nanochat: space: .*: stream -> ": "its norms have no gains, and its stream does not grow: what they read and "
-    "what they write is treated alike",
-    r"ctrl: adds: not embedded to stream": "its stream does not grow, as the class computes its positions",
+    r"(codegen|falcon_multi_head|gpt_neox_japanese|modernbert|mpt(_clipped)?|persimmon_qk_norm): order: .*"
+    r"-> [^v]*\bk\w*:.*\bq\w*:": "no group tells queries from keys, norms and rotations of them are alike, and scores "
+    "are symmetric in them",
+    r"codegen: order: .*\(lane \[k:.* v:.*\(lane \[q:": "queries and keys exchanged, as above",
+    r"helium: size: value = head_dim": "the class works only where both are the same",
+    r"electra_of_one_size: size: stream = embedding_size": "in this layout both are the same",
+    r"(ctrl|nanochat|speech_to_text|whisper|xglm): space: .* -> (embedded|heard)": "it enters the stream, which grows "
+    "by whole multiples, or not at all",
+    r"(ctrl|speech_to_text): adds: not (embedded|heard) to": "its stream does not grow, as positions are computed",
+    r"opt_projected: space: decoder\.project_in: projected -> stream": "the width of its embeddings does not grow",
+    r"llama4_text: (attention: (query|key) is|adds: not) [qk]_raw": "its norms of queries and keys have no gain, and "
+    "their size does not grow",
+    r"(deepseek_v32|glm_moe_dsa): (order: .*indexer\.wq_b: |space: .*indexer\.wk: normed -> index_k)": "what picks "
+    "tokens does not grow",
+    r"jetmoe: space: .*router\.layer: ": "a router's choice goes nowhere else",
+    r"(switch_transformers|nllb_moe): space: .*router\.classifier: .* -> (de|en)coder_": "a router's choice goes "
+    "nowhere else",
     r"minimax_m3_sparse: attention: over kv_heads too": "its heads do not grow, as an index picks for each",
     r"minimax_m3_sparse: order: .*indexer\.q_proj: ": "what picks blocks does not grow, nor do its heads",
     r"siglip2?: axis: vision_model\.head\.probe: .*:seen": "its stream does not grow, as an image stays a direction",
-    r"modernbert: order: .*Wqkv: normed -> .k:": "as persimmon's: no group, and the same rotary embedding",
     r"modernbert: space: .*(Wqkv: stream|mlp_norm: normed) -> ": "its first layer attends to the stream where "
     "others have it normed, and so both grow alike",
     r"longt5_global: space: .*\.[kv]: blocks -> ": "keys and values of blocks come from the weights of those of tokens",
     r"visual_bert: axis: .*:seen_(positions|types) -> ": "both are one field, which does not grow",
-    r"bert_text_tower: space: embeddings\.LayerNorm: summed -> transformed": "without a head nothing else is called "
-    "that, and behind a post-norm it grows as the stream does",
     r"(xlm|flaubert): space: .*_lin: head_input -> ": "the head reads the residual stream itself: both are one",
 }
 """Pattern of ``declaration: mistake`` -> why it is seen by nothing, and does no harm: both versions grow alike."""

@@ -38,8 +38,9 @@ WHISPER: dict[str, Any] = {
 OTHER_IDS = {**BART, "pad_token_id": 1, "eos_token_id": 2, "activation_function": "gelu"}
 SPEECH = {
     **{n: v for n, v in OTHER_IDS.items() if n != "max_position_embeddings"}, "max_source_positions": 60,
-    "max_target_positions": 64, "input_feat_per_channel": 7, "conv_channels": 14,
+    "max_target_positions": 64, "input_feat_per_channel": 7, "input_channels": 2, "conv_channels": 14,
 }  # fmt: skip
+WINDOWS = {"conv_kernel_sizes": {"conv_kernel_sizes": [3, 7]}}
 #: A width that is no multiple of the source's, and wider heads.
 WIDER = {"wider": {"d_model": 36, "encoder_attention_heads": 3, "decoder_attention_heads": 4}}
 TROCR: dict[str, Any] = {
@@ -72,7 +73,7 @@ T5GEMMA = {
     "vocab_size": 53, "encoder": SIDE,
     "decoder": {
         **SIDE, "vocab_size": 59, "hidden_size": 30, "intermediate_size": 41, "num_hidden_layers": 3,
-        "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 10,
+        "num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 10,
     },
 }  # fmt: skip
 
@@ -93,7 +94,9 @@ def frames(config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Spectrograms with time first."""
     generator = torch.Generator().manual_seed(5)
     return {
-        "input_features": torch.randn((2, 44, config["input_feat_per_channel"]), generator=generator),
+        "input_features": torch.randn(
+            (2, 44, config["input_feat_per_channel"] * config["input_channels"]), generator=generator
+        ),
         "decoder_input_ids": torch.randint(2, config["vocab_size"], (2, 17), generator=generator),
     }
 
@@ -170,7 +173,8 @@ CASES = (
     gpt("whisper", "WhisperForConditionalGeneration", WHISPER, inputs="features", lookups={}),
     gpt("whisper", "WhisperModel", WHISPER, inputs="features", lookups={}),
     gpt(
-        "speech_to_text", "Speech2TextForConditionalGeneration", SPEECH, inputs=frames, lookups={}, ordered=COMPUTED
+        "speech_to_text", "Speech2TextForConditionalGeneration", SPEECH, inputs=frames, lookups={}, ordered=COMPUTED,
+        variants=WINDOWS,
     ),
     gpt("trocr", "TrOCRForCausalLM", TROCR, inputs=with_states, lookups={}),
     gpt("trocr", "TrOCRForCausalLM", TROCR, "untied", inputs=with_states, lookups={}, scale_embedding=True, **UNTIED),

@@ -69,10 +69,10 @@ def table(config: Mapping[str, Any]) -> Inputs:
 
 
 def seen(config: Mapping[str, Any]) -> Inputs:
-    """Tokens and vectors for regions of an image."""
+    """Tokens and vectors for regions of images; so many, as there is one answer for each."""
     generator = torch.Generator().manual_seed(6)
-    made = tokens(config, 0, 2)
-    made["visual_embeds"] = torch.randn((2, 9, config["visual_embedding_dim"]), generator=generator)
+    made = tokens(config, 0, 24)
+    made["visual_embeds"] = torch.randn((24, 9, config["visual_embedding_dim"]), generator=generator)
     return made
 
 
@@ -96,6 +96,7 @@ DISTIL = {
 }  # fmt: skip
 SHARED = {"embedding_size": 14, "num_hidden_layers": 5, "num_hidden_groups": 2, "inner_group_num": 2}
 SMALL = {"embedding_size": 14}
+PAGE = {"max_2d_position_embeddings": 71}
 ONE_SIZE = {key: {"hidden_size": 33, "embedding_size": 33} for key in ("hidden_size", "embedding_size")}
 POSITIONS = {"lookups": {"positions": "position_ids"}}
 
@@ -126,7 +127,8 @@ CASES = (
     encoder("roc_bert", "RoCBertForMaskedLM", config=GLYPHS, inputs=glyphs),
     encoder("roc_bert", "RoCBertForMaskedLM", "untied", {**GLYPHS, "tie_word_embeddings": False}, inputs=glyphs,
             unused=("cls.predictions.bias",)),
-    encoder("layoutlm", "LayoutLMForMaskedLM", config={"max_2d_position_embeddings": 71}, inputs=layout, unused=POOLER),
+    encoder("layoutlm", "LayoutLMForMaskedLM", config=PAGE, inputs=layout, unused=POOLER),
+    encoder("layoutlm", "LayoutLMForSequenceClassification", config={**PAGE, "num_labels": 7}, inputs=layout),
     encoder("visual_bert", "VisualBertForPreTraining", config={"visual_embedding_dim": 17}, inputs=seen),
     encoder("tapas", "TapasForMaskedLM", config=TABLE, inputs=table),
     encoder("align_text_model", "AlignTextModel"),
@@ -171,7 +173,7 @@ CASES = (
     *(
         like_roberta(
             "esm", model, f"{model}-{name}", {"mask_token_id": 3, "type_vocab_size": None, **config}, unused=CONTACTS,
-            untrained="contact_head", **options,
+            **options,
         )
         for model, size in (("EsmModel", 36), ("EsmForMaskedLM", 24))
         for name, config, options in (

@@ -78,7 +78,6 @@ CASES = (
         index_head_dim=12,
         index_topk=9,
         ordered=("index_key", "index_heads", "freq", "pair"),
-        untrained=r"\.indexer\.",
     ),
     latent(
         "glm_moe_dsa",
@@ -89,6 +88,5 @@ CASES = (
         index_topk=9,
         indexer_types=["full", "shared", "full"],
         ordered=("index_key", "index_heads", "freq", "pair"),
-        untrained=r"\.indexer\.",
     ),
 )

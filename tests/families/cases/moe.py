@@ -15,6 +15,8 @@ ROUTED |= {"n_shared_experts": 2, "n_group": 2, "topk_group": 1, "first_k_dense_
 ALL, MOST = {"num_experts_per_tok": 6}, {"num_experts_per_tok": 5}
 ROUTED |= {"smooth": {**ALL, "topk_group": 2}, "oracles": {**MOST, "topk_group": 2}}
 NUMBERED = {"moe_intermediate_size": 13, "num_experts": 6, "num_experts_per_tok": 2, "num_hidden_layers": 3}
+#: Heads that are wider by a whole plane on either side of a rotation of half of them.
+WIDER = {"head_dim": {"head_dim": 24}}
 LOCAL = {"num_local_experts": 6, "num_experts_per_tok": 2}
 
 #: New layers in front of the first one, and between dense and sparse ones.
@@ -62,10 +64,10 @@ CASES = (
         "granitemoe_swa", "GraniteMoeSWAForCausalLM", **LOCAL, num_hidden_layers=3, shared_intermediate_size=23,
         sliding_window=7, layer_rope_theta=[1e4, 0, 500.0],
     ),
-    moe("glm4_moe", "Glm4MoeForCausalLM", **ROUTED, attention_bias=True, head_dim=20),
+    moe("glm4_moe", "Glm4MoeForCausalLM", **ROUTED, attention_bias=True, head_dim=20, variants=WIDER),
     moe("glm4_moe", "Glm4MoeForCausalLM", "normed", **ROUTED, use_qk_norm=True, head_dim=20, ordered=("key",)),
     moe(
-        "glm4v_moe_text", "Glm4vMoeTextModel", **ROUTED, head_dim=20,
+        "glm4v_moe_text", "Glm4vMoeTextModel", **ROUTED, head_dim=20, variants=WIDER,
         rope_parameters={
             "rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5, "mrope_section": [1, 2, 2],
         },
@@ -110,6 +112,10 @@ CASES = (
     moe(
         "cohere2_moe", "Cohere2MoeForCausalLM", "rms", **NUMBERED, rms_norm_eps=1e-3, first_k_dense_replace=1,
         tie_word_embeddings=True, sliding_window=7, drop=("moe_intermediate_size",),
+    ),
+    moe(
+        "cohere2_moe", "Cohere2MoeForCausalLM", "rms-prefix", **NUMBERED, rms_norm_eps=1e-3, first_k_dense_replace=1,
+        prefix_dense_intermediate_size=23, sliding_window=7, drop=("moe_intermediate_size",),
     ),
     moe("jetmoe", "JetMoeForCausalLM", **LOCAL, kv_channels=14, drop=("head_dim", "num_attention_heads")),
     moe(
@@ -168,7 +174,7 @@ CASES = (
         "minimax_m3_vl_text", "MiniMaxM3VLForCausalLM", "indexed", **LOCAL, dense_intermediate_size=41,
         shared_intermediate_size=23, index_n_heads=3, index_head_dim=10, index_block_size=2, index_topk_blocks=2,
         layer_types=["full_attention", "minimax_m3_sparse"], ordered=("key", "kv_heads", "index_key", "index_heads"),
-        untrained=r"\.indexer\.",
+        smooth={**ALL, "index_topk_blocks": 64},
     ),
     moe(
         "dbrx", "DbrxForCausalLM", d_model=24, n_heads=6, n_layers=2, max_seq_len=4096,
@@ -185,5 +191,10 @@ CASES = (
         "beam", "BeamForCausalLM", **NUMBERED, n_group=2, topk_group=1, attention_bias=True, sliding_window=7,
         layer_types=["sliding_attention", "full_attention", "full_attention"], smooth={**ALL, "topk_group": 2},
         mlp_layer_types=["sparse", "dense", "sparse"], oracles={**MOST, "topk_group": 2},
+        variants={
+            "num_hidden_layers": {
+                "num_hidden_layers": 2, "layer_types": ["full_attention"] * 2, "mlp_layer_types": ["sparse", "dense"],
+            },
+        },
     ),
 )  # fmt: skip

@@ -54,14 +54,14 @@ CASES = (
         variants=variants(PART),
         **WIDE,
     ),
-    decoder("stablelm", "StableLmForCausalLM", use_qkv_bias=True, partial_rotary_factor=0.4, **PLAIN),
+    decoder("stablelm", "StableLmForCausalLM", use_qkv_bias=True, partial_rotary_factor=0.75, **PLAIN),
     decoder(
         "stablelm",
         "StableLmForCausalLM",
         "parallel",
         use_parallel_residual=True,
         tie_word_embeddings=True,
-        partial_rotary_factor=0.4,
+        partial_rotary_factor=0.75,
         **PLAIN,
     ),
 )
