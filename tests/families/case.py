@@ -210,9 +210,11 @@ def _make(model: str, config: str, device: str) -> nn.Module:
 
 
 def class_named(name: str) -> Any:
-    """Return a class of ``transformers``, or of a module of it: ``models.idefics2.modeling_idefics2.Class``."""
+    """Return a class of ``transformers``, or of a module of it or of the tests: ``models.idefics2.….Class``."""
     import transformers
 
+    if name.startswith("tests."):
+        return pkgutil.resolve_name(name)
     return functools.reduce(getattr, name.split("."), transformers)
 
 

@@ -7,8 +7,6 @@ python3 scripts/test.py tests/families -m families    # everything
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
-from typing import Any
 
 import pytest
 import torch
@@ -29,29 +27,6 @@ MAIN = {case.model_type: case for case in reversed(all_cases())}
 DECLARATIONS = declarations()
 MISTAKES = 4
 """How many wrong versions of a declaration the quick run tries, each of another kind."""
-
-
-UNDECLARED: dict[str, str] = {}
-"""Declaration -> why the class disagrees with it in something that no growth touches."""
-UNSHOWN = {
-    "classification_head.dense": "BART's classifiers want one end of a sentence in each row",
-    "classification_head.out_proj": "as its dense",
-    "decoder.0": "the heads of masked image modelling want a mask of patches",
-}
-"""Optional head -> why no case has it: it is declared from its class, and no model here shows it."""
-UNSEEN = dict.fromkeys(
-    ("esm", "esm_1b", "esm_2"),
-    "contacts come from a method of their own, which no check calls, so that what the head reads has no order",
-)
-"""Declaration -> a mistake that the checks cannot tell from the right one yet, when all of them are tried."""
-
-
-def known_gaps(declarations: Iterable[str], gaps: Mapping[str, str]) -> list[Any]:
-    """Return parameters of which those with a known gap must fail, so that a closed gap is noticed."""
-    return [
-        pytest.param(name, marks=pytest.mark.xfail(reason=gaps[name], strict=True)) if name in gaps else name
-        for name in declarations
-    ]
 
 
 # Every model type and declaration is tried
@@ -108,8 +83,6 @@ def test_every_arrow_is_in_a_case() -> None:
     def is_shown(name: str, arrow: Arrow) -> bool:
         if arrow.kind == "carried" or not arrow.gain:  # tensors of the source alone; norms without any tensor
             return True
-        if arrow.optional and name in UNSHOWN:
-            return True
         return name in names_seen if arrow.optional else (name, arrow) in seen
 
     left = {
@@ -122,7 +95,7 @@ def test_every_arrow_is_in_a_case() -> None:
 # Every distinct declaration
 
 
-@pytest.mark.parametrize("declaration", known_gaps(DECLARATIONS, UNDECLARED))
+@pytest.mark.parametrize("declaration", DECLARATIONS)
 def test_declaration_holds(declaration: str) -> None:
     assert checks.check_oracles(DECLARATIONS[declaration][0]) == []
 
@@ -136,9 +109,7 @@ def test_a_disturbed_block_is_noticed(declaration: str) -> None:
 @pytest.mark.parametrize("declaration", DECLARATIONS)
 def test_mistakes_are_seen(declaration: str) -> None:
     cases = DECLARATIONS[declaration]
-    found = unseen(cases, a_few(cases, MISTAKES))
-    # The full test says of these that something is unseen; the few that are tried here may or may not show it.
-    assert found == [] or (declaration in UNSEEN and all("contact_head" in mistake for mistake in found))
+    assert unseen(cases, a_few(cases, MISTAKES)) == []
 
 
 def test_mistakes_are_of_every_kind() -> None:
@@ -166,7 +137,7 @@ def test_no_plan_is_rejected(name: str) -> None:
 
 
 @pytest.mark.families
-@pytest.mark.parametrize("declaration", known_gaps(DECLARATIONS, UNSEEN))
+@pytest.mark.parametrize("declaration", DECLARATIONS)
 def test_all_mistakes_are_seen(declaration: str) -> None:
     cases = DECLARATIONS[declaration]
     assert unseen(cases, mutations_of(cases)) == []

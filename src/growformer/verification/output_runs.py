@@ -22,7 +22,8 @@ Inputs = Mapping[str, torch.Tensor]
 OUTPUTS = (
     "logits", "prediction_logits", "prediction_logits_or_scores", "seq_relationship_logits", "start_logits",
     "end_logits", "logits_per_image", "logits_per_text", "text_embeds", "image_embeds", "pred_boxes",
-    "distillation_logits", "cls_logits", "last_hidden_state", "pooler_output", "encoder_last_hidden_state",
+    "distillation_logits", "cls_logits", "reconstruction", "last_hidden_state", "pooler_output",
+    "encoder_last_hidden_state",
 )  # fmt: skip
 """What models return, that a user would look at; the most telling first."""
 

@@ -101,6 +101,13 @@ def frames(config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     }
 
 
+def sentences(config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """So many sentences, as there is one answer for each, with the token that ends one in the last place alone."""
+    ids = torch.randint(3, config["vocab_size"], (24, 17), generator=torch.Generator().manual_seed(5))
+    ids[:, -1] = config["eos_token_id"]
+    return {"input_ids": ids}
+
+
 def seeing_everything(config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Tokens, two of which see all others and are seen by them."""
     generator = torch.Generator().manual_seed(5)
@@ -145,6 +152,7 @@ CASES = (
     words("switch_transformers", "SwitchTransformersForConditionalGeneration", SWITCH, router_bias=True),
     words("bart", "BartForConditionalGeneration", BART),
     words("bart", "BartModel", BART, scale_embedding=True),
+    words("bart", "BartForSequenceClassification", BART, inputs=sentences, num_labels=7),
     words("mvp", "MvpForConditionalGeneration", BART),
     words("plbart", "PLBartForConditionalGeneration", BART),
     words("blenderbot-small", "BlenderbotSmallForConditionalGeneration", BART),

@@ -98,7 +98,7 @@ SHARED = {"embedding_size": 14, "num_hidden_layers": 5, "num_hidden_groups": 2, 
 SMALL = {"embedding_size": 14}
 PAGE = {"max_2d_position_embeddings": 71}
 ONE_SIZE = {key: {"hidden_size": 33, "embedding_size": 33} for key in ("hidden_size", "embedding_size")}
-POSITIONS = {"lookups": {"positions": "position_ids"}}
+POSITIONS = {"positions": "position_ids"}
 
 
 def whole_heads(hidden_size: int) -> dict[str, dict[str, int]]:
@@ -172,15 +172,24 @@ CASES = (
     modern("ModernBertForSequenceClassification", config={"num_labels": 7, "classifier_bias": True}),
     *(
         like_roberta(
-            "esm", model, f"{model}-{name}", {"mask_token_id": 3, "type_vocab_size": None, **config}, unused=CONTACTS,
-            **options,
+            "esm", model, f"{model}-{name}".removeprefix("tests.families."),
+            {"mask_token_id": 3, "type_vocab_size": None, **config}, **options,
         )
-        for model, size in (("EsmModel", 36), ("EsmForMaskedLM", 24))
+        for model, size, usual in (
+            ("EsmForMaskedLM", 24, {"unused": CONTACTS}), ("EsmModel", 36, {"unused": CONTACTS}),
+            ("tests.families.contacts.EsmModel", 36, {"lookups": {"vocab": "input_ids"}, "ordered": ("positions",)}),
+        )
         for name, config, options in (
-            ("rotary", {"position_embedding_type": "rotary", "hidden_size": size}, {"variants": whole_heads(size)}),
-            ("absolute", {}, {}),
+            (
+                "rotary", {"position_embedding_type": "rotary", "hidden_size": size},
+                {**usual, "ordered": (), "variants": whole_heads(size)},
+            ),
+            ("absolute", {}, usual),
             # Which token stands for those that are masked depends on its id.
-            ("norm", {"emb_layer_norm_before": True, "token_dropout": True}, POSITIONS),
+            (
+                "norm", {"emb_layer_norm_before": True, "token_dropout": True},
+                {**usual, "lookups": {} if "lookups" in usual else POSITIONS},
+            ),
         )
     ),
     like_roberta("jina_embeddings_v3", "JinaEmbeddingsV3ForMaskedLM", config=EVEN),

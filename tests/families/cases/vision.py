@@ -80,6 +80,7 @@ MAE = {
     "decoder_num_attention_heads": 2, "mask_ratio": 0.5,
 }  # fmt: skip
 VIVIT = {"num_frames": 6, "tubelet_size": [2, 4, 4], "patch_size": None}
+WHOLE_PATCHES = {"encoder_stride": 4}
 MASK = ("embeddings.mask_token",)
 RATIO = {"intermediate_size": None, "mlp_ratio": 3}
 ROTATED = {"hidden_size": 24, "num_attention_heads": 2}
@@ -105,11 +106,13 @@ CARRIED = ("stream", "decoder_stream", "channels")
 CASES = (
     vision("vit", "ViTModel"),
     vision("vit", "ViTForImageClassification", config=LABELS),
+    vision("vit", "ViTForMaskedImageModeling", config=WHOLE_PATCHES, inputs=hidden),
     vision("vit", "ViTModel", "pooled", {"pooler_output_size": 11}),
     vision("vit", "ViTForImageClassification", "oblong", {"image_size": [12, 8], "patch_size": [4, 2], **LABELS}),
     vision("deit", "DeiTModel"),
     vision("deit", "DeiTForImageClassificationWithTeacher", config=LABELS),
     vision("deit", "DeiTForImageClassification", config=LABELS),
+    vision("deit", "DeiTForMaskedImageModeling", config=WHOLE_PATCHES, inputs=hidden),
     vision("vit_msn", "ViTMSNModel"),
     vision("vit_msn", "ViTMSNForImageClassification", config=LABELS),
     vision("ijepa", "IJepaModel"),
