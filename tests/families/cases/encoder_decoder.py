@@ -72,7 +72,7 @@ SIDE = {
 T5GEMMA = {
     "vocab_size": 53, "encoder": SIDE,
     "decoder": {
-        **SIDE, "vocab_size": 59, "hidden_size": 30, "intermediate_size": 41, "num_hidden_layers": 3,
+        **SIDE, "vocab_size": 59, "hidden_size": 36, "intermediate_size": 41, "num_hidden_layers": 3,
         "num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 10,
     },
 }  # fmt: skip
