@@ -2,7 +2,7 @@
 
     python3 scripts/conformance.py llama bert       # the quick checks of every case of these model types
     python3 scripts/conformance.py llama --full     # every transformation alone, and every check
-    python3 scripts/conformance.py --list           # how many model types and declarations are verified
+    python3 scripts/conformance.py --list           # which model types and declarations are verified, and their lines
 
 A case is a small model of a stock class: see tests/families/case.py; a new family adds a module to
 tests/families/cases. Exit code 1 if anything is wrong.
@@ -11,9 +11,11 @@ tests/families/cases. Exit code 1 if anything is wrong.
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib.util
 import json
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +25,9 @@ from typing import Any
 import environment
 
 ROOT = Path(__file__).resolve().parent.parent
+FAMILIES = ROOT / "src" / "growformer" / "architecture" / "families"
+ORDINARY = 60
+"""Lines that an ordinary declaration does with."""
 Row = dict[str, Any]
 
 
@@ -155,17 +160,39 @@ def _list(as_json: bool) -> int:
         "declarations without a case": sorted(set(architectures()) - used),
     }
     counts = {"model_types": len(verified), "declarations": len(used), "cases": len(cases)}
+    files = {path.stem: _lines_of(path) for path in sorted(FAMILIES.glob("[!_]*.py"))}
     if as_json:
-        print(json.dumps({**counts, "verified": verified, **missing}))
+        print(json.dumps({**counts, "verified": verified, **missing, "lines": files}))
     else:
+        for name, (lines, declared) in files.items():
+            each = ", ".join(f"{what} {count}" for what, count in declared.items())
+            print(f"{FAMILIES.name}/{name}.py: {lines} lines{f', of which {each}' if each else ''}")
         for name in sorted(used):
             types = sorted({case.model_type for case in cases if case.architecture.name == name})
             print(f"{name}: {', '.join(types)}")
         print(f"{len(verified)} model types verified, by {len(used)} declarations and {len(cases)} cases")
+        sizes = [count for _, declared in files.values() for count in declared.values()]
+        print(
+            f"a declaration has {min(sizes)} to {max(sizes)} lines, {statistics.median(sizes):g} in the middle; "
+            f"{sum(count <= ORDINARY for count in sizes)} of {len(sizes)} have at most {ORDINARY}"
+        )
         for what, names in missing.items():
             if names:
                 print(f"{what}: {', '.join(names)}")
     return 1 if any(missing.values()) else 0
+
+
+def _lines_of(path: Path) -> tuple[int, dict[str, int]]:
+    """Return a family file's lines, and those of every declaration that it writes down."""
+    text = path.read_text(encoding="utf-8")
+    found = {}
+    for statement in ast.parse(text).body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call):
+            called = statement.value.func
+            name = called.attr if isinstance(called, ast.Attribute) else ast.unparse(called)
+            if name in ("extend", "Architecture"):
+                found[ast.unparse(statement.targets[0])] = (statement.end_lineno or 0) - statement.lineno + 1
+    return len(text.splitlines()), found
 
 
 if __name__ == "__main__":

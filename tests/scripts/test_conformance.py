@@ -13,6 +13,7 @@ from tests.families import checks
 from tests.families.case import all_cases
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+FAMILIES = SCRIPTS.parent / "src" / "growformer" / "architecture" / "families"
 
 
 @pytest.fixture
@@ -38,6 +39,9 @@ def test_the_list_counts_what_has_cases(conformance: Any, capsys: pytest.Capture
     assert found["verified"] == types
     assert found["model_types"] == len(types)
     assert found["declarations"] == len({case.architecture.name for case in all_cases()})
+    lines, declared = found["lines"]["llama"]
+    assert {"LLAMA", "QWEN2"} <= declared.keys()
+    assert sum(declared.values()) < lines == len((FAMILIES / "llama.py").read_text().splitlines())
 
 
 def test_every_check_has_a_line(conformance: Any, capsys: pytest.CaptureFixture[str]) -> None:
