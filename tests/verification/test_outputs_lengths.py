@@ -169,3 +169,71 @@ def test_what_cannot_run_is_left_out_unless_it_is_asked_for(
     assert found.notes[1].startswith("trainability was not checked: it takes about")
     with pytest.raises(growformer.SourceError, match="it uses other weights"):
         growformer.verify(*folders, checks=["outputs"])
+
+
+def test_memory_that_runs_out_is_said(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def runs_out(*_: Any, progress: Any, **__: Any) -> None:
+        progress("the source in float64 on 12 positions")
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 34359738368 bytes.")
+
+    monkeypatch.setattr(run_outputs, "compare_outputs", runs_out)
+    with pytest.raises(
+        growformer.SourceError,
+        match=r"memory ran out with the source in float64 on 12 positions, .* less than 12 positions",
+    ):
+        verify(folders)
+    monkeypatch.setattr(run_outputs, "compare_outputs", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        verify(folders)
+
+
+def test_a_mask_takes_memory_too(models: dict[str, nn.Module]) -> None:
+    """Sliding windows need one, which attention turns into numbers: 34 GB at 65,536 positions."""
+    shorter, longer = (cost(models["source"], length, 1, 0).num_bytes for length in (1 << 15, 1 << 16))
+    assert longer - 2 * shorter >= 8 * (1 << 31)
+
+
+# Dtypes.
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
+    """Return checkpoints in bfloat16: one with more layers, and one whose gains are rescaled."""
+    folder = tmp_path_factory.mktemp("halves")
+    llama().to(torch.bfloat16).save_pretrained(folder / "source")
+    for name, sizes in {"deeper": {"num_hidden_layers": 4}, "wider": {"hidden_size": 30}}.items():
+        growformer.grow_checkpoint(folder / "source", folder / name, init="noise", **sizes)
+    return {name: (folder / "source", folder / name) for name in ("deeper", "wider")}
+
+
+def dtypes_of(found: Verification) -> set[str]:
+    assert found.outputs is not None
+    return {c.dtype for c in found.outputs.comparisons}
+
+
+def test_what_was_rounded_when_it_was_stored_is_not_measured_in_float32(
+    halves: dict[str, tuple[Path, Path]],
+) -> None:
+    deeper = verify(halves["deeper"])
+    assert deeper.ok
+    assert dtypes_of(deeper) == {"float32", "bfloat16"}
+    wider = verify(halves["wider"])
+    assert wider.ok
+    assert dtypes_of(wider) == {"bfloat16"}
+    (note,) = (note for note in wider.all_notes() if "not compared in float32" in note)
+    assert "layers.0.input_layernorm.weight, say, holds source values times a factor" in note
+    measured = verify(halves["wider"], dtypes=["float32"])
+    assert not measured.ok  # it is there, and shows where it is asked for
+
+
+def test_without_a_plan_a_note_says_what_float32_may_measure(halves: dict[str, tuple[Path, Path]]) -> None:
+    source, grown = (run_outputs.load_folder(growformer.storage.folder.open_folder(f)) for f in halves["wider"])
+    found = growformer.verify(source.to(torch.bfloat16), grown.to(torch.bfloat16), lengths=[12])
+    assert not found.ok
+    assert any(note.startswith("in bfloat16, in which both are stored, outputs agree") for note in found.all_notes())
+    broken = grown.to(torch.bfloat16)
+    with torch.no_grad():
+        broken.model.layers[0].mlp.up_proj.weight.mul_(2)
+    found = growformer.verify(source, broken, lengths=[12])
+    assert not found.ok
+    assert not any("outputs agree" in note for note in found.all_notes())

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -117,13 +117,32 @@ def _usage_error(error: Exception) -> str | None:
     if not hasattr(error, "format_message"):
         return None
     message = str(error.format_message())
+    context = getattr(error, "ctx", None)
     possible = getattr(error, "possibilities", None)
     if hasattr(error, "option_name") and message.startswith("No such option"):
-        message = f"no option {error.option_name}" + (f"; did you mean {possible[0]}?" if possible else "")
+        message = f"no option {error.option_name}"
+        field = str(error.option_name).lstrip("-").replace("-", "_")
+        if _takes(context, "--set") and _is_size(field):
+            message += f": a size by the family's own name is --set {field}=N"
+        elif possible:
+            message += f"; did you mean {possible[0]}?"
     elif message[:1].isupper():
         message = message[0].lower() + message[1:]
-    context = getattr(error, "ctx", None)
     return message + (f"\nSee {context.command_path} --help" if context is not None else "")
+
+
+def _takes(context: Any, option: str) -> bool:
+    command = getattr(context, "command", None)
+    return any(option in parameter.opts for parameter in getattr(command, "params", ()))
+
+
+def _is_size(field: str) -> bool:
+    """Tell whether some family has a size of this name."""
+    from growformer.architecture.exact import names_in
+    from growformer.architecture.registry import architectures
+
+    sizes = {name for a in architectures().values() for size in a.sizes.values() for name in names_in(size)}
+    return field in {name.rpartition(".")[2] for name in sizes}
 
 
 def _complain(message: str) -> None:

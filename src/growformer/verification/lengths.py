@@ -55,7 +55,8 @@ def cost(model: nn.Module, length: int, num_dtypes: int, num_layers: int) -> Cos
     passes = 1 + 2 * num_dtypes
     operations = passes * (2.0 * parameters * length + 4.0 * length**2 * hidden * depth)
     eager = getattr(getattr(model, "config", None), "_attn_implementation", "eager") == "eager"
-    scores = 3 * 8 * heads * length**2 if eager else 0
+    # Of scores in float64, a few per head; without them a mask, where a window needs one, as truth values and numbers.
+    scores = (3 * 8 * heads if eager else 2 + 8) * length**2
     kept = length * width * (8 + 4 + 4)
     return Cost(operations, kept + scores + 8 * length * (4 * inner + 2 * width), 16 * length * hidden * num_layers)
 

@@ -163,6 +163,34 @@ def requirements(data: Mapping[str, Any] | Recorded, template: str, index: Index
     return TensorRequirements(name, rec.target_held(spec, index), shape, tuple(uses))
 
 
+def first_rounded(rec: Recorded) -> str | None:
+    """Return the name of a tensor that holds source values rounded to its dtype; None if all are there bit by bit.
+
+    Rounded are values times a factor that is no power of two, means, shares of copies, and irrational constants.
+
+    Raises:
+        PlanError: no values can meet what is recorded.
+    """
+    for spec, index in rec.specs():
+        needed = requirements(rec, spec.template, index)
+        if any(_is_rounded(requirement) for use in needed.uses for requirement in use):
+            return needed.name
+    return None
+
+
+def _is_rounded(requirement: Requirement) -> bool:
+    must = requirement.must
+    if isinstance(must, Scaled):
+        exact = must.is_copy or (_is_power_of_two(must.scale) and not must.offset)
+        return len(requirement.copies) > 1 or not exact
+    return isinstance(must, MeanOf) or (isinstance(must, Value) and not must.is_exact)
+
+
+def _is_power_of_two(scale: Root) -> bool:
+    parts = (scale.square.numerator, scale.square.denominator)
+    return all(part & (part - 1) == 0 and part.bit_length() % 2 for part in parts)
+
+
 def _origin(rec: Recorded, index: Index) -> dict[str, int]:
     """Return the source instance, or where there is none (a new one), the target's: nothing is taken from it."""
     return dict(index) if rec.is_new(index) else rec.origin(index)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from growformer.errors import RequestError, SourceError, did_you_mean
+from growformer.errors import PlanError, RequestError, SourceError, did_you_mean
 from growformer.storage.folder import ModelFolder, open_folder
 from growformer.verification.from_disk import FromDisk, Unrunnable, class_of, skeleton
 from growformer.verification.input_files import Inputs as InputFiles
@@ -22,6 +22,7 @@ from growformer.verification.output_report import OutputsReport
 from growformer.verification.output_runs import Held, InputSet, Openable, cast, frequencies_of, moved
 from growformer.verification.outputs import RATIO_LIMIT, Progress, compare_outputs
 from growformer.verification.recorded import Recorded
+from growformer.verification.requirements import first_rounded
 from growformer.verification.shared_layers import shared_layers
 
 if TYPE_CHECKING:
@@ -125,6 +126,8 @@ def run_outputs(source: Any, grown: Any, request: OutputsRequest, record: Record
     ]
     dtypes = checked_dtypes(request.dtypes, [_dtypes_of(f, m) for f, m in zip(folders, (source, grown), strict=True)])
     notes = [] if request.dtypes is None else _stored_in_fewer_bits(folders, dtypes)
+    if request.dtypes is None and len(dtypes) > 1 and record is not None:
+        dtypes = _without_stored_rounding(dtypes, record, notes)
     tell = _Tell(request.progress or (lambda _: None))
     free = available_bytes()
     layers = len(shared_layers(record, looked_at[0], looked_at[1])) if record is not None else 0
@@ -146,10 +149,13 @@ def run_outputs(source: Any, grown: Any, request: OutputsRequest, record: Record
         Held(model) if folder is None else FromDisk(folder, tell.part) if from_disk else InMemory(folder)
         for folder, model in zip(folders, (source, grown), strict=True)
     ]
-    found = compare_outputs(
-        opened[0], opened[1], sets, dtypes,
-        generate=steps, frequencies=frequencies, record=record, progress=tell.step,
-    )  # fmt: skip
+    with _memory_errors(tell, sets):
+        found = compare_outputs(
+            opened[0], opened[1], sets, dtypes,
+            generate=steps, frequencies=frequencies, record=record, progress=tell.step,
+        )  # fmt: skip
+    if request.dtypes is None and record is None:
+        notes += _may_be_rounded(found)
     found = replace(found, notes=(*notes, *found.notes))
     return _with_text(found, folders[0])
 
@@ -239,6 +245,35 @@ def _stored_in_fewer_bits(folders: Sequence[ModelFolder | None], dtypes: Sequenc
     ]
 
 
+def _without_stored_rounding(dtypes: list[str], record: Recorded, notes: list[str]) -> list[str]:
+    """Return dtypes without float32, where source values were rounded to fewer bits when they were stored."""
+    try:
+        example = first_rounded(record)
+    except PlanError:  # the constraints check says what is wrong
+        return dtypes
+    if example is None:
+        return dtypes
+    stored = dtypes[-1]
+    notes.append(
+        f"outputs were not compared in float32: {example}, say, holds source values times a factor, or means of them, "
+        f"rounded to {stored}, in which both checkpoints are stored, and float32 would measure that rounding; grow "
+        f"with --dtype float32 keeps it out, and verify with --dtype float32,{stored} shows it"
+    )
+    return [dtype for dtype in dtypes if dtype != "float32"]
+
+
+def _may_be_rounded(found: OutputsReport) -> list[str]:
+    """Say why float32 alone may fail where no record says whether values were rounded when they were stored."""
+    failed, passed = ({c.dtype for c in found.comparisons if c.ok is ok} for ok in (False, True))
+    if failed != {"float32"} or not passed - failed:
+        return []
+    stored = ", ".join(sorted(passed - failed))
+    return [
+        f"in {stored}, in which both are stored, outputs agree: if values were multiplied by a factor and rounded to "
+        "it, float32 measures that rounding. Give the plan, from which this follows"
+    ]
+
+
 # Memory.
 
 
@@ -249,6 +284,25 @@ def _weights(models: Sequence[nn.Module]) -> int:
     """
     source, grown = (sum(p.numel() for p in model.parameters()) for model in models)
     return max(13 * source, 9 * grown)  # measured: benchmarks/verify_outputs.py
+
+
+@contextlib.contextmanager
+def _memory_errors(tell: _Tell, sets: Sequence[InputSet]) -> Iterator[None]:
+    """Say of memory that cannot be had what takes less.
+
+    Raises:
+        Unrunnable: the comparison takes more memory than there is.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in str(error):
+            raise
+        longest = max(given.length for given in sets)
+        raise Unrunnable(
+            f"memory ran out with {tell.now}, {gigabytes(available_bytes())} being free; ask for less than {longest:,} "
+            "positions (--lengths), or run layer by layer (--from-disk)"
+        ) from None
 
 
 def _from_disk(
