@@ -135,6 +135,20 @@ def test_wrong_options(run, pair: tuple[Path, Path], options: list[str], message
     assert (ran.code, ran.out, ran.err) == (2, "", f"error: {message}\n")
 
 
+def test_the_wrong_way_round(run, pair: tuple[Path, Path]) -> None:
+    source, grown = pair
+    ran = run("verify", grown, source)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("error: the grown model is smaller than its source (")
+    assert "name the source first" in ran.err
+
+
+def test_two_models_that_are_not_one(run, models: dict[str, Path]) -> None:
+    ran = run("verify", models["bert"], models["llama"])
+    assert ran.code in (1, 2)
+    assert "Traceback" not in ran.err
+
+
 def test_a_model_that_was_not_grown_is_its_own_source(run, models: dict[str, Path]) -> None:
     ran = run("verify", models["llama"], models["llama"], "--checks", "constraints", "--strict", "--json")
     assert ran.code == 0

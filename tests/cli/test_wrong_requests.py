@@ -162,6 +162,7 @@ def test_an_unknown_option(refused, llama: Path) -> None:
         == "no option --hiden-size; did you mean --hidden-size?\nSee growformer grow --help"
     )
     assert refused(llama, "--xyzzy", 36) == "no option --xyzzy\nSee growformer grow --help"
+    assert refused(llama, "--quiet", 36) == "no option --quiet\nSee growformer grow --help"
     said = "no option --d-model: a size by the family's own name is --set d_model=N\nSee growformer grow --help"
     assert refused(llama, "--d-model", 36) == said
 

@@ -419,6 +419,41 @@ def test_what_no_output_comes_from_is_named_and_not_judged() -> None:
     assert not any("contact_head" in name for name in dead)
 
 
+def with_resting_units(activation: str, count: int = 3) -> Made:
+    """Return a grown OPT, some of whose new units get so negative a bias that no token moves them."""
+    config = {
+        "vocab_size": 61, "hidden_size": 24, "ffn_dim": 37, "num_attention_heads": 3, "num_hidden_layers": 2,
+        "max_position_embeddings": 64, "word_embed_proj_dim": 24, "activation_function": activation, "pad_token_id": 0,
+    }  # fmt: skip
+    MODELS["opt"] = Case(model_type="opt", model="OPTForCausalLM", config=config), {"intermediate_size": 53}
+    made = Made("opt")
+    with torch.no_grad():
+        made.model.model.decoder.layers[0].fc1.bias[-count:] = -1e4
+    return made
+
+
+def test_units_that_an_activation_keeps_at_zero_are_at_rest() -> None:
+    report = with_resting_units("relu").check()
+    assert report.ok, report.rows()
+    resting = {r.tensor: r.at_rest for r in report.regions if r.at_rest}
+    assert resting["model.decoder.layers.0.fc1.weight"] == 3
+    assert resting["model.decoder.layers.0.fc2.weight"] == 3
+    assert any(
+        note.startswith("model.decoder.layers.0.fc1.weight: 3 new of its units gave nothing") for note in report.notes
+    )
+    assert not with_resting_units("gelu").check().ok  # a unit behind it that gives nothing is no chance
+    assert not with_resting_units("relu", count=16).check().ok  # nor are so many
+
+
+def test_zeros_on_both_sides_are_not_at_rest() -> None:
+    made = with_resting_units("relu")
+    layer = made.model.model.decoder.layers[0]
+    with torch.no_grad():
+        layer.fc1.weight[51], layer.fc1.bias[51], layer.fc2.weight[:, 51] = 0, 0, 0
+    dead = {r.tensor: r.reason for r in made.check().dead}
+    assert "both what writes the unit and what reads it" in dead["model.decoder.layers.0.fc1.weight"]
+
+
 class Unasked(torch.nn.Module):
     """A layer with weights that gives on what it gets."""
 

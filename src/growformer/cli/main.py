@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import shutil
 import signal
@@ -124,8 +125,10 @@ def _usage_error(error: Exception) -> str | None:
         field = str(error.option_name).lstrip("-").replace("-", "_")
         if _takes(context, "--set") and _is_size(field):
             message += f": a size by the family's own name is --set {field}=N"
-        elif possible:
-            message += f"; did you mean {possible[0]}?"
+        else:
+            bare = {name.lstrip("-"): name for name in possible or ()}  # dashes alone make names alike
+            close = difflib.get_close_matches(str(error.option_name).lstrip("-"), bare, n=1)
+            message += f"; did you mean {bare[close[0]]}?" if close else ""
     elif message[:1].isupper():
         message = message[0].lower() + message[1:]
     return message + (f"\nSee {context.command_path} --help" if context is not None else "")

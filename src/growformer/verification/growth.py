@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from growformer.errors import PlanError, SourceError
+from growformer.errors import PlanError, RequestError, SourceError
 from growformer.verification.recorded import Recorded
 
 if TYPE_CHECKING:
@@ -101,9 +102,28 @@ def find_growth(
             raise SourceError(
                 "the grown model has no config with to_dict(): pass plan=..., the plan that it was grown by"
             )
+        _check_not_smaller(found, described.config, after.config)
         inferred = infer(found, described, after.config, before.tensors, after.tensors)
         twice = stored_twice(after, found) if described.tied else {}
     return Growth(INFERRED, inferred=inferred, twice=tuple(twice.items()))
+
+
+def _check_not_smaller(architecture: Architecture, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Refuse two models of one type of which the second is smaller.
+
+    Raises:
+        RequestError: it is, in a size that growth could only have made larger.
+    """
+    if before.get("model_type") != after.get("model_type"):
+        return
+    own, other = architecture.resolve_config(before), architecture.resolve_config(after)
+    sizes = [(name, own.get(name), other.get(name)) for name in architecture.size_fields()]
+    smaller = [f"{n} {a} -> {b}" for n, a, b in sizes if isinstance(a, int) and isinstance(b, int) and b < a]
+    if smaller:
+        raise RequestError(
+            f"the grown model is smaller than its source ({', '.join(smaller)}): name the source first, and then what "
+            "it has become"
+        )
 
 
 def _plan_in(file: Path) -> Plan:

@@ -233,7 +233,10 @@ def _errors(name: str, reference: Sequence[Ran], own: Sequence[Ran], other: Sequ
             raise SourceError(f"the grown model does not return {name}, as the source does")
         a, b = before.outputs[name], after.outputs[name]
         if b.shape[-1] < a.shape[-1] or b.shape[:-1] != a.shape[:-1]:
-            raise SourceError(f"outputs of shape {list(b.shape)} and {list(a.shape)} cannot be compared")
+            raise SourceError(
+                f"for the same inputs the source gives {name} of shape {list(a.shape)}, and the grown model of "
+                f"{list(b.shape)}: these are not one model before and after growth"
+            )
         grown.append(_rows(b[..., : a.shape[-1]]))
     exact, mine = ([_rows(ran.outputs[name]) for ran in rans] for rans in (reference, own))
     return errors_of(name, exact, mine, grown)

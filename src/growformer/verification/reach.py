@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from growformer.architecture.language import term_axes
 from growformer.architecture.packing import Piece
 from growformer.verification.held import take
 from growformer.verification.live_tensors import LiveTensor, Ranges, select
@@ -18,6 +19,8 @@ from growformer.verification.regions import Region, compact, count
 from growformer.verification.units import UnitTable
 
 Regions = list[list[Ranges]]
+DeadAt = tuple[tuple[int, tuple[int, ...]], ...]
+"""Dimension of a declared tensor, and positions along it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class Reach:
         ratio: the largest, over steps, of its gradient over the largest of its neighbours'; None without neighbours.
         dead_at: the dead units: dimension of the declared tensor, positions.
         reason: why units are dead, where that can be told.
+        at_rest: how many units of an MLP gave nothing on all inputs, as those behind a ReLU may; they are not dead.
     """
 
     tensor: str
@@ -44,13 +48,14 @@ class Reach:
     gradient: tuple[float, ...] = ()
     source_gradient: tuple[float, ...] = ()
     ratio: float | None = None
-    dead_at: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    dead_at: DeadAt = ()
     reason: str = ""
+    at_rest: int = 0
 
     @property
     def is_dead(self) -> bool:
-        """Whether nothing of it, or not every new coordinate of it, was reached."""
-        return self.first_step is None or bool(self.dead_units)
+        """Whether nothing of it, or not every new coordinate of it, was reached, though it was not at rest."""
+        return not self.at_rest and (self.first_step is None or bool(self.dead_units))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -66,6 +71,8 @@ class Reach:
         if self.is_dead:
             found["dead_at"] = [{"dim": dim, "positions": list(at)} for dim, at in self.dead_at]
             found["reason"] = self.reason
+        if self.at_rest:
+            found["at_rest"] = self.at_rest
         return found
 
     def __str__(self) -> str:
@@ -178,6 +185,7 @@ def reaches(
     steps: int,
     table: UnitTable | None,
     parameters: Mapping[str, nn.Parameter],
+    resting: frozenset[str] = frozenset(),
 ) -> list[Reach]:
     """Return what was found of every new region.
 
@@ -187,6 +195,7 @@ def reaches(
         steps: how many were taken.
         table: where units are, to say why one is dead.
         parameters: of the trained model.
+        resting: axes of units that an activation may keep at zero.
     """
     neighbours: dict[str, dict[int, float]] = {}
     for f in watched:
@@ -203,32 +212,52 @@ def reaches(
             rms_at = f.rms.get(number, {})
             ratios = [rms_at[step] / beside[step] for step in rms_at if beside.get(step)]
             dead_at = tuple(f.dead_at(number))
+            reason = _reason(f, dead_at, table, parameters) if dead_at else ""
+            at_rest = 0 if reason else _at_rest(f, number, dead_at, resting)
             reach = Reach(
                 tensor=f.stored,
                 region=f.ranges[number],
                 first_step=f.first.get(number),
-                dead_units=sum(len(at) for _, at in dead_at),
+                dead_units=0 if at_rest else sum(len(at) for _, at in dead_at),
                 gradient=tuple(rms_at.get(step, 0.0) for step in every),
                 source_gradient=tuple(source.get(step, 0.0) for step in every) if source else (),
                 ratio=max(ratios) if ratios else None,
-                dead_at=dead_at,
-                reason=_reason(f, dead_at, table, parameters) if dead_at else "",
+                dead_at=() if at_rest else dead_at,
+                reason=reason,
+                at_rest=at_rest,
             )
             found.append(reach)
     return found
 
 
+_FEW = 4
+"""Of so many units one may be at rest. More are not chance."""
+
+
+def _at_rest(f: Followed, number: int, dead_at: DeadAt, resting: frozenset[str]) -> int:
+    """Return how many units of a region an activation kept at zero on all inputs; 0 where it is dead otherwise."""
+    if f.tensor is None or not resting:
+        return 0
+    if not dead_at and number not in f.first and len(f.shape) == 1:  # a bias: all of its new units
+        along = f.new[number][0]
+        positions = range(along.start, along.stop) if isinstance(along, slice) else along.tolist()
+        dead_at = ((0, tuple(positions)),)
+    found = [len(at) for dim, at in dead_at if {*term_axes(f.tensor.spec.dims[dim].term)} & resting]
+    few = all(len(at) * _FEW <= f.shape[dim] for dim, at in dead_at)
+    return sum(found) if few and len(found) == len(dead_at) else 0
+
+
 def _reason(
     f: Followed,
-    dead_at: tuple[tuple[int, tuple[int, ...]], ...],
+    dead_at: DeadAt,
     table: UnitTable | None,
     parameters: Mapping[str, nn.Parameter],
 ) -> str:
     """Say where all that carries a dead unit is zero on both sides."""
     if table is None or f.tensor is None:
         return ""
-    for dim, positions in dead_at:
-        zero = table.zero_around(f.tensor, dim, positions[0], lambda t: t.take(parameters[t.held.stored].detach()))
+    for dim, position in ((dim, position) for dim, positions in dead_at for position in positions):
+        zero = table.zero_around(f.tensor, dim, position, lambda t: t.take(parameters[t.held.stored].detach()))
         if len(zero) > 1:
             return f"{', '.join(zero[:4])} are all zero there, and so both what writes the unit and what reads it"
     return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from growformer.architecture.declaration import space_of
+from growformer.architecture.exact import names_in
 from growformer.verification.activations import Activation, Activations
 from growformer.verification.live_tensors import LiveTensor, live_tensors
 from growformer.verification.reach import Followed, Reach, Regions, followed_regions, reaches
@@ -24,6 +26,9 @@ SCALE_LIMIT = 30.0
 the same tensor, and of the same tensor in other layers. Measured over all families: below 5. A zeroed writer in front
 of an RMSNorm gives 10,000, and one step of training then destroys what was preserved."""
 _MOST_ROWS = 8
+_INNER = ("intermediate_size", "d_ff", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "moe_intermediate_size")
+"""Config fields with a number of MLP units, by the names that families give them."""
+_ZERO_BELOW_ZERO = re.compile(r"(gated-)?relu[26]?|relu\^2|squared_relu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +215,16 @@ def check_trainability(
     left_out = unused & {f.template for f in judged}
     if left_out:
         notes.append(f"not judged, as no output comes from them, nor from the source's values: {_list(left_out)}")
+    resting = resting_axes(record) if record is not None else frozenset()
+    found = reaches([f for f in judged if f.template not in unused], watched, taken, table, parameters, resting)
+    notes += [
+        f"{reach.tensor}: {reach.at_rest} new of its units gave nothing on any of these inputs, as the activation is "
+        "zero below zero; they learn once a token moves them"
+        for reach in found
+        if reach.at_rest
+    ]
     return TrainabilityReport(
-        tuple(reaches([f for f in judged if f.template not in unused], watched, taken, table, parameters)),
+        tuple(found),
         taken,
         tuple(found for found in symmetry.locked() if known & {*found.tensors}) if symmetry is not None else (),
         tuple(activations.found) if activations is not None else (),
@@ -232,6 +245,17 @@ def steps_to_learn(record: Recorded) -> int:
         if arrow.kind == "norm" and arrow.gain
     )
     return 3 if record.tied and on_branches else 2
+
+
+def resting_axes(record: Recorded) -> frozenset[str]:
+    """Return the axes of MLP units where the config names an activation that is zero below zero, such as ReLU."""
+    config = record.target_config
+    texts = [value for part in (config, *config.values()) if isinstance(part, Mapping) for value in part.values()]
+    if not any(isinstance(text, str) and _ZERO_BELOW_ZERO.fullmatch(text) for text in texts):
+        return frozenset()
+    fields = {record.architecture.roles.get("mlp", ""), *_INNER}
+    sizes = record.architecture.sizes.items()
+    return frozenset(axis for axis, size in sizes if fields & {name.rpartition(".")[2] for name in names_in(size)})
 
 
 def _start(table: UnitTable, parameters: Mapping[str, nn.Parameter]) -> Symmetry:

@@ -186,6 +186,8 @@ def _how_it_grew(
         return None
     try:
         return find_growth(source, grown, plan, record)
+    except RequestError:
+        raise
     except GrowformerError as error:
         if required or record is not None or has_record(grown):
             raise
