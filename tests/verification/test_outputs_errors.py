@@ -116,3 +116,18 @@ def test_more_directions_and_fewer_positions_leave_less_to_chance() -> None:
     assert fluctuation(64, 100) < fluctuation(16, 100) < fluctuation(4, 100)
     assert fluctuation(16, 10) < fluctuation(16, 10_000)
     assert fluctuation(1000, 4096) < 2
+
+
+def test_the_position_in_the_middle_stands_for_all_where_tokens_may_go_to_other_experts() -> None:
+    generator = torch.Generator().manual_seed(0)
+    exact = torch.randn(2, 33, 16, generator=generator, dtype=torch.float64)
+    own, other = (exact + 1e-2 * torch.randn(exact.shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    sent = other.clone()
+    sent[0, 5] += 1
+    assert errors_of("logits", [exact], [own], [sent]).ratio > 3
+    found = errors_of("logits", [exact], [own], [sent], typical=True)
+    assert 0.8 < found.ratio < 1.25
+    assert found.by_position == ()
+    assert errors_of("logits", [exact], [own], [exact + 4 * (other - exact)], typical=True).ratio > 3
+    sent[0, 5] = math.nan
+    assert errors_of("logits", [exact], [own], [sent], typical=True).grown_error == math.inf

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from tests.verification.test_outputs_compare import llama
 from tests.verification.test_outputs_from_disk import bert, saved
 from torch import nn
@@ -237,3 +238,28 @@ def test_without_a_plan_a_note_says_what_float32_may_measure(halves: dict[str, t
     found = growformer.verify(source, broken, lengths=[12])
     assert not found.ok
     assert not any("outputs agree" in note for note in found.all_notes())
+
+
+def test_a_mixture_of_experts_in_half_precision(tmp_path: Path) -> None:
+    """Rounding sends some tokens to other experts; a weight that is off is seen all the same."""
+    config = transformers.MixtralConfig(
+        vocab_size=61, hidden_size=24, intermediate_size=36, num_attention_heads=6, num_key_value_heads=2, head_dim=8,
+        num_hidden_layers=3, num_local_experts=8, num_experts_per_tok=2, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.MixtralForCausalLM(config)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn_like(p) * (1 if p.ndim < 2 else p.shape[-1] ** -0.5))
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "source")
+    growformer.grow_checkpoint(tmp_path / "source", tmp_path / "grown", hidden_size=30, init="noise")
+    for seed in range(3):
+        found = growformer.verify(tmp_path / "source", tmp_path / "grown", checks=["outputs"], seed=seed)
+        assert found.ok, found
+    assert any("the position in the middle is judged" in note for note in found.all_notes())
+    grown = transformers.MixtralForCausalLM.from_pretrained(tmp_path / "grown", dtype=torch.bfloat16)
+    with torch.no_grad():
+        grown.model.layers[1].self_attn.v_proj.weight.mul_(1.1)
+    plan = growformer.load_provenance(tmp_path / "grown").plan
+    source = transformers.MixtralForCausalLM.from_pretrained(tmp_path / "source", dtype=torch.bfloat16)
+    assert not growformer.verify(source, grown, plan=plan, checks=["outputs"]).ok

@@ -141,6 +141,8 @@ def errors_of(
     reference: Sequence[torch.Tensor],
     own: Sequence[torch.Tensor],
     other: Sequence[torch.Tensor],
+    *,
+    typical: bool = False,
 ) -> OutputErrors:
     """Compare one output of several batches.
 
@@ -150,6 +152,8 @@ def errors_of(
             value)`` without positions.
         own: what the source gives in some dtype, of the same shapes.
         other: what the grown model gives in that dtype, likewise.
+        typical: take the position in the middle for all, and judge none alone: where rounding sends tokens to other
+            experts, those are off by what an expert gives.
     """
     norm = math.sqrt(sum(_sum_of_squares(r) for r in reference)) or 1.0
     squares: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -164,8 +168,12 @@ def errors_of(
     source_error, grown_error = (
         math.sqrt(sum(float(pair[which].sum()) for pair in squares)) / norm for which in (0, 1)
     )
+    if typical:
+        source_error, grown_error = (
+            _middle(torch.cat([pair[which].reshape(-1) for pair in squares])) / norm for which in (0, 1)
+        )
     figures = OutputErrors(name, source_error, grown_error, largest / (peak or 1.0), same / max(rows, 1))
-    if reference[0].ndim < 3:
+    if typical or reference[0].ndim < 3:
         return figures
     per_position = norm / math.sqrt(rows)
     together = [(own_.sqrt() / per_position, other_.sqrt() / per_position) for own_, other_ in squares]
@@ -219,6 +227,13 @@ def _minus(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def _larger(a: float, b: float) -> float:
     return math.nan if math.isnan(a) or math.isnan(b) else max(a, b)
+
+
+def _middle(squares: torch.Tensor) -> float:
+    """Return the error over everything, were it everywhere what it is at the position in the middle."""
+    if not bool(squares.isfinite().all()):
+        return math.inf
+    return math.sqrt(float(squares.median()) * squares.numel())
 
 
 def _sum_of_squares(tensor: torch.Tensor) -> float:
