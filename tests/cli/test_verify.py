@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import tokenizers
+import torch
 import transformers
 
 HEADER = ["check", "what", "result"]
@@ -141,6 +142,19 @@ def test_the_wrong_way_round(run, pair: tuple[Path, Path]) -> None:
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.startswith("error: the grown model is smaller than its source (")
     assert "name the source first" in ran.err
+
+
+def test_whole_numbers_are_no_copies(run, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(pair[1], broken)
+    for file in broken.glob("*.safetensors"):
+        tensors = safetensors.torch.load_file(file)
+        tensors["model.norm.weight"] = tensors["model.norm.weight"].to(torch.int8)
+        safetensors.torch.save_file(tensors, file, {"format": "pt"})
+    ran = run("verify", pair[0], broken, "--checks", "constraints")
+    assert ran.code == 1
+    assert "model.norm.weight" in ran.out
+    assert "int8" in ran.out
 
 
 def test_two_models_that_are_not_one(run, models: dict[str, Path]) -> None:

@@ -357,9 +357,11 @@ def test_a_truncated_file(refused, llama: Path, length: int) -> None:
         ({}, "has no weight_map"),
         ({"a": "gone.safetensors"}, "1 shards of model.safetensors.index.json are missing: gone.safetensors"),
         ({"a": "model.safetensors"}, "says that it holds 'a', but it does not"),
+        ({"a": "other.safetensors"}, "holds model.safetensors, which transformers loads, and model.safetensors.index"),
     ],
 )
 def test_a_wrong_index(refused, llama: Path, weight_map: dict[str, Any], message: str) -> None:
+    shutil.copy(llama / "model.safetensors", llama / "other.safetensors")
     (llama / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     assert message in refused(llama, "--hidden-size", 36)
 

@@ -159,7 +159,7 @@ CHANGES: dict[str, tuple[Callable[[Path, Path], Any], str, str, str]] = {
     ),
     "weights that were added": (
         lambda source, grown: shutil.copy(source / "model.safetensors", grown / "model.safetensors"),
-        "grown", "model.safetensors", "was not there when it was checked",
+        "grown", "the folder", "model.safetensors, which transformers loads",
     ),
     "code that was added": (
         lambda source, grown: (grown / "modeling.py").write_text("1"), "grown", "modeling.py", "was not there",

@@ -263,3 +263,18 @@ def test_a_mixture_of_experts_in_half_precision(tmp_path: Path) -> None:
     plan = growformer.load_provenance(tmp_path / "grown").plan
     source = transformers.MixtralForCausalLM.from_pretrained(tmp_path / "source", dtype=torch.bfloat16)
     assert not growformer.verify(source, grown, plan=plan, checks=["outputs"]).ok
+
+
+def test_more_tokens_to_choose_from_are_no_growth() -> None:
+    source = llama()
+    other = llama()
+    other.resize_token_embeddings(source.config.vocab_size + 3)
+    found = growformer.verify(source, other, lengths=[12])
+    assert not found.ok
+
+
+def test_inputs_that_a_class_cannot_run_on_are_said(folders: tuple[Path, Path]) -> None:
+    ids = torch.full((1, 5), 10_000)
+    says = "the source in float64 on 5 positions of given inputs: the class cannot run on this: IndexError"
+    with pytest.raises(growformer.SourceError, match=says):
+        growformer.verify(*folders, checks=["outputs"], inputs={"input_ids": ids})

@@ -307,6 +307,27 @@ def test_a_new_unit_may_be_locked_to_one_of_the_source(llama: Made) -> None:
     assert [str(found) for found in llama.check().locked] == ["mlp of layer 0: 3, 40"]
 
 
+def test_exact_copies_in_equal_shares_are_locked(llama: Made) -> None:
+    """Net2Net without noise: the copies of a unit never separate, though the source has all of them."""
+    source = llama.source
+    config = copy.deepcopy(source.config)
+    config.intermediate_size *= 2
+    doubled = type(source)(config)
+    with torch.no_grad():
+        for name, p in doubled.named_parameters():
+            old = source.get_parameter(name)
+            along = [d for d in range(p.ndim) if p.shape[d] != old.shape[d]]
+            twice = torch.cat([old, old], along[0]) if along else old
+            p.copy_(twice / 2 if "down_proj.weight" in name else twice)
+    found = growformer.verify(
+        source, doubled, checks=["constraints", "trainability"], inputs=llama.inputs, record="inferred"
+    )
+    assert found.constraints is not None
+    assert found.constraints.ok
+    assert found.trainability is not None
+    assert any(locked.where.startswith("mlp of layer 0") for locked in found.trainability.locked)
+
+
 def test_what_a_copied_layer_has_copied_is_not_its_own() -> None:
     """The source has two equal units; growth is not to blame, but for those that it adds."""
     made = Made("llama")

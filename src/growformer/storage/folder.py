@@ -195,6 +195,11 @@ def _shards(path: Path) -> dict[Path, set[str] | None]:
         missing = [file.name for file in shards if not os.path.lexists(file)]
         if missing:
             raise SourceError(f"{path}: {len(missing)} shards of {INDEX} are missing: {', '.join(missing[:3])}")
+        if os.path.lexists(single) and single.name not in held:
+            raise SourceError(
+                f"{path}: holds {single.name}, which transformers loads, and {INDEX}, which names other files; remove "
+                "the one that is not meant"
+            )
         return shards
     if os.path.lexists(single):
         return {single: None}

@@ -258,6 +258,12 @@ class _Comparison:
         if found != expected:
             says = f"the source's shape as its config says: {list(expected)}"
             return said(needed, "shape", says, str(list(found)), requirement.copies[0])
+        before, after = self.source.dtype(held.stored), self.target.dtype(needed.stored)
+        if before.is_floating_point and not (after.is_floating_point and after.itemsize > 1):
+            says, there = (str(dtype).removeprefix("torch.") for dtype in (before, after))
+            return said(
+                needed, "copy", f"values in floating point, as the source's {says}", there, requirement.copies[0]
+            )
         if held.stored not in self._read:
             self._read.add(held.stored)
             self.num_bytes += prod(found) * self.source.dtype(held.stored).itemsize

@@ -7,6 +7,7 @@ The same is asked of every position, of the stream after every layer, and of dec
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -139,6 +140,20 @@ def compare_outputs(
     return OutputsReport(tuple(comparisons), cache, sum(s.num_positions for s in sets), tuple(notes))
 
 
+@contextlib.contextmanager
+def _said_of(what: str) -> Iterator[None]:
+    """Let a class's own errors say what was run.
+
+    Raises:
+        SourceError: the class cannot run on these inputs.
+    """
+    try:
+        yield
+    except (ValueError, IndexError, TypeError, KeyError) as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise SourceError(f"{what}: the class cannot run on this: {type(error).__name__}: {reason}") from None
+
+
 @dataclass(slots=True)
 class _Results:
     """What one model gave in one dtype: per set of inputs and batch, and from decoding, or why it cannot decode."""
@@ -172,7 +187,8 @@ class _Runs:
             for number, batch in enumerate(given.batches, 1):
                 count = f", {number} of {len(given.batches)}" if len(given.batches) > 1 else ""
                 self.progress(f"{called} in {dtype} on {given}{count}")
-                found.append(run(model, batch, wanted, list(dict.fromkeys(names))))
+                with _said_of(f"{called} in {dtype} on {given}{count}"):
+                    found.append(run(model, batch, wanted, list(dict.fromkeys(names))))
             results.sets.append(found)
         if dtype != "float64" and self.cached >= 0 and decodes(model):
             batch = self.sets[self.cached].batches[0]
@@ -247,6 +263,8 @@ def _errors(
                 f"for the same inputs the source gives {name} of shape {list(a.shape)}, and the grown model of "
                 f"{list(b.shape)}: these are not one model before and after growth"
             )
+        if "logits" in name and b.shape[-1] > a.shape[-1]:  # more tokens or labels to choose from than the source has
+            b = torch.full_like(a, math.inf)
         grown.append(_rows(b[..., : a.shape[-1]]))
     exact, mine = ([_rows(ran.outputs[name]) for ran in rans] for rans in (reference, own))
     return errors_of(name, exact, mine, grown, typical=typical)

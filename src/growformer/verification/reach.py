@@ -123,7 +123,7 @@ class Followed:
         inside = 0.0
         for number, region in enumerate(self.new):
             part = select(gradient, region)
-            nonzero = part != 0
+            nonzero = (part != 0) & part.isfinite()
             reached = self.reached.get(number)
             self.reached[number] = nonzero if reached is None else reached.logical_or_(nonzero)
             if number not in self.first and bool(nonzero.any()):

@@ -67,6 +67,13 @@ class Units:
     tensors: list[str] = field(default_factory=list)
 
 
+def _added(source: npt.NDArray[np.int64]) -> Flags:
+    """Return which positions the source does not have: those without a coordinate in it, and all but its first copy."""
+    first = np.zeros(source.shape, dtype=bool)
+    first[np.unique(source, return_index=True)[1]] = True
+    return (source < 0) | ~first
+
+
 class UnitTable:
     """Where the units of a grown model are.
 
@@ -149,9 +156,9 @@ class UnitTable:
             if self.rec.is_new(instance):
                 new[:] = True
             else:
-                new |= self.rec.along(axis, at).source < 0
+                new |= _added(self.rec.along(axis, at).source)
                 for row, context in zip(new, contexts, strict=True):
-                    row |= any(self.rec.along(n, at).source[place] < 0 for n, place in context.items())
+                    row |= any(_added(self.rec.along(n, at).source)[place] for n, place in context.items())
             self.units[key] = Units(axis, instance, contexts, new)
         self.units[key].tensors.append(tensor.held.stored)
 
