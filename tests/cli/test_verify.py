@@ -157,6 +157,37 @@ def test_whole_numbers_are_no_copies(run, pair: tuple[Path, Path], tmp_path: Pat
     assert "int8" in ran.out
 
 
+def test_a_record_of_an_endless_axis_is_refused(run, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    hostile = tmp_path / "hostile"
+    shutil.copytree(pair[1], hostile)
+    record = json.loads((hostile / "growformer.json").read_text())
+    record["plan"]["axis_maps"]["vocab"][0]["runs"] = [[0, 10**12]]
+    (hostile / "growformer.json").write_text(json.dumps(record))
+    ran = run("verify", pair[0], hostile)
+    assert ran.code == 2
+    assert "an axis map of more than 33,554,432 coordinates" in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_a_tied_head_that_another_tool_has_stored_as_well(run, models: dict[str, Path], tmp_path: Path) -> None:
+    source, grown = tmp_path / "source", tmp_path / "grown"
+    shutil.copytree(models["llama"], source)
+    config = transformers.AutoConfig.from_pretrained(source)
+    config.tie_word_embeddings = True
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(source)
+    assert run("grow", source, grown, "--num-hidden-layers", 4).code == 0
+    file = grown / "model.safetensors"
+    tensors = safetensors.torch.load_file(file)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    safetensors.torch.save_file(tensors, file, {"format": "pt"})
+    ran = run("verify", source, grown, "--checks", "constraints", "--json")
+    assert ran.code == 0
+    assert any("with the same bytes" in note for note in ran.json()["notes"])
+    tensors["lm_head.weight"][0, 0] += 1
+    safetensors.torch.save_file(tensors, file, {"format": "pt"})
+    assert run("verify", source, grown, "--checks", "constraints").code == 1
+
+
 def test_two_models_that_are_not_one(run, models: dict[str, Path]) -> None:
     ran = run("verify", models["bert"], models["llama"])
     assert ran.code in (1, 2)

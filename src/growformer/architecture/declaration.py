@@ -37,6 +37,8 @@ MAX_INSTANCES = 10_000
 """Of one axis that numbers tensors, such as layers or experts: ten times the deepest model."""
 MAX_TENSORS = 1_000_000
 """Of one kind."""
+MAX_COORDINATES = 1 << 25
+"""Of one axis: a hundred times the largest vocabulary."""
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 

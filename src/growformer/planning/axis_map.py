@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from growformer.architecture.declaration import Architecture
+from growformer.architecture.declaration import MAX_COORDINATES, Architecture
 from growformer.errors import PlanError
 
 Indices = npt.NDArray[np.int64]
@@ -27,6 +27,11 @@ class AxisMap:
 
     source_size: int
     runs: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        """Refuse a map that only a record from somewhere else can hold."""
+        if sum(abs(count) for _, count in self.runs) > MAX_COORDINATES:
+            raise PlanError(f"an axis map of more than {MAX_COORDINATES:,} coordinates; no axis of a model has as many")
 
     @property
     def target_size(self) -> int:

@@ -16,8 +16,9 @@ from growformer.verification.violations import Violation
 
 NOT_COMPUTED = frozenset(
     {
-        "_commit_hash", "_name_or_path", "architectures", "auto_map", "dtype", "id2label", "initializer_range",
-        "label2id", "torch_dtype", "transformers_version", "use_cache",
+        "_attn_implementation_autoset", "_commit_hash", "_name_or_path", "architectures", "attn_implementation",
+        "auto_map", "dtype", "id2label", "initializer_range", "label2id", "pretraining_tp", "torch_dtype",
+        "transformers_version", "unsloth_fixed", "unsloth_version", "use_cache",
     }
 )  # fmt: skip
 """Config fields that no output depends on; also inside of nested configs."""

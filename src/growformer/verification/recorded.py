@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from growformer.architecture.declaration import Arrow, TensorSpec, space_of
+from growformer.architecture.declaration import MAX_COORDINATES, Arrow, TensorSpec, space_of
 from growformer.architecture.exact import ONE, Root
 from growformer.architecture.serialise import architecture_from_json
 from growformer.errors import ArchitectureError, PlanError
@@ -288,6 +288,8 @@ class Recorded(Structure):
 
 
 def _unroll(runs: list[list[int]]) -> Indices:
+    if sum(abs(count) for _, count in runs) > MAX_COORDINATES:
+        raise PlanError(f"an axis map of more than {MAX_COORDINATES:,} coordinates; no axis of a model has as many")
     parts = [
         np.full(count, -1, dtype=np.int64) if first == -1 else np.arange(first, first + count, dtype=np.int64)
         for first, count in runs

@@ -18,7 +18,7 @@ from growformer.verification.constraints import ConstraintsReport, Regenerate, c
 from growformer.verification.growth import Growth, find_growth
 from growformer.verification.inference.layers import place_layers
 from growformer.verification.recorded import Recorded
-from growformer.verification.sides import Side, open_side
+from growformer.verification.sides import Side, open_side, stored_twice
 
 if TYPE_CHECKING:
     from growformer.planning.plan import Plan
@@ -53,6 +53,8 @@ def run_constraints(
         else:
             rec, regenerate = grew.recorded(), None
         twice = dict(grew.twice)
+        if grew.plan is not None and rec.tied:
+            twice = stored_twice(after, rec.architecture)
         report = compare_checkpoints(
             rec,
             before.tensors,
@@ -63,12 +65,12 @@ def run_constraints(
             threads=threads,
             record=grew.said_by,
         )
+        again = tuple(f"{head} is stored beside {table}, with the same bytes" for head, table in twice.items())
         if grew.inferred is not None:
-            again = tuple(f"{head} is stored beside {table}, with the same bytes" for head, table in twice.items())
             return replace(report, notes=(*grew.inferred.notes, *again))
         if report.ok or any(v.kind == "axis map" for v in report.violations):
-            return report
-        return replace(report, notes=tuple(_about_layers(rec, before, after)))
+            return replace(report, notes=again)
+        return replace(report, notes=(*again, *_about_layers(rec, before, after)))
 
 
 def _about_layers(rec: Recorded, before: Side, after: Side) -> Iterator[str]:
