@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from growformer.errors import RequestError
 from growformer.planning.plan import Plan
-from growformer.reporting.findings import Findings
 from growformer.reporting.report import Report, report_on, report_on_plan
 from growformer.reporting.subject import Subject
 
 if TYPE_CHECKING:
+    from growformer.reporting.verified import Verified
     from growformer.verification.recorded import Recorded
     from growformer.verification.verification import Verification
 
@@ -37,15 +36,16 @@ def report(
         source: a plan, and then nothing else: the page says what would happen. Else a folder, a hub id, a live model.
         grown: the grown folder, or live model.
         out: where to save it: a file that does not exist yet.
-        verification: what ``growformer.verify`` returned, its JSON, or a certificate; or the path of either.
-        verify: where there is none, use the certificate beside the grown folder if its digests agree, or else check
-            the constraints. False: show nothing verified.
+        verification: what ``growformer.verify`` returned; or its JSON, a certificate, or the path of either, which are
+            shown as claims.
+        verify: where there is none, check the constraints, and show what else the certificate beside the grown folder
+            claims if its digests agree. False: show nothing verified.
         plan: how a live model was grown.
         force: replace ``out`` if it exists.
         revision: of a source on the hub.
 
     Raises:
-        SourceError: a checkpoint or its record cannot be read, or the verification is none.
+        SourceError: a checkpoint or its record cannot be read, or the verification is none, or of other files.
         RequestError: a live model without its plan.
         OutputError: ``out`` exists, or cannot be written.
     """
@@ -66,7 +66,7 @@ def _made(source: Any, grown: Any, verification: Any, verify: bool, plan: Plan |
         return report_on_plan(source)
     if grown is None:
         raise RequestError("expected the grown checkpoint too, as in report(SOURCE, GROWN), or a plan alone")
-    from growformer.reporting.folders import certificate_beside, read_verification, subject_of_folders
+    from growformer.reporting.folders import subject_of_folders
     from growformer.verification.growth import in_a_folder
 
     grown = in_a_folder(grown)
@@ -77,24 +77,26 @@ def _made(source: Any, grown: Any, verification: Any, verify: bool, plan: Plan |
         subject = _live(source, grown, plan)
     else:
         raise RequestError("a live model does not know how it was grown: add plan=..., the plan that it was grown by")
-    notes: tuple[str, ...] = ()
-    found = verification
-    if isinstance(verification, (str, Path)):
-        found = read_verification(verification)
-        notes = (f"verified by {Path(verification).name}, as it was given",)
-    elif verification is None and verify:
-        if is_folder:
-            found, said = certificate_beside(str(source), str(grown))
-            notes = (said,) if said else ()
-        if found is None:
-            from growformer.api import verify as check
+    return report_on(subject, _verified(source, grown, verification, verify, plan))
 
-            found = check(source, grown, checks=["constraints"], plan=plan)
-            notes = (*notes, "constraints were checked for this page")
-    data: Findings | Mapping[str, Any] | None = found
-    if found is not None and not isinstance(found, (Findings, Mapping)):
-        data = json.loads(json.dumps(found.to_json()))
-    return report_on(subject, data, notes)
+
+def _verified(source: Any, grown: Any, verification: Any, verify: bool, plan: Plan | None) -> Verified:
+    """Return what the page shows as found, and as claimed."""
+    from growformer.reporting import verified
+
+    folders = [str(m) if isinstance(m, (str, Path)) else None for m in (source, grown)]
+    if verification is None and not verify:
+        return verified.Verified()
+    if verification is None:
+        from growformer.api import verify as check
+
+        claims = verified.Verified()
+        if folders[0] is not None and folders[1] is not None:
+            claims = verified.beside(folders[0], folders[1])
+        return claims.with_constraints(check(source, grown, checks=["constraints"], plan=plan))
+    if isinstance(verification, (str, Path, Mapping)):
+        return verified.as_given(verification, folders[0], folders[1])
+    return verified.found_here(verification)
 
 
 def _inferred(source: Any, grown: Any) -> Recorded | None:

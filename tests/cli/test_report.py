@@ -66,12 +66,20 @@ def test_a_failure_is_reported_and_exits_with_1(run, models, grown: Path, tmp_pa
     assert "model.layers.0.mlp.down_proj.weight" in text
 
 
-def test_a_verification_of_ones_own(run, models, grown: Path, tmp_path: Path) -> None:
+def test_a_verification_that_is_given_is_shown_as_a_claim(run, models, grown: Path, tmp_path: Path) -> None:
     checks = tmp_path / "checks.json"
     found = run("verify", models["llama"], grown, "--checks", "constraints,outputs", "--json").json()
     checks.write_text(json.dumps(found))
     assert run("report", models["llama"], grown, "-o", tmp_path / "a.html", "--verification", checks).code == 0
-    assert "constraints and outputs passed. Not checked: trainability." in words(tmp_path / "a.html")
+    text = words(tmp_path / "a.html")
+    assert "Said to compute the same: constraints and outputs passed, as checks.json says." in text
+    assert "Not checked: trainability." in text
+    assert "✓ passed" not in text
+    found["outputs"]["comparisons"][0]["ratio"] = 99.0
+    checks.write_text(json.dumps(found))
+    ran = run("report", models["llama"], grown, "-o", tmp_path / "b.html", "--verification", checks)
+    assert (ran.code, ran.out) == (2, "")
+    assert "checks.json: contradicts itself: outputs is said to pass, but " in ran.err
     checks.write_text("{}")
     ran = run("report", models["llama"], grown, "-o", tmp_path / "b.html", "--verification", checks)
     assert ran.code == 2
@@ -84,32 +92,54 @@ def test_a_verification_of_ones_own(run, models, grown: Path, tmp_path: Path) ->
     assert not (tmp_path / "b.html").exists()
 
 
-@pytest.mark.parametrize("change", ["nothing", "weights", "certificate", "config"])
-def test_a_certificate_is_used_if_it_is_about_these_files(
+def test_a_certificate_of_other_files_is_refused(run, models, grown: Path, tmp_path: Path) -> None:
+    file = tmp_path / "c.json"
+    options = ("--verification", file)
+    assert run("verify", models["llama"], grown, "--checks", "outputs", "--certificate-to", file).code == 0
+    assert run("report", models["llama"], grown, "-o", tmp_path / "a.html", *options).code == 0
+    assert "outputs passed, as c.json says" in words(tmp_path / "a.html")
+    assert run("grow", models["llama"], tmp_path / "other", "--intermediate-size", 64).code == 0
+    ran = run("report", models["llama"], tmp_path / "other", "-o", tmp_path / "b.html", *options)
+    assert (ran.code, ran.out) == (2, "")
+    assert "The certificate is of other files: grown differ from what was checked" in ran.err
+    assert not (tmp_path / "b.html").exists()
+
+
+@pytest.mark.parametrize("change", ["nothing", "weights", "certificate", "config", "forged"])
+def test_of_a_certificate_outputs_are_shown_as_claims_if_it_is_about_these_files(
     run, models, grown: Path, tmp_path: Path, change: str
 ) -> None:
-    assert run("verify", models["llama"], grown, "--checks", "outputs").code == 0
+    assert run("verify", models["llama"], grown, "--checks", "constraints,outputs").code == 0
     file = grown / "growformer.verify.json"
+    certificate = json.loads(file.read_text())
     if change == "certificate":
-        certificate = json.loads(file.read_text())
         certificate["checks"]["outputs"]["comparisons"][0]["ratio"] = 99.0
         file.write_text(json.dumps(certificate))
-    if change == "weights":
+    if change in ("weights", "forged"):
         data = bytearray((grown / "model.safetensors").read_bytes())
         data[-3] ^= 1
         (grown / "model.safetensors").write_bytes(data)
     if change == "config":
         (grown / "generation_config.json").write_text("{}")
+    if change == "forged":  # the digests of the files as they are, with the figures of what they were
+        of_these = growformer.verify(models["llama"], grown, checks=["constraints"])
+        file.unlink()
+        growformer.write_certificate(of_these, models["llama"], grown)
+        forged = json.loads(file.read_text())
+        file.write_text(json.dumps({**certificate, "grown": forged["grown"]}))
+        assert run("verify", "--certificate", file).code == 0  # nothing in it shows that nobody measured it
     ran = run("report", models["llama"], grown, "-o", tmp_path / "page.html")
     text = words(tmp_path / "page.html")
+    assert "constraints were checked for this page" in ran.out
+    assert ran.code == (1 if change in ("weights", "forged") else 0)
     if change == "nothing":
-        assert "verified by growformer.verify.json: " in ran.out
-        assert "both sides are the files that were checked" in text
-        assert "outputs passed. Not checked: constraints and trainability." in text
+        assert "growformer.verify.json, which anybody can write, says: Preserved" in ran.out
+        assert "Computes the same: constraints passed. Outputs passed as well, as growformer.verify.json says." in text
+    elif change == "forged":
+        assert "Not preserved: constraints failed." in text
     else:
         assert "growformer.verify.json was not used: " in ran.out
         assert "growformer.verify.json was not used: " in text
-        assert "constraints were checked for this page" in text
 
 
 def test_another_source_is_refused(run, models, grown: Path, tmp_path: Path) -> None:
@@ -172,7 +202,7 @@ def test_what_is_inferred_is_shown_as_that(models, grown: Path) -> None:
     rec = Recorded.read(json.loads(growformer.load_provenance(grown).plan.to_json()))
     (grown / "growformer.json").unlink()
     subject = subject_of_folders(str(models["llama"]), str(grown), inferred=rec)
-    text = re.sub(r"<[^>]+>", " ", report_on(subject, None).html)
+    text = re.sub(r"<[^>]+>", " ", report_on(subject).html)
     assert "inferred from the two checkpoints; no record lies beside them" in text
     assert "To do the same again" not in text
     assert "load_provenance" not in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import transformers
 
 import growformer
+from growformer.reporting.findings import read_findings
+from growformer.reporting.verified import Verified
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -135,6 +138,13 @@ def verification(layers: int = 3, *, text: str = " the") -> dict[str, Any]:
             "dead": [], "locked": [], "out_of_scale": [], "activations": activations, "notes": [],
         },
     }  # fmt: skip
+
+
+def verified(
+    data: dict[str, Any], notes: tuple[str, ...] = (), claimed: Sequence[str] = (), by: str = "c.json"
+) -> Verified:
+    """Return what a page shows of a verification's JSON: as found for it, except for the checks that are claimed."""
+    return Verified(read_findings(data), dict.fromkeys(claimed, by), notes)
 
 
 @dataclass

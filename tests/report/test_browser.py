@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.report.support import plan_of, verification
+from tests.report.support import plan_of, verification, verified
 
 from growformer.reporting.report import report_on
 from growformer.reporting.subject import Subject
@@ -42,7 +42,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         subject = Subject.of_plan(
             plan_of(name), source="some-models/small-model", grown="a-rather-larger-model-of-the-same-kind"
         )
-        report_on(subject, verification()).save(folder / f"{name}.html")
+        report_on(subject, verified(verification(), claimed=("trainability",))).save(folder / f"{name}.html")
     return {name: folder / f"{name}.html" for name in FAMILIES}
 
 

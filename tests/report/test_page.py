@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from tests.report.support import CASES, Node, config_of, plan_of, read_page, verification
+from tests.report.support import CASES, Node, config_of, plan_of, read_page, verification, verified
 
 import growformer
 from growformer.errors import OutputError, SourceError
@@ -28,7 +28,7 @@ MILLION = 1_000_000
 
 def full(name: str) -> str:
     subject = Subject.of_plan(plan_of(name), source="small", grown="large")
-    return report_on(subject, verification()).html
+    return report_on(subject, verified(verification())).html
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -114,7 +114,7 @@ def test_text_from_elsewhere_is_text() -> None:
     found["trainability"]["activations"][0]["module"] = EVIL
     found["trainability"]["dead"] = [{"tensor": EVIL, "region": EVIL}]
     found["trainability"]["out_of_scale"] = [{"tensor": EVIL, "region": EVIL, "ratio": 1e4}]
-    html = report_on(subject, found, (EVIL,)).html
+    html = report_on(subject, verified(found, (EVIL,), ("outputs",), EVIL)).html
     page = read_page(html)
     assert len(page.all("script")) == 1
     assert not page.all("img")
@@ -137,7 +137,7 @@ def test_fragments_of_notebooks_are_text_too() -> None:
 def test_what_does_not_learn_is_no_breach_of_preservation() -> None:
     found = verification()
     found["trainability"]["ok"] = found["ok"] = False
-    page = read_page(report_on(Subject.of_plan(plan_of("llama"), source="small", grown="large"), found).html)
+    page = read_page(report_on(Subject.of_plan(plan_of("llama"), source="small", grown="large"), verified(found)).html)
     words = page.all(class_="verdict")[0].words
     assert "Computes the same (constraints and outputs passed), but not all that is new learns." in words
 
@@ -149,10 +149,34 @@ def test_what_was_not_checked_says_so() -> None:
     assert planned.words.count("– not checked") == 3
     assert "✓ passed" not in planned.words
     partly = {**verification(), "outputs": None, "trainability": None}
-    words = read_page(report_on(subject, partly).html).words
+    words = read_page(report_on(subject, verified(partly)).html).words
     assert "Computes the same: constraints passed. Not checked: outputs and trainability." in words
     del partly["outputs"], partly["trainability"]  # as an older file has it
-    assert read_page(report_on(subject, partly).html).words == words
+    assert read_page(report_on(subject, verified(partly)).html).words == words
+
+
+def test_what_was_not_found_for_the_page_is_called_a_claim() -> None:
+    subject = Subject.of_plan(plan_of("llama"), source="small", grown="large")
+    page = read_page(report_on(subject, verified(verification(), claimed=("outputs", "trainability"))).html)
+    said = page.all(class_="verdict")[0]
+    assert (
+        "Computes the same: constraints passed. Outputs and trainability passed as well, as c.json says." in said.words
+    )
+    assert "v-passed" in said.classes
+    assert page.words.count("✓ passed") == 1
+    assert page.words.count("? said to pass") == 2
+    assert "1 of 3" in page.words
+    claimed = ("constraints", "outputs", "trainability")
+    page = read_page(report_on(subject, verified(verification(), claimed=claimed)).html)
+    said = page.all(class_="verdict")[0]
+    assert "v-claimed" in said.classes
+    assert "Said to compute the same: constraints, outputs and trainability passed, as c.json says." in said.words
+    assert "✓" not in page.words
+    failed = verification()
+    failed["outputs"]["ok"] = False  # and still says of the whole that it passes
+    words = read_page(report_on(subject, verified(failed, claimed=("outputs",))).html).all(class_="verdict")[0]
+    assert "Not preserved: outputs (as c.json says) failed." in words.words
+    assert "v-failed" in words.classes
 
 
 def test_a_failure_is_the_first_thing_that_is_said() -> None:
@@ -169,11 +193,12 @@ def test_a_failure_is_the_first_thing_that_is_said() -> None:
             "deviation": 0.5,
         }
     ]
-    report = report_on(subject, found)
+    report = report_on(subject, verified(found))
     assert not report.ok
     page = read_page(report.html)
     assert "Not preserved: constraints failed." in page.all(class_="verdict")[0].words
     assert "model.norm.weight[3:5]" in page.words
+    assert "built so that it computes what the source computes" not in page.words
 
 
 def test_errors_that_are_no_numbers_are_shown() -> None:
@@ -183,7 +208,7 @@ def test_errors_that_are_no_numbers_are_shown() -> None:
     comparison["by_position"][3]["grown_error"] = math.nan
     comparison["by_layer"][0]["source_error"] = 0.0
     found["ok"] = found["outputs"]["ok"] = False
-    html = report_on(Subject.of_plan(plan_of("llama"), grown="large"), found).html
+    html = report_on(Subject.of_plan(plan_of("llama"), grown="large"), verified(found)).html
     assert not re.search(r'="[^"]*\b(nan|inf)\b[^"]*" (y|cx|d)=', html)
     for shape in re.findall(r'\b(?:d|x|y|cx|cy|width|height)="([^"]*)"', html):
         assert not re.search(r"nan|inf", shape), shape
@@ -194,7 +219,7 @@ def test_minimal_outputs_are_shown_without_plots() -> None:
     found = verification()
     del found["outputs"]["comparisons"][0]["by_position"], found["outputs"]["comparisons"][0]["by_layer"]
     del found["outputs"]["comparisons"][0]["worst"], found["outputs"]["cache"]
-    words = read_page(report_on(Subject.of_plan(plan_of("llama"), grown="large"), found).html).words
+    words = read_page(report_on(Subject.of_plan(plan_of("llama"), grown="large"), verified(found)).html).words
     assert "Errors by position were not recorded." in words
     assert "Error by position: float32" not in words
 

@@ -22,8 +22,9 @@ def report(
         str | None,
         typer.Option(
             metavar="JSON",
-            help="Show this verification: a certificate, or what growformer verify --json printed. Default: the "
-            "certificate beside OUT if its digests agree, or else the constraints are checked now.",
+            help="Show what this says, as a claim: a certificate, or what growformer verify --json printed. Default: "
+            "constraints are checked now, and the rest is shown as the certificate beside OUT claims it, if its "
+            "digests agree.",
         ),
     ] = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Check nothing, and say so on the page.")] = False,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
 from growformer.reporting.charts import Line, Pair, gauge, lines, pairs
 from growformer.reporting.findings import Activity, Findings, FoundComparison, Reached, activity, reached
 from growformer.reporting.numbers import num_bytes, scientific, whole
+from growformer.reporting.verified import Verified
 
 MOST_ROWS = 24
 MOST_VIOLATIONS = 50
@@ -56,7 +57,8 @@ class Check:
         tables: of what is wrong, with titles.
         plots: pictures.
         notes: what else to know.
-        hint: how to run it, where it was not.
+        hint: how to run it, where it was not, or where that is a claim.
+        claimed: who says so, where it was not found for this page.
     """
 
     name: str
@@ -68,16 +70,22 @@ class Check:
     plots: tuple[Plot, ...] = ()
     notes: tuple[str, ...] = ()
     hint: str = ""
+    claimed: str = ""
 
 
-def checks(found: Findings | None, command: str) -> tuple[Check, ...]:
+def checks(verified: Verified, command: str) -> tuple[Check, ...]:
     """Return the three checks.
 
     Args:
-        found: what a verification found, if there was one.
+        verified: what was found, and what is claimed.
         command: how to verify.
     """
-    return (_constraints(found, command), _outputs(found, command), _trainability(found, command))
+    made = {"constraints": _constraints, "outputs": _outputs, "trainability": _trainability}
+    shown = []
+    for name, make in made.items():
+        check, who = make(verified.found, command), verified.claimed.get(name, "")
+        shown.append(replace(check, claimed=who, hint=f"{command} --checks {name}") if who else check)
+    return tuple(shown)
 
 
 def _state(ok: bool) -> str:

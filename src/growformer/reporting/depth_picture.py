@@ -10,7 +10,9 @@ WIDE, NARROW = 24, 10
 """Layers in a row, on a desk and on a phone."""
 
 
-def draw(origin: tuple[int, ...], copied: tuple[int, ...], axis: str, label: str, per_row: int) -> Markup:
+def draw(
+    origin: tuple[int, ...], copied: tuple[int, ...], axis: str, label: str, per_row: int, fresh: str = "starts fresh"
+) -> Markup:
     """Draw the layers of a target in rows.
 
     Args:
@@ -19,6 +21,7 @@ def draw(origin: tuple[int, ...], copied: tuple[int, ...], axis: str, label: str
         axis: what a layer is called.
         label: what readers of screens are told that it is.
         per_row: how many stand beside each other.
+        fresh: what is said of a new layer that starts as a copy of none.
     """
     cell, gap, line = 29.0, 3.0, 58.0
     shapes = []
@@ -36,7 +39,7 @@ def draw(origin: tuple[int, ...], copied: tuple[int, ...], axis: str, label: str
             )
             continue
         start = copied[at]
-        words = f"starts as a copy of {axis} {start} of the source" if start >= 0 else "starts fresh"
+        words = f"starts as a copy of {axis} {start} of the source" if start >= 0 else fresh
         parts = [
             element("rect", x=x, y=y, width=cell, height=26.0, rx=4.0, class_="k-new"),
             text(at, x + cell / 2, y + 17.5, "t t-new"),

@@ -1,20 +1,18 @@
-"""From two checkpoints to what a report is about, and the verification that lies beside the grown one."""
+"""From two checkpoints to what a report is about."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from growformer.errors import RequestError, SourceError
+from growformer.errors import SourceError
 from growformer.execute.checkpoint import check_same_source
-from growformer.execute.provenance import CERTIFICATE, FILE, read_record
+from growformer.execute.provenance import FILE, read_record
 from growformer.execute.side_files import TRAINER_STATE
 from growformer.planning.plan import Plan
 from growformer.reporting.subject import Subject, model_name
 from growformer.storage.folder import ModelFolder, open_headers
-from growformer.verification.certificate_check import check_certificate
 from growformer.verification.recorded import Recorded
 
 
@@ -87,44 +85,4 @@ def _facts(source: str, grown: str, record: Mapping[str, Any]) -> list[tuple[str
     return rows
 
 
-def read_verification(path: str | Path) -> dict[str, Any]:
-    """Read what ``growformer verify --json`` printed, or a certificate.
-
-    Raises:
-        RequestError: there is no such file.
-        SourceError: it is no JSON object.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise RequestError(f"{file}: no such file; make one with growformer verify MODEL OUT --json > {file}")
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SourceError(f"{file}: not what growformer verify --json prints: {error}") from None
-    if not isinstance(data, dict):
-        raise SourceError(f"{file}: not what growformer verify --json prints: expected an object")
-    return data
-
-
-def certificate_beside(source: str, grown: str) -> tuple[dict[str, Any] | None, str | None]:
-    """Return the certificate beside a grown checkpoint if it is about these very files, and a note on what was decided.
-
-    Reads all weights, to compare their digests; without a certificate, nothing. One that says that a check failed is
-    used as well; one that contradicts itself is not.
-
-    Raises:
-        SourceError: a folder cannot be read.
-    """
-    file = Path(grown) / CERTIFICATE
-    if not file.is_file():
-        return None, None
-    try:
-        checked = check_certificate(file, source if Path(source).is_dir() else None, grown)
-    except SourceError as error:
-        return None, f"{CERTIFICATE} was not used: {error}"
-    if checked.contradictions or "differs" in (checked.source.state, checked.grown.state):
-        return None, f"{CERTIFICATE} was not used: {checked.verdict}"
-    return read_verification(file), f"verified by {CERTIFICATE}: {checked.verdict}"
-
-
-__all__ = ["certificate_beside", "read_verification", "subject_of_folders"]
+__all__ = ["subject_of_folders"]

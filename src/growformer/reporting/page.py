@@ -18,6 +18,7 @@ from growformer.reporting.numbers import count, num_bytes, times, whole
 from growformer.reporting.schematic import schematic
 from growformer.reporting.subject import Subject
 from growformer.reporting.training_section import training
+from growformer.reporting.verified import Verified
 from growformer.reporting.weights_section import weights
 
 if TYPE_CHECKING:
@@ -26,13 +27,12 @@ if TYPE_CHECKING:
 _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
-def page(subject: Subject, found: Findings | None = None, notes: tuple[str, ...] = ()) -> str:
+def page(subject: Subject, verified: Verified) -> str:
     """Return the whole page as HTML: it loads nothing, and runs only its own script.
 
     Args:
         subject: the growth.
-        found: what a verification found; None: nothing was verified.
-        notes: what the reader should know about either.
+        verified: what was found and what is claimed, if anything, and what the reader should know about either.
     """
     style, script = (_part(name) for name in ("page.css", "page.js"))
     policy = (
@@ -40,7 +40,8 @@ def page(subject: Subject, found: Findings | None = None, notes: tuple[str, ...]
         "base-uri 'none'; form-action 'none'"
     )
     sections = schematic(subject.rec)
-    shown = checks(found, _verify_command(subject))
+    shown = checks(verified, _verify_command(subject))
+    state = _state(subject, shown, verified.found)
     before, after = subject.sides
     return (
         _environment()
@@ -50,11 +51,12 @@ def page(subject: Subject, found: Findings | None = None, notes: tuple[str, ...]
             style=style,
             script=script,
             names=(subject.names[0], subject.names[1] or "the grown model"),
-            state=_state(subject, found),
-            verdict=_verdict(subject, found, shown),
+            state=state,
+            verdict=_verdict(state, shown),
+            lede=_lede(state, subject),
             parameters=(count(before.parameters), count(after.parameters), times(before.parameters, after.parameters)),
             tiles=_tiles(subject, shown),
-            notes=notes,
+            notes=verified.notes,
             sizes=_sizes(subject),
             costs=_costs(subject),
             sections=sections,
@@ -104,30 +106,54 @@ def _verify_command(subject: Subject) -> str:
     return f"growformer verify {quote(subject.source)} {quote(subject.grown or 'OUT')}"
 
 
-def _state(subject: Subject, found: Findings | None) -> str:
-    if found is None or not found.was_run:
+def _state(subject: Subject, shown: tuple[Check, ...], found: Findings | None) -> str:
+    """Return what stands at the top: what was found for this page counts, and what is only claimed is called that."""
+    states = {check.state for check in shown}
+    if states == {"not checked"}:
         return "planned" if subject.basis == "plan" else "unverified"
-    return "passed" if found.ok else "failed"
+    if "failed" in states or (found is not None and not found.ok):
+        return "failed"
+    return "passed" if any(c.state == "passed" and not c.claimed for c in shown) else "claimed"
 
 
-def _verdict(subject: Subject, found: Findings | None, shown: tuple[Check, ...]) -> str:
-    state = _state(subject, found)
+def _verdict(state: str, shown: tuple[Check, ...]) -> str:
     if state == "planned":
         return "Planned: nothing was written, and nothing was verified yet."
     if state == "unverified":
         return "Nothing was verified: what follows is what the record says, not what was found."
-    assert found is not None
-    passed = [c.name.lower() for c in shown if c.state == "passed"]
-    failed = [c.name.lower() for c in shown if c.state == "failed"]
+    own = [c.name.lower() for c in shown if c.state == "passed" and not c.claimed]
+    said = [c.name.lower() for c in shown if c.state == "passed" and c.claimed]
+    failed = [c.name.lower() + (f" (as {c.claimed} says)" if c.claimed else "") for c in shown if c.state == "failed"]
     left = [c.name.lower() for c in shown if c.state == "not checked"]
-    if failed == ["trainability"]:  # what does not learn is no breach of preservation
-        same = f"Computes the same ({_and(passed)} passed), but not" if passed else "Not"
-        words = f"{same} all that is new learns."
-    elif failed or not found.ok:
-        words = f"Not preserved: {_and(failed)} failed."
+    who = next((c.claimed for c in shown if c.claimed), "")
+    if [c.name for c in shown if c.state == "failed"] == ["Trainability"]:  # is no breach of preservation
+        same = f"Computes the same ({_and(own or said)} passed), but not" if own or said else "Not"
+        words, said = f"{same} all that is new learns.", said if own else []
+    elif failed or state == "failed":
+        words, said = f"Not preserved: {_and(failed)} failed.", []
+    elif own:
+        words = f"Computes the same: {_and(own)} passed."
     else:
-        words = f"Computes the same: {_and(passed)} passed."
+        return f"Said to compute the same: {_and(said)} passed, as {who} says. Nothing was checked for this page." + (
+            f" Not checked: {_and(left)}." if left else ""
+        )
+    words += f" {_and(said).capitalize()} passed as well, as {who} says." if said else ""
     return words + (f" Not checked: {_and(left)}." if left else "")
+
+
+def _lede(state: str, subject: Subject) -> str:
+    """Return what the page is about, in a sentence that claims no more than is known."""
+    if state == "failed":
+        return "What does not hold stands under Verification; the pictures show what must hold."
+    if subject.basis == "inferred":
+        return (
+            "No record says how it was made: what became of what is inferred from the two, and the pictures show what "
+            "must hold if that is so."
+        )
+    return (
+        "Larger, and built so that it computes what the source computes; what is new begins to count when training "
+        "goes on."
+    )
 
 
 def _and(words: list[str]) -> str:
@@ -145,8 +171,9 @@ def _tiles(subject: Subject, shown: tuple[Check, ...]) -> list[tuple[str, str, s
     total = sum(subject.entries.values())
     kept = sum(subject.entries.get(k, 0) for k in ("copy", "rescaled", "sum"))
     tiles.append(("from the source", f"{100 * kept / max(total, 1):.0f}%", "of all values"))
-    done = sum(c.state == "passed" for c in shown)
-    tiles.append(("checks passed", f"{done} of 3", "see Verification"))
+    done = sum(c.state == "passed" and not c.claimed for c in shown)
+    said = sum(c.state == "passed" and bool(c.claimed) for c in shown)
+    tiles.append(("checks passed", f"{done} of 3", f"{said} more as claimed" if said else "see Verification"))
     return tiles
 
 
@@ -257,13 +284,15 @@ def _depths(subject: Subject) -> list[dict[str, Any]]:
             continue
         new = [i for i, at in enumerate(origin) if at < 0]
         name = axis.replace("_", " ")
+        is_inferred = subject.basis == "inferred"
+        nothing, fresh = ("not known", "what it starts from is not known") if is_inferred else ("fresh", "starts fresh")
         words = f"{name}s {ranges(new)} are new" if new else f"all {len(origin)} {name}s come from the source"
         label = f"Depth: {len(origin) - len(new)} {name}s of the source, {len(origin)} after growth; {words}"
         rows = [
             (
                 str(i),
                 str(at) if at >= 0 else "new",
-                str(copied[i]) if at < 0 and copied[i] >= 0 else "fresh" if at < 0 else "–",
+                str(copied[i]) if at < 0 and copied[i] >= 0 else nothing if at < 0 else "–",
             )
             for i, at in enumerate(origin)
         ]
@@ -271,8 +300,8 @@ def _depths(subject: Subject) -> list[dict[str, Any]]:
             {
                 "name": name,
                 "words": words,
-                "wide": depth_picture.draw(origin, copied, name, label, depth_picture.WIDE),
-                "narrow": depth_picture.draw(origin, copied, name, label, depth_picture.NARROW),
+                "wide": depth_picture.draw(origin, copied, name, label, depth_picture.WIDE, fresh),
+                "narrow": depth_picture.draw(origin, copied, name, label, depth_picture.NARROW, fresh),
                 "rows": rows,
             }
         )

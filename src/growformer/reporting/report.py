@@ -6,16 +6,14 @@ import html
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from growformer.errors import OutputError
-from growformer.reporting.findings import Findings, read_findings
 from growformer.reporting.page import page
 from growformer.reporting.subject import Subject
+from growformer.reporting.verified import Verified
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from growformer.planning.plan import Plan
 
 
@@ -93,24 +91,18 @@ def report_on_plan(
         notes: to be shown at the top.
     """
     subject = Subject.of_plan(plan, source=source, grown=grown, dtype=dtype)
-    return Report(page(subject, None, notes), notes)
+    return Report(page(subject, Verified(notes=notes)), notes)
 
 
-def report_on(
-    subject: Subject, verification: Findings | Mapping[str, Any] | None, notes: tuple[str, ...] = ()
-) -> Report:
+def report_on(subject: Subject, verified: Verified | None = None) -> Report:
     """Return the page about a growth.
 
     Args:
         subject: the growth.
-        verification: what was found, as ``Verification.to_json()`` or a certificate has it; None: nothing was verified.
-        notes: to be shown at the top.
-
-    Raises:
-        SourceError: the verification is none.
+        verified: what was found, and what is claimed; None: nothing was verified.
     """
-    found = verification if isinstance(verification, Findings) or verification is None else read_findings(verification)
-    return Report(page(subject, found, notes), notes, ok=found is None or found.ok)
+    shown = verified or Verified()
+    return Report(page(subject, shown), shown.notes, ok=shown.found is None or shown.found.ok)
 
 
 __all__ = ["Report", "check_writable", "report_on", "report_on_plan"]

@@ -161,7 +161,7 @@ class Subject:
     def changes(self) -> list[tuple[str, Any, Any, str]]:
         """Config fields that differ: name, before, after, why."""
         rec = self.rec
-        sizes, requested = rec.architecture.size_fields(), self.plan.get("requested", ())
+        sizes, requested = rec.architecture.size_fields(), self.plan.get("requested") or ()
         names = dict.fromkeys([*sizes, *rec.written])
         bases = {n for r in rec.architecture.rotary for n in (r.parameters, r.legacy_theta, *r.legacy.values())}
         spelled_twice = set()
@@ -184,7 +184,7 @@ class Subject:
             elif name in requested:
                 why = "asked for"
             elif name in sizes:
-                why = "follows from the other sizes"
+                why = "follows from the other sizes" if requested else "a size"
             elif name in bases:
                 why = _ROTARY
             elif name in rec.architecture.layer_lists:

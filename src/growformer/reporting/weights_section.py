@@ -179,7 +179,7 @@ def _starts(subject: Subject, variant: Variant) -> str:
     if not variant.is_new or not variant.spec.index or "free" not in variant.entries:
         return ""
     copied = subject.depth.get(variant.spec.index[0])
-    if copied is None:
+    if copied is None or subject.basis == "inferred":
         return ""
     starts = {copied[1][i[variant.spec.index[0]]] >= 0 for i in variant.instances}
     if starts == {True}:

@@ -112,6 +112,7 @@ def open_folder(model: str | Path, revision: str | None = None) -> ModelFolder:
         path, revision = _download(str(model), revision)
     if not os.path.isdir(path):
         raise SourceError(f"{path}: expected a model folder with config.json, found a file")
+    _refuse_adapter(path)
     config = read_json(path / "config.json", "every model folder has one", home=path)
     _refuse_unsuitable(path, config)
     entries: dict[str, Entry] = {}
@@ -237,8 +238,14 @@ def _refuse_unsuitable(path: Path, config: dict[str, Any]) -> None:
             "their grid. Take the checkpoint that it was quantised from, or dequantise first: "
             "AutoModelForCausalLM.from_pretrained(SRC).dequantize().save_pretrained(DST)"
         )
-    if os.path.isfile(path / "adapter_config.json") and not os.path.isfile(path / "config.json"):
-        raise SourceError(f"{path}: an adapter; merge it into its base model first (merge_and_unload)")
+
+
+def _refuse_adapter(path: Path) -> None:
+    if os.path.lexists(path / "adapter_config.json"):
+        raise SourceError(
+            f"{path}: an adapter (adapter_config.json), which from_pretrained loads on top of the weights "
+            "beside it where peft is installed. Merge it into its base model first (merge_and_unload), or move it away"
+        )
 
 
 def _check_hub_id(model: str) -> None:

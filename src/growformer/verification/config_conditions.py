@@ -30,7 +30,15 @@ def config_conditions(rec: Recorded) -> Iterator[Violation]:
     yield from _layer_lists(rec)
     yield from _layer_numbers(rec)
     yield from _repeated(rec)
+    yield from _class(rec)
     yield from _unexplained(rec)
+
+
+def _class(rec: Recorded) -> Iterator[Violation]:
+    """The class that loads the weights, with its head, is the source's."""
+    before, after = (config.get("architectures") for config in (rec.source_config, rec.target_config))
+    if before and after and before != after:
+        yield Violation(kind="config", where="architectures", expected=repr(before), found=repr(after))
 
 
 def _layer_kinds(rec: Recorded) -> Iterator[Violation]:

@@ -162,6 +162,9 @@ def verify(
         trusted = constraints is None or constraints.ok or grew.plan is not None
         trainability, left = _trainability(grown, grew, inputs, seed, trusted=trusted, required=checks is not None)
         notes += left
+    from growformer.verification.unchecked_files import not_compared
+
+    notes += not_compared(source, grown)
     return Verification(constraints, outputs, trainability, tuple(notes))
 
 

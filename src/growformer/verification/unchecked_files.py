@@ -1,0 +1,108 @@
+"""What decides what a user gets and no check compares: tokenizers, labels, code, the dtype that loading takes.
+
+A grown model that computes the same may still say something else: with another tokenizer it is asked something else,
+with another ``id2label`` its answer has another name. A difference is no failure, since it may be meant, so it is said
+in a note.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from growformer.errors import SourceError
+from growformer.execute.provenance import FILE
+from growformer.storage.folder import INDEX, ModelFolder, open_folder
+from growformer.storage.plain_json import load_json
+from growformer.verification.deciding_files import deciding_files, digest_files
+
+_CHECKED = ("config.json", INDEX, FILE)
+_FOLLOWS = frozenset({"_from_model_config", "transformers_version", "word_embedding_dimension"})
+"""Fields of JSON files that a version, or the growth itself, changes."""
+_LABELS = ("id2label", "label2id")
+
+
+def not_compared(source: Any, grown: Any) -> list[str]:
+    """Return what differs between two folders beside what the checks compare; of live models, nothing.
+
+    Args:
+        source: a folder, or a live model.
+        grown: likewise.
+
+    Raises:
+        SourceError: a folder cannot be read.
+    """
+    if not all(isinstance(model, (str, Path)) for model in (source, grown)):
+        return []
+    before, after = open_folder(source), open_folder(grown)
+    return [*_loading(before, after), *_labels(before.config, after.config), *_files(before, after)]
+
+
+def _loading(before: ModelFolder, after: ModelFolder) -> Iterator[str]:
+    """Say where ``from_pretrained`` gives another dtype than is stored, or names code."""
+    named, of_source = (config.get("dtype") or config.get("torch_dtype") for config in (after.config, before.config))
+    stored = {entry.dtype for entry in after.entries.values() if "float" in entry.dtype}
+    if isinstance(named, str) and stored and named not in stored and named != of_source:
+        yield (
+            f"the grown config names the dtype {named}, and the weights are stored in {', '.join(sorted(stored))}: "
+            f"from_pretrained loads them in {named}, which was not checked"
+        )
+    if after.config.get("auto_map") and after.config.get("auto_map") != before.config.get("auto_map"):
+        yield (
+            "the grown config names code to load (auto_map), where the source's does not, or other code: no check runs "
+            "it, and trust_remote_code=True would"
+        )
+
+
+def _labels(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    changed = [name for name in _LABELS if name in before and before[name] != after.get(name)]
+    if changed:
+        yield f"{' and '.join(changed)} of the config differ: outputs are the same, and have other names"
+
+
+def _files(before: ModelFolder, after: ModelFolder) -> Iterator[str]:
+    """Say which files differ, and which code and tokenizers only one of the two has."""
+    names = [
+        {name for name in deciding_files(folder) if name not in _CHECKED and not name.endswith(".safetensors")}
+        for folder in (before, after)
+    ]
+    shared = sorted(names[0] & names[1])
+    digests = [digest_files(folder.path, shared, threads=1) for folder in (before, after)]
+    differ = [n for n in shared if digests[0][n].digest != digests[1][n].digest and not _same_json(before, after, n)]
+    added = sorted(names[1] - names[0])
+    missing = sorted(name for name in names[0] - names[1] if not name.endswith(".py"))  # a stock class needs none
+    said = [(differ, "differ from the source's"), (added, "are not in the source"), (missing, "are missing")]
+    parts = [f"{_some(found)} {what if len(found) > 1 else _ONE[what]}" for found, what in said if found]
+    if parts:
+        yield (
+            f"beside the grown weights {'; '.join(parts)}: tokenizers, generation settings and code are not compared "
+            "by any check, and decide what a model is given and what it says"
+        )
+
+
+_ONE = {
+    "differ from the source's": "differs from the source's", "are not in the source": "is not in the source",
+    "are missing": "is missing",
+}  # fmt: skip
+
+
+def _some(names: list[str], most: int = 4) -> str:
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+def _same_json(before: ModelFolder, after: ModelFolder, name: str) -> bool:
+    """Tell whether two JSON files say the same, whatever spaces and order they are written with."""
+    if not name.endswith(".json"):
+        return False
+    try:
+        one, other = (load_json(f.path / name, "", home=f.path) for f in (before, after))
+    except SourceError:
+        return False
+    if isinstance(one, dict) and isinstance(other, dict):
+        one, other = ({k: v for k, v in data.items() if k not in _FOLLOWS} for data in (one, other))
+    return bool(one == other)
+
+
+__all__ = ["not_compared"]

@@ -1,0 +1,107 @@
+"""What no check compares is said: tokenizers, generation settings, code, labels, the dtype that loading takes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from tests.families.case import randomise
+
+import growformer
+from growformer.architecture.registry import for_config
+from growformer.verification.unchecked_files import not_compared
+
+CONFIG = {
+    "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 6, "vocab_size": 31, "id2label": {0: "good", 1: "bad"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama with a tokenizer, chat template and code beside it, and what it grows into."""
+    folder = tmp_path_factory.mktemp("made")
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**CONFIG)).eval()
+    randomise(model, for_config({"model_type": "llama"}), 0)
+    model.save_pretrained(folder / "source")
+    (folder / "source" / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0, "b": 1}}}))
+    (folder / "source" / "chat_template.jinja").write_text("{{ messages }}")
+    (folder / "source" / "modeling_own.py").write_text("raise SystemExit\n")
+    growformer.grow_checkpoint(folder / "source", folder / "grown", intermediate_size=27)
+    return folder
+
+
+@pytest.fixture
+def pair(made: Path, tmp_path: Path) -> tuple[Path, Path]:
+    for name in ("source", "grown"):
+        shutil.copytree(made / name, tmp_path / name)
+    return tmp_path / "source", tmp_path / "grown"
+
+
+def edit(file: Path, **fields: Any) -> None:
+    file.write_text(json.dumps({**(json.loads(file.read_text()) if file.exists() else {}), **fields}))
+
+
+def test_what_growth_carries_needs_no_note(pair: tuple[Path, Path]) -> None:
+    assert not_compared(*pair) == []
+    text = (pair[1] / "tokenizer.json").read_text()
+    (pair[1] / "tokenizer.json").write_text(json.dumps(json.loads(text), indent=4))  # as another version writes it
+    edit(pair[1] / "generation_config.json", transformers_version="4.0.0")
+    assert not_compared(*pair) == []
+    assert growformer.verify(*pair, checks=["constraints"]).notes == ()
+
+
+FILES = [
+    ("tokenizer.json", '{"model": {"vocab": {"b": 0, "a": 1}}}', "tokenizer.json differs from the source's"),
+    ("generation_config.json", '{"temperature": 5.0}', "generation_config.json differs from the source's"),
+    ("modeling_own.py", "print()", "modeling_own.py differs from the source's"),
+    ("modeling_new.py", "print()", "modeling_new.py is not in the source"),
+    ("chat_template.jinja", None, "chat_template.jinja is missing"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "said"), FILES, ids=[f"{name}-{said[-7:]}" for name, _, said in FILES])
+def test_files(pair: tuple[Path, Path], name: str, text: str | None, said: str) -> None:
+    if text is None:
+        (pair[1] / name).unlink()
+    else:
+        (pair[1] / name).write_text(text)
+    (note,) = growformer.verify(*pair, checks=["constraints"]).notes
+    assert note.startswith(f"beside the grown weights {said}: ")
+
+
+CONFIGS: list[tuple[dict[str, Any], str]] = [
+    ({"dtype": "float16"}, "the grown config names the dtype float16, and the weights are stored in float32"),
+    ({"auto_map": {"AutoModel": "modeling_own.Own"}}, r"the grown config names code to load \(auto_map\)"),
+    ({"id2label": {"0": "bad", "1": "good"}}, "id2label of the config differ: outputs are the same, and have other"),
+]
+
+
+@pytest.mark.parametrize(("fields", "said"), CONFIGS, ids=[next(iter(fields)) for fields, _ in CONFIGS])
+def test_config_fields(pair: tuple[Path, Path], fields: dict[str, Any], said: str) -> None:
+    edit(pair[1] / "config.json", **fields)
+    found = growformer.verify(*pair, checks=["constraints"])
+    assert found.ok
+    (note,) = found.notes
+    assert re.match(said, note)
+
+
+def test_another_class_is_a_fault(pair: tuple[Path, Path]) -> None:
+    edit(pair[1] / "config.json", architectures=["LlamaForSequenceClassification"])
+    found = growformer.verify(*pair, checks=["constraints"]).constraints
+    assert found is not None
+    assert [v.where for v in found.violations] == ["architectures"]
+
+
+@pytest.mark.parametrize("with_config", [True, False])
+def test_an_adapter_beside_the_weights_is_refused(pair: tuple[Path, Path], with_config: bool) -> None:
+    edit(pair[1] / "adapter_config.json", base_model_name_or_path="somewhere/else")
+    if not with_config:
+        (pair[1] / "config.json").unlink()
+    with pytest.raises(growformer.SourceError, match=r"an adapter \(adapter_config.json\), which"):
+        growformer.verify(*pair, checks=["constraints"])
