@@ -142,6 +142,15 @@ def test_of_a_certificate_outputs_are_shown_as_claims_if_it_is_about_these_files
         assert "growformer.verify.json was not used: " in text
 
 
+def test_rounding_to_another_dtype_is_said(run, models, tmp_path: Path) -> None:
+    assert run("grow", models["llama"], tmp_path / "half", *GROWTH, "--dtype", "bfloat16").code == 0
+    assert run("report", models["llama"], tmp_path / "half", "-o", tmp_path / "page.html").code == 0
+    text = words(tmp_path / "page.html")
+    assert "rounded once float32 to bfloat16" in text
+    assert "the source's values, rounded to bfloat16" in text
+    assert "the source's values, bit for bit" not in text
+
+
 def test_another_source_is_refused(run, models, grown: Path, tmp_path: Path) -> None:
     ran = run("report", models["gpt2"], grown, "-o", tmp_path / "page.html")
     assert ran.code == 2

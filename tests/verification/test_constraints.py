@@ -56,7 +56,14 @@ def test_new_layers_may_be_random(family: str) -> None:
 def test_a_checkpoint_in_another_dtype_is_rounded_once() -> None:
     made = grown("llama", "all", torch.float64)
     lower = grow_state_dict(made.plan, made.source, dtype=torch.bfloat16)
-    assert made.compare(lower).ok
+    report = made.compare(lower)
+    assert report.ok
+    assert report.roundings == ("float64 to bfloat16",)
+    (copies,) = (result for _, what, result, _ in report.rows() if what.startswith("copy "))
+    assert copies == "equal to the source's, rounded once, from float64 to bfloat16"
+    report = made.compare()
+    assert report.roundings == ()
+    assert "equal to the source's, bit by bit" in {result for _, _, result, _ in report.rows()}
 
 
 def test_free_values_are_compared_with_the_initialisation_where_it_is_given() -> None:

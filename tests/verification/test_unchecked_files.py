@@ -15,6 +15,7 @@ from tests.families.case import randomise
 import growformer
 from growformer.architecture.registry import for_config
 from growformer.verification.unchecked_files import not_compared
+from growformer.verification.unread_fields import unread
 
 CONFIG = {
     "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -78,7 +79,10 @@ def test_files(pair: tuple[Path, Path], name: str, text: str | None, said: str) 
 CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"dtype": "float16"}, "the grown config names the dtype float16, and the weights are stored in float32"),
     ({"auto_map": {"AutoModel": "modeling_own.Own"}}, r"the grown config names code to load \(auto_map\)"),
-    ({"id2label": {"0": "bad", "1": "good"}}, "id2label of the config differ: outputs are the same, and have other"),
+    (
+        {"id2label": {"0": "bad", "1": "good"}},
+        "config fields that differ: id2label; outputs are the same, and have other names",
+    ),
 ]
 
 
@@ -89,6 +93,20 @@ def test_config_fields(pair: tuple[Path, Path], fields: dict[str, Any], said: st
     assert found.ok
     (note,) = found.notes
     assert re.match(said, note)
+
+
+def test_fields_that_no_class_reads(pair: tuple[Path, Path]) -> None:
+    edit(pair[1] / "config.json", tuned_with_own_tool="1.2", hidden_act="swish")  # silu by its other name
+    found = growformer.verify(*pair, checks=["constraints", "outputs"])
+    assert found.ok
+    assert found.notes == ("config fields that differ, and that the model's class does not read: tuned_with_own_tool",)
+    for name in ("rope_scaling", "attention_bias", "output_hidden_states", "tie_word_embeddings"):
+        assert unread([name], {"model_type": "llama"}) == []
+    assert unread(["nowhere"], {"model_type": "of_my_own"}) == []  # code that is not there cannot be searched
+    nested = {"model_type": "llava", "text_config": {"model_type": "of_my_own"}}
+    assert unread(["text_config.nowhere"], nested) == []
+    edit(pair[1] / "config.json", attention_bias=True)
+    assert not growformer.verify(*pair, checks=["constraints"]).ok
 
 
 def test_another_class_is_a_fault(pair: tuple[Path, Path]) -> None:

@@ -108,6 +108,8 @@ def _constraints(found: Findings | None, command: str) -> Check:
         facts.append(("known from", "the two checkpoints alone" if inferred else report.record))
     if report.strict:
         facts.append(("strict", "bit for bit where the mathematics gives it"))
+    if report.roundings:
+        facts.append(("rounded once", ", ".join(report.roundings)))
     if report.num_bytes is not None and report.seconds is not None:
         facts.append(("read", f"{num_bytes(report.num_bytes)} in {report.seconds:.3g} s"))
     tables = []

@@ -43,6 +43,7 @@ class FoundConstraints(_Found):
     values: dict[str, int] = Field(default_factory=dict)
     record: str = ""
     strict: bool = False
+    roundings: tuple[str, ...] = ()
     num_bytes: int | None = None
     seconds: float | None = None
     violations: tuple[FoundViolation, ...] = ()

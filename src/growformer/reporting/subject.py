@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 _OPTIONS = (
     "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "num_hidden_layers",
 )  # fmt: skip
+_HOLDS = {
+    "float64": ("float64", "float32", "float16", "bfloat16"), "float32": ("float32", "float16", "bfloat16"),
+}  # fmt: skip
+"""Dtype -> those whose every value it holds; any other holds its own."""
 _ROTARY = "keeps the angle of every source frequency"
 
 
@@ -136,6 +140,14 @@ class Subject:
                 )
             )
         return sides[0], sides[1]
+
+    @property
+    def rounded_to(self) -> str | None:
+        """The dtype of the result, where it cannot hold every value of the source; None where it can."""
+        if self.dtype is None:
+            return None
+        held = _HOLDS.get(self.dtype, (self.dtype,))
+        return None if all(d in held for d in self.sides[0].dtypes if "float" in d) else self.dtype
 
     @cached_property
     def entries(self) -> dict[str, int]:

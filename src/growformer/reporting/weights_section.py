@@ -77,9 +77,9 @@ class Weights:
 
 def weights(subject: Subject, sections: Sequence[Section]) -> Weights:
     """Return what the page shows of a growth's tensors."""
-    total = sum(subject.entries.values())
+    total, rounded = sum(subject.entries.values()), subject.rounded_to
     legend = tuple(
-        Entry(kind, NAMES[kind] if kind != "zero" else "zero", MEANINGS[kind], whole(n), share(n, total))
+        Entry(kind, NAMES[kind] if kind != "zero" else "zero", _meaning(kind, rounded), whole(n), share(n, total))
         for kind in KINDS
         if (n := subject.entries.get(kind, 0))
     )
@@ -94,7 +94,8 @@ def weights(subject: Subject, sections: Sequence[Section]) -> Weights:
             or subject.rec.architecture.arrows[spec.owner].kind == "carried"
             or all(v.is_unchanged for v in made)
         ):
-            why = "the source's, bit for bit" if all(v.is_unchanged for v in made) else "no growth touches it"
+            kept = f"the source's, rounded to {rounded}" if rounded else "the source's, bit for bit"
+            why = kept if all(v.is_unchanged for v in made) else "no growth touches it"
             count = sum(len(v.instances) for v in made)
             unchanged.append((template, _shape(made[0].shape), whole(count), why))
             continue
@@ -104,6 +105,10 @@ def weights(subject: Subject, sections: Sequence[Section]) -> Weights:
         )
         groups.setdefault(name, []).append(Card(_short(template), template, _axes(shown[0]), makings))
     return Weights(legend, tuple(Group(n, tuple(cards)) for n, cards in groups.items()), tuple(unchanged))
+
+
+def _meaning(kind: str, rounded: str | None) -> str:
+    return f"the source's values, rounded to {rounded}" if kind == "copy" and rounded else MEANINGS[kind]
 
 
 def _places(sections: Sequence[Section]) -> dict[str, str]:

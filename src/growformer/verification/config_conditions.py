@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from growformer.architecture.exact import compute, mentions, names_in
 from growformer.verification.recorded import Recorded
 from growformer.verification.rotary_conditions import grown_base, rotary_fields, rotary_types
+from growformer.verification.unread_fields import unread
 from growformer.verification.violations import Violation
 
 NOT_COMPUTED = frozenset(
@@ -22,6 +23,8 @@ NOT_COMPUTED = frozenset(
     }
 )  # fmt: skip
 """Config fields that no output depends on; also inside of nested configs."""
+_ONE_FUNCTION = {"silu", "swish"}
+"""Two names of one activation function, and of one class."""
 
 
 def config_conditions(rec: Recorded) -> Iterator[Violation]:
@@ -153,14 +156,22 @@ def _unexplained(rec: Recorded) -> Iterator[Violation]:
         is_nested = name in architecture.nested and isinstance(one, Mapping) and isinstance(other, Mapping)
         if is_nested or last in NOT_COMPUTED or "drop" in last or _is_longer(rec, name):
             continue
-        if one != other and json.dumps(one) != json.dumps(other) and not _is_default(rec, name):  # NaN is not NaN
-            yield Violation(kind="config", where=name, expected=repr(one), found=repr(other))
+        if one == other or json.dumps(one) == json.dumps(other) or _is_default(rec, name):  # NaN is not NaN
+            continue
+        if _same_function(one, other) or unread([name], before, after):
+            continue
+        yield Violation(kind="config", where=name, expected=repr(one), found=repr(other))
     for count, reason in architecture.beyond.values():
         if after.get(count) and before.get(count):
             yield Violation(kind="config", where=count, expected=f"0: {reason}", found=repr(after[count]))
     for name, (value, reason) in architecture.constants.items():
         if after.get(name, value) != value:
             yield Violation(kind="config", where=name, expected=f"{value!r}: {reason}", found=repr(after[name]))
+
+
+def _same_function(one: object, other: object) -> bool:
+    """Tell whether two values name one and the same activation function."""
+    return {str(one), str(other)} <= _ONE_FUNCTION
 
 
 def _is_longer(rec: Recorded, name: str) -> bool:

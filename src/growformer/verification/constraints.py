@@ -109,6 +109,7 @@ def compare_checkpoints(
     rec = Recorded.read(data)
     violations = local_conditions(rec)
     values, tensors, num_bytes = dict.fromkeys(KINDS, 0), 0, 0
+    roundings: tuple[str, ...] = ()
     if not any(v.kind == "axis map" for v in violations):
         left = set(target_names) if target_names is not None else set()
         comparison = _Comparison(rec, as_tensors(read_source), as_tensors(read_target), regenerate, strict, sample)
@@ -121,12 +122,14 @@ def compare_checkpoints(
         violations += comparison.run(stored, threads)
         violations += [left_over(rec, name) for name in sorted(left)]
         values, tensors, num_bytes = comparison.values, comparison.tensors, comparison.num_bytes
+        roundings = tuple(sorted(comparison.roundings))
     return ConstraintsReport(
         violations=tuple(violations),
         tensors=tensors,
         values=values,
         record=record,
         strict=strict,
+        roundings=roundings,
         num_bytes=num_bytes,
         seconds=round(time.perf_counter() - start, 3),
     )
@@ -151,6 +154,7 @@ class _Comparison:
     tensors: int = 0
     num_bytes: int = 0
     explained: int = 0
+    roundings: set[str] = field(default_factory=set)
     _read: set[str] = field(default_factory=set)
     _threads: local = field(default_factory=local)
 
@@ -264,6 +268,8 @@ class _Comparison:
             return said(
                 needed, "copy", f"values in floating point, as the source's {says}", there, requirement.copies[0]
             )
+        if before != after and torch.promote_types(before, after) != after:
+            self.roundings.add(" to ".join(str(dtype).removeprefix("torch.") for dtype in (before, after)))
         if held.stored not in self._read:
             self._read.add(held.stored)
             self.num_bytes += prod(found) * self.source.dtype(held.stored).itemsize

@@ -34,6 +34,8 @@ class ConstraintsReport:
         values: kind -> how many values were compared with that; see ``KINDS``.
         record: how it is known what became of what: ``growformer.json``, ``plan``, or ``inferred``.
         strict: whether bits had to be equal wherever mathematics makes them.
+        roundings: ``float32 to bfloat16``: where the grown model is stored in a dtype that cannot hold the source's
+            values, which were compared after one such rounding.
         num_bytes: of the tensors that were read, on both sides.
         seconds: what it took.
         notes: what was inferred, and what was tried.
@@ -44,6 +46,7 @@ class ConstraintsReport:
     values: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     record: str = "growformer.json"
     strict: bool = False
+    roundings: tuple[str, ...] = ()
     num_bytes: int = 0
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
@@ -97,12 +100,19 @@ class ConstraintsReport:
             if len(wrong) > _SHOWN:
                 found.append(("constraints", says, f"and {len(wrong) - _SHOWN} more", False))
             if not wrong:
-                found.append(("constraints", says, _SAYS[kind], True))
+                found.append(("constraints", says, self._said(kind), True))
         others = [v for v in self.violations if v.kind not in (*KINDS, "free", "dead")]
         found += [("constraints", v.kind, str(v), False) for v in others[:_SHOWN]]
         if len(others) > _SHOWN:
             found.append(("constraints", "others", f"{len(others) - _SHOWN} more", False))
         return found or [("constraints", "tensors", "none", True)]
+
+    def _said(self, kind: str) -> str:
+        """Return what holds of the values of a kind."""
+        if not self.roundings or kind not in ("copy", "rescaled", "mean", "sum"):
+            return _SAYS[kind]
+        rounded = f"rounded once, from {', '.join(self.roundings)}"
+        return f"equal to the source's, {rounded}" if kind == "copy" else f"{_SAYS[kind]}, {rounded}"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -116,6 +126,7 @@ class ConstraintsReport:
             "values": dict(self.values),
             "record": self.record,
             "strict": self.strict,
+            "roundings": list(self.roundings),
             "num_bytes": self.num_bytes,
             "seconds": self.seconds,
             "violations": [violation.to_json() for violation in self.violations],

@@ -15,7 +15,9 @@ from growformer.errors import SourceError
 from growformer.execute.provenance import FILE
 from growformer.storage.folder import INDEX, ModelFolder, open_folder
 from growformer.storage.plain_json import load_json
+from growformer.verification.config_conditions import NOT_COMPUTED
 from growformer.verification.deciding_files import deciding_files, digest_files
+from growformer.verification.unread_fields import unread
 
 _CHECKED = ("config.json", INDEX, FILE)
 _FOLLOWS = frozenset({"_from_model_config", "transformers_version", "word_embedding_dimension"})
@@ -36,7 +38,12 @@ def not_compared(source: Any, grown: Any) -> list[str]:
     if not all(isinstance(model, (str, Path)) for model in (source, grown)):
         return []
     before, after = open_folder(source), open_folder(grown)
-    return [*_loading(before, after), *_labels(before.config, after.config), *_files(before, after)]
+    return [
+        *_loading(before, after),
+        *_unread_fields(before.config, after.config),
+        *_labels(before.config, after.config),
+        *_files(before, after),
+    ]
 
 
 def _loading(before: ModelFolder, after: ModelFolder) -> Iterator[str]:
@@ -53,6 +60,24 @@ def _loading(before: ModelFolder, after: ModelFolder) -> Iterator[str]:
             "the grown config names code to load (auto_map), where the source's does not, or other code: no check runs "
             "it, and trust_remote_code=True would"
         )
+
+
+def _unread_fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    """Say which fields were passed over since the class does not read them."""
+    plain = [dict(_flat(config)) for config in (before, after)]
+    differ = sorted(name for name in {*plain[0], *plain[1]} if plain[0].get(name) != plain[1].get(name))
+    found = unread([name for name in differ if name.rpartition(".")[2] not in NOT_COMPUTED], before, after)
+    if found:
+        yield f"{_some(found)} of the config differ: the model's class reads no such field"
+
+
+def _flat(config: Mapping[str, Any], nest: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield a config's fields, of nested ones with dots."""
+    for name, value in config.items():
+        if isinstance(value, Mapping) and "model_type" in value:
+            yield from _flat(value, f"{nest}{name}.")
+        else:
+            yield nest + name, value
 
 
 def _labels(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
