@@ -81,7 +81,7 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"auto_map": {"AutoModel": "modeling_own.Own"}}, r"the grown config names code to load \(auto_map\)"),
     (
         {"id2label": {"0": "bad", "1": "good"}},
-        "config fields that differ: id2label; outputs are the same, and have other names",
+        "config fields that differ: id2label; outputs are the same, and have",
     ),
 ]
 

@@ -68,7 +68,7 @@ def _unread_fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> Itera
     differ = sorted(name for name in {*plain[0], *plain[1]} if plain[0].get(name) != plain[1].get(name))
     found = unread([name for name in differ if name.rpartition(".")[2] not in NOT_COMPUTED], before, after)
     if found:
-        yield f"{_some(found)} of the config differ: the model's class reads no such field"
+        yield f"config fields that differ, and that the model's class does not read: {_some(found)}"
 
 
 def _flat(config: Mapping[str, Any], nest: str = "") -> Iterator[tuple[str, Any]]:
@@ -83,7 +83,7 @@ def _flat(config: Mapping[str, Any], nest: str = "") -> Iterator[tuple[str, Any]
 def _labels(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
     changed = [name for name in _LABELS if name in before and before[name] != after.get(name)]
     if changed:
-        yield f"{' and '.join(changed)} of the config differ: outputs are the same, and have other names"
+        yield f"config fields that differ: {', '.join(changed)}; outputs are the same, and have other names"
 
 
 def _files(before: ModelFolder, after: ModelFolder) -> Iterator[str]:
