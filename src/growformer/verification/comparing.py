@@ -227,10 +227,11 @@ def mean_of(parts: Iterator[torch.Tensor], dim: int, number: int, scale: float) 
 def compare_free(
     found: torch.Tensor, expected: torch.Tensor | None, region: Region, infinite: Worst, different: Worst
 ) -> None:
-    """Look for values that are not finite, and for those that are not what an initialisation gives."""
-    if not is_finite(found):
+    """Look for values that would overflow, and for those that are not what an initialisation gives."""
+    if not is_bounded(found):
+        bound = largest_free(found.dtype)
         for rows in _chunks(found):
-            bad = ~found[rows].isfinite()
+            bad = ~(found[rows].float().abs() <= bound)
             if bad.any():
                 infinite.add(bad, found[rows], torch.zeros(()), _at(region, rows))
     if expected is not None and not same_bits(found, expected):
@@ -260,14 +261,23 @@ def is_all_zero_bits(tensor: torch.Tensor) -> bool:
     return not words.any()
 
 
-def is_finite(tensor: torch.Tensor) -> bool:
-    """Tell whether all values are finite; whole numbers are."""
+def is_bounded(tensor: torch.Tensor) -> bool:
+    """Tell whether no value is past the bound of its dtype, nor none at all; whole numbers are bounded."""
     if not tensor.is_floating_point() or not tensor.numel():
         return True
     if tensor.element_size() == 1:  # formats of which some have no infinity
         return bool(tensor.float().isfinite().all())
+    bound = largest_free(tensor.dtype)
     low, high = torch.aminmax(tensor)  # a NaN is both
-    return math.isfinite(low) and math.isfinite(high)
+    return -bound <= float(low) and float(high) <= bound
+
+
+def largest_free(dtype: torch.dtype) -> float:
+    """Return how large a free value may be: its square must not overflow in the float32 in which a model runs.
+
+    What nothing reads is multiplied by zero, and infinity times zero is no number. Of float16, every number will do.
+    """
+    return min(math.sqrt(torch.finfo(torch.float32).max), torch.finfo(dtype).max)
 
 
 def _words(*tensors: torch.Tensor) -> tuple[npt.NDArray[np.generic], ...]:

@@ -19,7 +19,7 @@ _SAYS = {
     "sum": "copies that add up to the source's",
     "constant": "constants",
     "regenerated": "free, as the initialisation gives them",
-    "unchecked": "free, only looked at for infinities",
+    "unchecked": "free, only looked at for what would overflow",
 }
 _SHOWN = 4
 
@@ -68,7 +68,7 @@ class ConstraintsReport:
 
     @property
     def free(self) -> int:
-        """How many free values were looked at for infinities only."""
+        """How many free values were looked at for what would overflow only."""
         return self.values["unchecked"]
 
     def __str__(self) -> str:
@@ -88,10 +88,9 @@ class ConstraintsReport:
         What is wrong with the record itself, not with a kind of value, has rows of its own.
         """
         found: list[Row] = []
+        free = "regenerated" if self.regenerated else "unchecked"
         for kind in KINDS:
-            wrong = [
-                v for v in self.violations if v.kind == kind or (kind == "unchecked" and v.kind in ("free", "dead"))
-            ]
+            wrong = [v for v in self.violations if v.kind == kind or (kind == free and v.kind in ("free", "dead"))]
             number = self.values[kind]
             if not number and not wrong:
                 continue

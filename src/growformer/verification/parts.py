@@ -73,7 +73,10 @@ def violations(each: Part) -> Iterator[tuple[Requirement, Violation]]:
                 yield test, said(needed, kind, expected, repr(worst.found), region, worst.deviation)
             continue
         if worst.count:
-            yield test, said(needed, "free", "finite values", f"{worst.found!r} at {list(worst.at)}", region)
+            yield (
+                test,
+                said(needed, "free", "values whose squares are finite", f"{worst.found!r} at {list(worst.at)}", region),
+            )
         if dead.count and dead.count == count(region):  # single ones may have been copied from the source
             yield test, said(needed, "dead", "gains that can learn", f"{dead.found!r} everywhere: never", region)
         if different.count:
