@@ -415,7 +415,7 @@ def training_state(
     return trainer_checkpoint(plan, folder, state=state, slots=slots, updates=updates)
 
 
-def verify(source: Source, grown: Source, *, checks: Sequence[str] | None = None, **options: Any) -> Verification:
+def verify(source: Source, grown: Source, *, checks: Sequence[str] | str | None = None, **options: Any) -> Verification:
     """Check that a grown model computes what its source computes.
 
     Args:

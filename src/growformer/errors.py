@@ -56,6 +56,15 @@ class VerificationError(GrowformerError):
     """A grown model does not compute what its source computes."""
 
 
+def in_words(error: Exception) -> str:
+    """Return what is wrong with data that was read as a structure which it does not have."""
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    if isinstance(error, (TypeError, AttributeError)):
+        return f"an entry is of another kind than expected ({error})"
+    return str(error)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest known name, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1)

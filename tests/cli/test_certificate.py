@@ -103,8 +103,17 @@ def test_a_source_that_is_not_here(run, pair: Pair, tmp_path: Path) -> None:
     assert run("verify", "--certificate", pair[1] / FILE, "--json").json()["ok"] is None
     ran = run("verify", "--certificate", pair[1] / FILE, tmp_path / "moved", pair[1])
     assert ran.out.splitlines()[0].startswith("Preserved: constraints (checked at ")
+    assert str(tmp_path / "moved") in ran.out
+    assert "../source" not in ran.out
     ran = run("verify", "--certificate", pair[1] / FILE, pair[1])  # one folder is the grown one
     assert "source not checked" in ran.out
+
+
+def test_less_than_was_certified_is_said(run, pair: Pair) -> None:
+    assert run("verify", *pair, "--checks", "constraints,outputs").code == 0
+    ran = run("verify", *pair, "--checks", "constraints")
+    assert ran.out.splitlines()[-1].startswith(f"Certificate: {pair[1] / FILE} (it replaces one that also had outputs;")
+    assert run("verify", *pair, "--checks", "constraints").out.splitlines()[-1] == f"Certificate: {pair[1] / FILE}"
 
 
 def test_other_bytes_are_exit_code_1(run, pair: Pair) -> None:

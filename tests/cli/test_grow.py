@@ -96,7 +96,7 @@ def test_plan_goes_without_a_request(run, models: dict[str, Path], tmp_path: Pat
     assert ran.err.startswith(f"error: {plan}: no such plan; make one with growformer plan ")
     plan.write_text('{"hello": 1}')
     ran = run("grow", models["llama"], tmp_path / "out", "--plan", plan)
-    assert ran.err == f"error: {plan}: not a growformer plan: KeyError: 'format'\n"
+    assert ran.err == f"error: {plan}: not a growformer plan: it has no 'format'\n"
     plan.write_bytes(b"\xff\xfe\x00")
     assert run("grow", models["llama"], tmp_path / "out", "--plan", plan).code == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["plan.json"]

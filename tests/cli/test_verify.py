@@ -68,7 +68,7 @@ def test_json_and_checks(run, pair: tuple[Path, Path]) -> None:
 def test_a_prompt_goes_through_the_tokenizer(run, pair: tuple[Path, Path]) -> None:
     ran = run("verify", *pair, "--checks", "outputs", "--prompt", "the sky is blue")
     assert ran.code == 0
-    assert "4 positions of text in float32" in ran.out
+    assert "4 positions of text of the prompt in float32" in ran.out
     assert "64 positions of random tokens in float32" in ran.out
     found = run("verify", *pair, "--checks", "outputs", "--prompt", "the sky is blue", "--json").json()
     worst = found["outputs"]["comparisons"][1]["worst"]
@@ -81,7 +81,7 @@ def test_own_inputs_lengths_and_disk(run, pair: tuple[Path, Path], tmp_path: Pat
     given = ["--inputs", tmp_path / "a.txt", "--inputs", tmp_path / "b.json", "--lengths", "9,max"]
     found = run("verify", *pair, "--checks", "outputs", *given, "--json").json()["outputs"]
     assert [(c["inputs"], c["length"]) for c in found["comparisons"]] == [
-        ("random tokens", 9), ("random tokens", 64), ("text", 5),
+        ("random tokens", 9), ("random tokens", 64), ("text of a.txt and 1 more", 5),
     ]  # fmt: skip
     assert found["tokens"] == 2 * 9 + 2 * 64 + 4 + 4 + 5
     again = run("verify", *pair, "--checks", "outputs", *given, "--from-disk", "--json").json()["outputs"]

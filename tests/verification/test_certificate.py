@@ -334,7 +334,9 @@ def test_an_edited_certificate_does_not_pass(pair: Pair, name: str) -> None:
 
 def test_a_verdict_is_not_believed(pair: Pair) -> None:
     change(pair[1], _set("verdict", to="Preserved: everything, certified by the king"))
-    assert "king" not in check_certificate(pair[1]).verdict
+    checked = check_certificate(pair[1])
+    assert checked.failed
+    assert checked.verdict.startswith("Not a valid certificate: its verdict is 'Preserved: everything, certified by")
 
 
 def test_a_certificate_of_a_failure_is_valid_and_fails(pair: Pair) -> None:

@@ -157,5 +157,5 @@ def test_a_tie_needs_the_same_factor_on_both_uses() -> None:
 
 
 def test_what_is_no_record_is_refused() -> None:
-    with pytest.raises(PlanError, match="not a record of a growth: KeyError: 'architecture'"):
+    with pytest.raises(PlanError, match="not a record of a growth: it has no 'architecture'"):
         local_conditions({})

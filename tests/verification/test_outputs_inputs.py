@@ -147,7 +147,7 @@ def test_lines_and_paragraphs(inputs: Inputs, tmp_path: Path) -> None:
     lines.write_text("the sky\nis blue\nthe sky is blue\n")
     paragraphs.write_text("the sky\nis blue\n\n\nblue\n")
     (found,) = inputs.read([lines])
-    assert found.kind == "text"
+    assert found.kind.startswith("text of ")
     assert ids(found) == [[[3, 4], [5, 6]], [[3, 4, 5, 6]]]
     assert found.length == 4
     assert ids(inputs.read([paragraphs])[0]) == [[[3, 4, 5, 6]], [[6]]]
@@ -185,7 +185,7 @@ def test_arrays(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", pixel_values=pixels)
     safetensors.torch.save_file({"pixel_values": torch.from_numpy(pixels)}, tmp_path / "b.safetensors")
     found = Inputs(model, None).read([tmp_path / "a.npz", tmp_path / "b.safetensors"])
-    assert [one.kind for one in found] == ["given arrays"] * 2
+    assert all(one.kind.startswith("arrays of ") for one in found)
     assert all(torch.equal(one.batches[0]["pixel_values"], torch.from_numpy(pixels)) for one in found)
     assert run(model, found[0].batches[0], torch.float32).outputs["logits"].shape == (3, 5)
     np.savez(tmp_path / "c.npz", input_ids=np.array([[3, 4]], dtype=np.int32))
@@ -207,7 +207,7 @@ def test_images_go_through_the_processor(images: Path, tmp_path: Path) -> None:
     settings = {"image_processor_type": "ViTImageProcessorPil", "size": {"height": 24, "width": 24}}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     (found,) = Inputs(vit(), folder).read([images])
-    assert found.kind == "images"
+    assert found.kind.startswith("images of ")
     assert [batch["pixel_values"].shape for batch in found.batches] == [(2, 3, 24, 24)]
     (one,) = Inputs(vit(), folder).read([images / "b.jpg"])
     assert torch.equal(one.batches[0]["pixel_values"][0], found.batches[0]["pixel_values"][1])

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from growformer.cli import render
-from growformer.errors import OutputError, RequestError
+from growformer.errors import OutputError, RequestError, SourceError
 
 if TYPE_CHECKING:
     from growformer.storage.identity import Identity
+    from growformer.verification.certificate import Certificate
     from growformer.verification.verification import Verification
 
 PANEL = "Certificate"
@@ -51,7 +54,7 @@ def check(file: str, model: str | None, out: str | None, *, json: bool) -> None:
         render.say(found.verdict)
         print()
         states = {"the same": "ok", "differs": "FAILED", "not checked": "not checked"}
-        rows = [(name, states[side.state], side.location, str(side)) for name, side in found.sides().items()]
+        rows = [(name, states[side.state], side.where, str(side)) for name, side in found.sides().items()]
         render.table(("side", "", "where", "files"), rows)
         for title, lines in (
             ("It contradicts itself", found.contradictions),
@@ -84,12 +87,17 @@ class Writer:
             raise RequestError("--no-certificate and --certificate-to: leave one out")
         self.model, self.out, self.to, self.shown = model, out, to, shown
         self._seen: tuple[Identity, Identity] | None = None
+        self._earlier: Certificate | None = None
         if wanted:
-            from growformer.verification.certificate import check_free, identities
+            from growformer.verification.certificate import CERTIFICATE, check_free, identities, read_certificate
 
             if to is not None:
                 check_free(to)  # before the checks, which may take long
             self._seen = identities(model, out)
+            file = Path(to) if to is not None else Path(out) / CERTIFICATE
+            if file.is_file():
+                with suppress(SourceError):  # what is in the way is said where it would be replaced
+                    self._earlier = read_certificate(file)
 
     def write(self, found: Verification, options: Mapping[str, Any]) -> dict[str, str] | None:
         """Write it, and return where, or why not; a place that was asked for by name must do.
@@ -111,7 +119,8 @@ class Writer:
             if self.to is not None:
                 raise
             return {"not_written": str(error)}
-        return {"file": str(file)}
+        less = [name for name in self._earlier.checks.made() if name not in found.reports()] if self._earlier else []
+        return {"file": str(file), **({"replaced": ", ".join(less)} if less else {})}
 
 
 def told(written: Mapping[str, str] | None) -> str | None:
@@ -119,7 +128,9 @@ def told(written: Mapping[str, str] | None) -> str | None:
     if written is None:
         return None
     if "file" in written:
-        return f"Certificate: {written['file']}"
+        earlier = written.get("replaced")
+        more = f" (it replaces one that also had {earlier}; run those again to have them in it)" if earlier else ""
+        return f"Certificate: {written['file']}{more}"
     return f"no certificate was written: {written['not_written']} (--certificate-to FILE writes it elsewhere)"
 
 

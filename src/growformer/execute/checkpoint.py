@@ -28,7 +28,7 @@ from growformer.execute.companion import Companion
 from growformer.execute.fill import BandFiller
 from growformer.execute.layout import Band, Layout, lay_out
 from growformer.execute.pipeline import Digests, Pipeline
-from growformer.execute.provenance import FILE, new_region_groups
+from growformer.execute.provenance import FILE, FORMAT, new_region_groups
 from growformer.execute.ranks import Ranks, from_environment
 from growformer.execute.side_files import choose_side_files, write_side_files
 from growformer.execute.stored import StoredTensor, stored_tensors
@@ -329,7 +329,7 @@ def _provenance(
     grown: GrownCheckpoint, source: ModelFolder, shards: dict[str, str], carried: dict[str, str]
 ) -> dict[str, Any]:
     return {
-        "format": 1,
+        "format": FORMAT,
         "growformer": version("growformer"),
         "source": {
             "location": grown.plan.source.location,

@@ -29,7 +29,7 @@ from growformer.errors import OutputError, PlanError, SourceError
 from growformer.execute.checkpoint import GrownCheckpoint, status_of
 from growformer.execute.dcp_layout import DcpLayout, OfParameter, key_of, sort_keys
 from growformer.execute.placement import OneWhole
-from growformer.execute.provenance import FILE, new_region_groups
+from growformer.execute.provenance import FILE, FORMAT, new_region_groups
 from growformer.execute.slots import OWN_SLOTS, SLOTS, STARTS, check_policy, check_slot, grow_slot
 from growformer.execute.stored import StoredTensor, materialise_stored, stored_tensors, take
 from growformer.planning.plan import Plan
@@ -348,7 +348,7 @@ class _Writer(FileSystemWriter):
 
 def _record(grown: GrownCheckpoint, plan: Plan) -> dict[str, Any]:
     return {
-        "format": 1,
+        "format": FORMAT,
         "growformer": version("growformer"),
         "source": {"location": plan.source.location, "revision": None, "digest": plan.source.digest},
         "files": {"weights": {}, "others": {}},

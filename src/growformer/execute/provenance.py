@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from growformer.architecture.packing import Piece
-from growformer.errors import SourceError
+from growformer.errors import PlanError, SourceError, in_words
 from growformer.execute.stored import stored_tensors
 from growformer.planning.blocks import Affine, Index1D, Sum, TensorPlan, positions
 from growformer.planning.plan import Plan
@@ -19,6 +19,7 @@ from growformer.planning.rules import tensor_plan
 FILE = "growformer.json"
 CERTIFICATE = "growformer.verify.json"
 """What ``growformer verify`` writes beside the weights. It is true of those bytes alone, and never carried on."""
+FORMAT = 1
 Ranges = list[list[int]]
 Regions = list[list[Ranges]]
 """Disjoint regions; each is a product over the dimensions of unions of ``[start, stop)`` ranges."""
@@ -54,6 +55,10 @@ def load_provenance(path: str | Path) -> Provenance:
     path = Path(path)
     file = path / FILE if path.is_dir() else path
     data = read_record(file)
+    if data.get("format") != FORMAT:
+        raise SourceError(f"{file}: a record of format {data.get('format')!r:.40}; this version reads format {FORMAT}")
+    if not isinstance(data.get("plan"), dict):
+        raise SourceError(f"{file}: not a record of growformer: it holds no plan")
     try:
         regions = {name: group["regions"] for group in data["new_regions"] for name in group["tensors"]}
         return Provenance(
@@ -64,8 +69,10 @@ def load_provenance(path: str | Path) -> Provenance:
             plan=Plan.from_json(json.dumps(data["plan"])),
             files=data["files"],
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise SourceError(f"{file}: not a record of growformer: {type(error).__name__}: {error}") from None
+    except PlanError as error:
+        raise SourceError(f"{file}: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SourceError(f"{file}: not a record of growformer: {in_words(error)}") from None
 
 
 def read_record(file: Path) -> dict[str, Any]:
@@ -79,9 +86,9 @@ def read_record(file: Path) -> dict[str, Any]:
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{file}: not a record of growformer: {type(error).__name__}: {error}") from None
+        raise SourceError(f"{file}: not a record of growformer, and no JSON: {error}") from None
     if not isinstance(data, dict):
-        raise SourceError(f"{file}: not a record of growformer: {type(data).__name__}")
+        raise SourceError(f"{file}: not a record of growformer: expected an object, found {type(data).__name__}")
     return data
 
 

@@ -15,7 +15,7 @@ from growformer.architecture.exact import ONE, Root
 from growformer.architecture.language import Term, flat_size, term_axes
 from growformer.architecture.serialise import architecture_from_json, architecture_to_json
 from growformer.architecture.source import SourceInfo
-from growformer.errors import PlanError
+from growformer.errors import PlanError, in_words
 from growformer.planning.axis_map import NEW, AxisMap, origin_of
 from growformer.planning.blocks import Affine, Block, TensorPlan
 from growformer.planning.initialisation import Initialisation
@@ -361,5 +361,5 @@ class Plan:
             )
         except PlanError:
             raise
-        except (KeyError, TypeError, ValueError) as error:
-            raise PlanError(f"not a growformer plan: {type(error).__name__}: {error}") from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise PlanError(f"not a growformer plan: {in_words(error)}") from error

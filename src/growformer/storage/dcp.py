@@ -20,7 +20,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from growformer.errors import SourceError
+from growformer.errors import SourceError, in_words
 from growformer.storage.links import leads_outside, open_inside
 
 if TYPE_CHECKING:
@@ -284,7 +284,7 @@ def open_dcp(path: str | Path) -> DcpFolder:
     except SourceError as error:
         raise SourceError(f"{file}: {error}") from None
     except Exception as error:
-        raise SourceError(f"{file}: not metadata of a checkpoint: {type(error).__name__}: {error}") from None
+        raise SourceError(f"{file}: not metadata of a checkpoint: {in_words(error)}") from None
 
 
 def _check_opcodes(file: BinaryIO, num_bytes: int) -> None:

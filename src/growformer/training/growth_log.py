@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from growformer.errors import GrowformerError, OutputError, RequestError, SourceError
+from growformer.errors import GrowformerError, OutputError, RequestError, SourceError, in_words
 from growformer.sizing.flops import count_flops
 from growformer.storage import disk
 from growformer.storage.plain_json import read_json
@@ -245,7 +245,7 @@ class GrowthLog:
         except SourceError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, GrowformerError) as error:
-            raise SourceError(f"{where}: not a growth log: {type(error).__name__}: {error}") from None
+            raise SourceError(f"{where}: not a growth log: {in_words(error)}") from None
         return log
 
     def save(self, folder: str | Path) -> Path:

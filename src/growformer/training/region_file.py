@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from growformer.errors import RequestError, SourceError
+from growformer.errors import RequestError, SourceError, in_words
 from growformer.storage import disk
 from growformer.storage.plain_json import read_json
 from growformer.training.optimizers import parameters_of
@@ -100,7 +100,7 @@ class SavedRegions:
         try:
             regions = regions_from_json(data["regions"], shapes)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise SourceError(f"{where}: not region updates of growformer: {type(error).__name__}: {error}") from None
+            raise SourceError(f"{where}: not region updates of growformer: {in_words(error)}") from None
         return SavedRegions(data["model"], data["global_step"], data["steps"], regions)
 
 

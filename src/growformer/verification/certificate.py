@@ -129,6 +129,8 @@ class Certificate(BaseModel):
             found.append(f"it is said to pass, but {'; '.join(self.checks.failures()[:4])}")
         if self.ok != self.checks.ok:
             found.append(f"it says ok: {self.ok}, and of its checks ok: {self.checks.ok}")
+        if self.verdict != self.checks.judged() and not found:
+            found.append(f"its verdict is {self.verdict[:200]!r}, and that of its figures {self.checks.judged()!r}")
         return found
 
 

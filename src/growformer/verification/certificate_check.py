@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ class SideCheck:
         files: file -> ``ok``, or what is wrong with it.
         num_bytes: how much was read.
         why: why it was not checked.
+        is_named: whether the user named the folder.
     """
 
     location: str
@@ -37,6 +38,12 @@ class SideCheck:
     files: dict[str, str]
     num_bytes: int = 0
     why: str = ""
+    is_named: bool = False
+
+    @property
+    def where(self) -> str:
+        """Where it was looked for: as the certificate says, or as the user did."""
+        return str(self.folder) if self.is_named else self.location
 
     @property
     def state(self) -> State:
@@ -165,8 +172,8 @@ def check_certificate(
     return CertificateCheck(
         path,
         certificate,
-        _check(certificate.source, found_source, threads, progress),
-        _check(certificate.grown, found_grown, threads, progress),
+        replace(_check(certificate.source, found_source, threads, progress), is_named=source is not None),
+        replace(_check(certificate.grown, found_grown, threads, progress), is_named=grown is not None),
         tuple(certificate.contradictions()),
     )
 

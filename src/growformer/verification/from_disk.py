@@ -228,7 +228,7 @@ def _stream(unit: _Unit, stored: _Stored, dtype: torch.dtype, tell: Callable[[],
         for place in unit.places:
             value = stored.parameter(place, dtype, made)
             # As in memory: kernels are chosen by whether weights learn, even where no gradient is kept.
-            learns = place.parameter.requires_grad
+            learns = place.parameter.requires_grad and value.is_floating_point()
             place.owner._parameters[place.attribute] = nn.Parameter(value, requires_grad=learns)
 
     def free(*_: Any) -> None:

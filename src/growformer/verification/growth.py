@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 INFERRED = "inferred"
 FILE = "growformer.json"
+WITHOUT = "--record inferred asks the two checkpoints instead"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,8 @@ def find_growth(
 
         return Growth(FILE, load_provenance(grown).plan)
     if record is not None and record != INFERRED:
+        if not isinstance(record, (str, Path)):
+            raise RequestError(f"record: expected {INFERRED!r} or a file, got {type(record).__name__}")
         return Growth(str(record), _plan_in(Path(record)))
     from growformer.verification.inference.infer import infer
     from growformer.verification.sides import describe_side, open_side, stored_twice
@@ -133,12 +136,12 @@ def _plan_in(file: Path) -> Plan:
     if file.is_dir():
         return load_provenance(file).plan
     if not file.exists():
-        raise SourceError(f"{file}: no such record; expected {INFERRED!r}, a {FILE} or a plan's JSON file")
+        raise RequestError(f"{file}: no such record; expected {INFERRED!r}, a {FILE} or a plan's JSON file")
     data = read_record(file)
     try:
         return Plan.from_json(json.dumps(data.get("plan", data)))
     except PlanError as error:
-        raise SourceError(f"{file}: neither a {FILE} nor a plan's JSON: {error}") from None
+        raise SourceError(f"{file}: neither a {FILE} nor a plan's JSON: {error}; {WITHOUT}") from None
 
 
 __all__ = ["FILE", "INFERRED", "Growth", "find_growth", "has_record", "in_a_folder"]

@@ -48,7 +48,8 @@ class Inputs:
             RequestError: a file that cannot be read, or is not for this model; the message says which and why.
         """
         texts: list[Batch] = []
-        arrays: list[Batch] = []
+        arrays: list[tuple[Path, Batch]] = []
+        named: list[Path] = []
         images: list[Path] = []
         for given in files:
             path = Path(given)
@@ -66,13 +67,16 @@ class Inputs:
                 raise RequestError(f"{path}: {path.stat().st_size:,} bytes of inputs; expected at most {MAX_BYTES:,}")
             elif ending == ".txt":
                 texts += self._texts(path)
+                named.append(path)
             elif ending in (".json", ".jsonl"):
                 texts += self._records(path)
+                named.append(path)
             else:
-                arrays.append(self._arrays(path))
-        found = [InputSet("text", together(texts))] if texts else []
-        found += [InputSet("given arrays", (batch,)) for batch in arrays]
-        return found + ([InputSet("images", self._processed(images))] if images else [])
+                arrays.append((path, self._arrays(path)))
+        what = "tokens" if self._tokenizer is None else "text"  # of token ids alone, no tokenizer is needed
+        found = [InputSet(f"{what} of {_names(named)}", together(texts))] if texts else []
+        found += [InputSet(f"arrays of {_names([path])}", (batch,)) for path, batch in arrays]
+        return found + ([InputSet(f"images of {_names(images)}", self._processed(images))] if images else [])
 
     def prompt(self, text: str) -> InputSet:
         """Return a text as the only sequence.
@@ -85,7 +89,7 @@ class Inputs:
         ids = self._ids(text)
         if not ids:
             raise RequestError(f"the prompt {text!r} has no tokens; give a text, or none for random tokens")
-        return InputSet("text", (self._batch(ids, "the prompt"),))
+        return InputSet("text of the prompt", (self._batch(ids, "the prompt"),))
 
     # Texts.
 
@@ -201,6 +205,8 @@ class Inputs:
                 raise RequestError(
                     f"{path}: {name} has the shape {list(value.shape)}; expected sequences along its first dimension"
                 )
+            if name.endswith("_ids"):
+                self._check_ids(f"{path}: {name}", name, value)
         counts = {name: value.shape[0] for name, value in found.items()}
         if len(set(counts.values())) > 1:
             raise RequestError(f"{path}: arrays of different numbers of sequences: {counts}")
@@ -208,6 +214,22 @@ class Inputs:
         if missing:
             raise RequestError(f"{path}: {self.reads.class_name} also needs {', '.join(sorted(missing))}")
         return found
+
+    def _check_ids(self, where: str, name: str, value: torch.Tensor) -> None:
+        """Refuse what is no number of an entry in a table.
+
+        Raises:
+            RequestError: it has a fraction, is negative, or beyond the vocabulary.
+        """
+        if value.is_floating_point() or value.dtype == torch.bool:
+            dtype = str(value.dtype).removeprefix("torch.")
+            raise RequestError(f"{where} are numbers of {dtype}; expected whole numbers")
+        lowest, highest = (int(x) for x in value.aminmax()) if value.numel() else (0, 0)
+        vocabulary = self.reads.field("vocab_size", "src_vocab_size") if name == "input_ids" else None
+        if lowest < 0:
+            raise RequestError(f"{where} holds {lowest}; expected whole numbers from 0")
+        if vocabulary is not None and highest >= int(vocabulary):
+            raise RequestError(f"{where} holds {highest}; the model has tokens 0 to {int(vocabulary) - 1}")
 
     def _check_name(self, where: str, name: str) -> None:
         if name not in self.reads.names:
@@ -258,6 +280,12 @@ class Inputs:
                 f"{file}: images need an image processor, and {self.folder} has none that can be loaded ({reason}); "
                 "give pixel_values as .npz"
             ) from None
+
+
+def _names(files: Sequence[Path]) -> str:
+    """Return what the verdict calls some files."""
+    shown = [file.name for file in files]
+    return shown[0] if len(shown) == 1 else f"{shown[0]} and {len(shown) - 1} more"
 
 
 def together(batches: Iterable[Batch]) -> tuple[Batch, ...]:

@@ -16,8 +16,10 @@ from growformer.verification.model_inputs import what_it_reads
 from growformer.verification.output_runs import frequencies_of
 
 SHORT = 64
-MAX_OPERATIONS = 1e13
-"""Of a default run, for all passes over a long input together: minutes on a few cores."""
+MAX_OPERATIONS = 5e12
+"""Of a default run, for all passes over a long input together: a minute or two on two cores."""
+_PER_SCORE = 100
+"""What masking and softmax of one score take, in operations of a matrix product of the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ def cost(model: nn.Module, length: int, num_dtypes: int, num_layers: int) -> Cos
     width = int(reads.field("vocab_size", default=hidden)) if spoken else hidden
     parameters = sum(p.numel() for p in model.parameters())
     passes = 1 + 2 * num_dtypes
-    operations = passes * (2.0 * parameters * length + 4.0 * length**2 * hidden * depth)
+    operations = passes * (2.0 * parameters * length + length**2 * depth * (4.0 * hidden + _PER_SCORE * heads))
     eager = getattr(getattr(model, "config", None), "_attn_implementation", "eager") == "eager"
     # Of scores in float64, a few per head; without them a mask, where a window needs one, as truth values and numbers.
     scores = (3 * 8 * heads if eager else 2 + 8) * length**2

@@ -90,7 +90,10 @@ def compare_outputs(
             )
         run_all.layers = shared_layers(record, models[0].looked_at(), models[1].looked_at())
         if not run_all.layers:
-            notes.append("the streams between layers were not compared: the class has no list of layers that share one")
+            notes.append(
+                "the streams between layers were not compared: the class has no list of layers that share one, or its "
+                "layers are not those that are recorded"
+            )
     with models[0].opened(torch.float64) as opened:
         originals = frequencies_of(opened)
         reference = run_all.of(opened, "float64", "the source")
@@ -141,7 +144,7 @@ def compare_outputs(
 
 
 @contextlib.contextmanager
-def _said_of(what: str) -> Iterator[None]:
+def said_of(what: str) -> Iterator[None]:
     """Let a class's own errors say what was run.
 
     Raises:
@@ -149,9 +152,11 @@ def _said_of(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, IndexError, TypeError, KeyError) as error:
+    except (ValueError, IndexError, TypeError, KeyError, RuntimeError) as error:
+        if isinstance(error, (torch.OutOfMemoryError, NotImplementedError)) or "allocate memory" in str(error):
+            raise
         reason = next(iter(str(error).splitlines()), "")
-        raise SourceError(f"{what}: the class cannot run on this: {type(error).__name__}: {reason}") from None
+        raise SourceError(f"{what}: the class cannot run on this: {type(error).__name__}: {reason}") from error
 
 
 @dataclass(slots=True)
@@ -187,7 +192,7 @@ class _Runs:
             for number, batch in enumerate(given.batches, 1):
                 count = f", {number} of {len(given.batches)}" if len(given.batches) > 1 else ""
                 self.progress(f"{called} in {dtype} on {given}{count}")
-                with _said_of(f"{called} in {dtype} on {given}{count}"):
+                with said_of(f"{called} in {dtype} on {given}{count}"):
                     found.append(run(model, batch, wanted, list(dict.fromkeys(names))))
             results.sets.append(found)
         if dtype != "float64" and self.cached >= 0 and decodes(model):

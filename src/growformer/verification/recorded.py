@@ -19,7 +19,7 @@ import numpy.typing as npt
 from growformer.architecture.declaration import MAX_COORDINATES, Arrow, TensorSpec, space_of
 from growformer.architecture.exact import ONE, Root
 from growformer.architecture.serialise import architecture_from_json
-from growformer.errors import ArchitectureError, PlanError
+from growformer.errors import ArchitectureError, PlanError, in_words
 from growformer.verification.held import Held, held_tensor, parts_of
 from growformer.verification.structure import Index, Structure
 
@@ -126,7 +126,7 @@ class Recorded(Structure):
                 original=source.get("original"),
             )
         except (ArchitectureError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            raise PlanError(f"not a record of a growth: {type(error).__name__}: {error}") from error
+            raise PlanError(f"not a record of a growth: {in_words(error)}") from error
 
     # Instances.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from growformer.errors import PlanError, SourceError
 from growformer.verification.constraints import ConstraintsReport, Regenerate, compare_checkpoints
 from growformer.verification.growth import Growth, find_growth
 from growformer.verification.inference.layers import place_layers
@@ -95,11 +96,33 @@ def _with_plan(plan: Plan, before: Side, after: Side) -> tuple[Recorded, Regener
     rec = Recorded.read(data)
     if before.folder is not None:
         check_same_source(plan, before.folder)
+    else:
+        _check_same_shapes(rec, before)
     if not plan.init.can_regenerate:
         return rec, None
     if before.weights is not None:
         return rec, from_folder(plan, rec, before.weights, after.tensors)
     return rec, from_live(plan, rec, before.model.state_dict().__getitem__, after.tensors)
+
+
+def _check_same_shapes(rec: Recorded, before: Side) -> None:
+    """Refuse a live source that is not the one that a plan was made for.
+
+    Raises:
+        PlanError: a tensor has another shape.
+    """
+    for canonical, tensor in rec.tensors.items():
+        held = rec.source_held(canonical)
+        expected = tensor.shape if held.piece is None else held.shape
+        try:
+            found = before.tensors.shape(held.stored)
+        except (KeyError, SourceError):
+            continue  # the comparison says what is missing
+        if tuple(found) != tuple(expected):
+            raise PlanError(
+                f"the plan was made for another source: its {held.stored} has the shape {list(expected)}, this one's "
+                f"{list(found)}; name the source first, and then what it has become"
+            )
 
 
 __all__ = ["run_constraints"]

@@ -94,6 +94,8 @@ def load_folder(folder: ModelFolder) -> nn.Module:
         return class_of(folder).from_pretrained(folder.path, dtype=dtype, **SAFELY).eval()  # type: ignore[no-any-return]
     except (OSError, RuntimeError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
+        if "ignore_mismatched_sizes" in reason:  # of transformers, which says in its log what it found
+            reason = "tensors have other shapes than its config says; --checks constraints names them"
         raise SourceError(f"{folder.path}: {class_of(folder).__name__} cannot load it: {reason}") from None
 
 
@@ -117,9 +119,12 @@ def run_outputs(source: Any, grown: Any, request: OutputsRequest, record: Record
 
     Raises:
         RequestError: an unknown dtype, a length that the model does not read, or inputs that it cannot be given.
-        SourceError: a model cannot be read, or cannot run layer by layer where that was asked for.
+        SourceError: a model cannot be read, holds no floating point, cannot run on the inputs, or layer by layer where
+            that was asked for.
     """
     folders = [open_folder(m) if isinstance(m, (str, Path)) else None for m in (source, grown)]
+    for folder in (folder for folder in folders if folder is not None):
+        _check_floating(folder)
     looked_at = [
         skeleton(folder) if folder is not None else model
         for folder, model in zip(folders, (source, grown), strict=True)
@@ -223,6 +228,15 @@ def checked_dtypes(dtypes: Sequence[str] | None, stored: Sequence[set[str]]) -> 
     if not dtypes:
         raise RequestError(f"no dtype is named: expected {', '.join(RATIO_LIMIT)}")
     return list(dict.fromkeys(dtypes))
+
+
+def _check_floating(folder: ModelFolder) -> None:
+    found = _dtypes_of(folder, None)
+    if not any("float" in dtype for dtype in found):
+        raise SourceError(
+            f"{folder.path}: its weights are {', '.join(sorted(found))}: no class runs on these; expected values in "
+            "floating point"
+        )
 
 
 def _dtypes_of(folder: ModelFolder | None, model: Any) -> set[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from growformer.errors import GrowformerError, RequestError, VerificationError, did_you_mean
+from growformer.errors import GrowformerError, RequestError, SourceError, VerificationError, did_you_mean
 from growformer.verification.rows import Row, verdict_of
 
 if TYPE_CHECKING:
@@ -77,18 +78,19 @@ class Verification:
         }
 
     def raise_if_failed(self) -> None:
-        """Raise VerificationError with the findings unless every check passed."""
+        """Raise VerificationError with what does not pass, unless every check passed."""
         if not self.ok:
-            raise VerificationError(str(self))
+            wrong = [f"  {c}: {what}: {result}" for c, what, result, ok in self.rows() if not ok]
+            raise VerificationError("\n".join([self.verdict, *wrong]))
 
 
 def verify(
     source: Any,
     grown: Any,
     *,
-    checks: Sequence[str] | None = None,
+    checks: Sequence[str] | str | None = None,
     plan: Plan | None = None,
-    dtypes: Sequence[str] | None = None,
+    dtypes: Sequence[str] | str | None = None,
     inputs: Mapping[str, torch.Tensor] | None = None,
     input_files: Sequence[str | Path] = (),
     prompt: str | None = None,
@@ -107,7 +109,8 @@ def verify(
         source: model folder, or live model.
         grown: likewise. A folder's growformer.json says how it was grown.
         checks: any of ``constraints``, ``outputs``, ``trainability``; by default all three, of live models without a
-            plan the second. What is not asked for and does not fit in memory is left out, and a note says so.
+            plan the second. What is not asked for and does not fit in memory is left out, and a note says so; so is
+            what cannot be run of a grown model whose constraints do not hold.
         plan: how a live model was grown; folders bring their own.
         dtypes: in which outputs are compared; by default float32 and the dtype of the checkpoint, only the grown
             model's where that is another.
@@ -130,7 +133,11 @@ def verify(
         RequestError: an unknown check or dtype, or inputs that cannot be used.
         SourceError: a model cannot be read, or the record of the growth is missing.
     """
-    wanted = checks
+    for model in (source, grown):
+        if not _is_folder(model) and not hasattr(model, "state_dict"):
+            raise SourceError(f"expected a model folder, a hub id or a live model, got {type(model).__name__}")
+    wanted = [checks] if isinstance(checks, str) else checks
+    dtypes = [dtypes] if isinstance(dtypes, str) else dtypes
     if wanted is None:
         wanted = CHECKS if plan is not None or _is_folder(grown) else ("outputs",)
     for name in wanted:
@@ -156,16 +163,33 @@ def verify(
             generate=generate, frequencies=frequencies, from_disk=from_disk, progress=progress,
         )  # fmt: skip
         recorded = grew.recorded() if grew is not None else None
-        outputs, left = outputs_or_why_not(source, grown, request, recorded, required=checks is not None)
-        notes += left
+        with _unless_failed(constraints, "outputs were not compared", notes):
+            outputs, left = outputs_or_why_not(source, grown, request, recorded, required=checks is not None)
+            notes += left
     if grew is not None and "trainability" in wanted:
         trusted = constraints is None or constraints.ok or grew.plan is not None
-        trainability, left = _trainability(grown, grew, inputs, seed, trusted=trusted, required=checks is not None)
-        notes += left
+        with _unless_failed(constraints, "trainability was not checked", notes):
+            trainability, left = _trainability(grown, grew, inputs, seed, trusted=trusted, required=checks is not None)
+            notes += left
     from growformer.verification.unchecked_files import not_compared
 
     notes += not_compared(source, grown)
     return Verification(constraints, outputs, trainability, tuple(notes))
+
+
+@contextlib.contextmanager
+def _unless_failed(constraints: ConstraintsReport | None, what: str, notes: list[str]) -> Iterator[None]:
+    """Turn what keeps a model from running into a note, where its constraints have failed: that verdict must stand.
+
+    Raises:
+        SourceError: it cannot run, and nothing has failed yet.
+    """
+    try:
+        yield
+    except SourceError as error:
+        if constraints is None or constraints.ok:
+            raise
+        notes.append(f"{what}: {error}")
 
 
 def _how_it_grew(
@@ -209,6 +233,7 @@ def _trainability(
 ) -> tuple[TrainabilityReport | None, list[str]]:
     """Run the trainability check; where it is not required and says nothing or does not fit in memory, say why not."""
     from growformer.verification.model_inputs import random_inputs
+    from growformer.verification.outputs import said_of
     from growformer.verification.run_outputs import load_model
     from growformer.verification.run_trainability import run_trainability, why_not
 
@@ -223,7 +248,8 @@ def _trainability(
             return None, [f"trainability was not checked: {why}; --checks trainability does it all the same"]
     model = load_model(grown)
     run_on = dict(inputs) if inputs is not None else dict(random_inputs(model, seed=seed).batches[0])
-    return run_trainability(model, grew.recorded(), run_on, seed=seed, in_place=_is_folder(grown)), []
+    with said_of("training steps of the grown model"):
+        return run_trainability(model, grew.recorded(), run_on, seed=seed, in_place=_is_folder(grown)), []
 
 
 def _is_folder(model: Any) -> bool:
