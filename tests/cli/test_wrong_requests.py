@@ -92,7 +92,8 @@ def test_a_size_that_the_family_does_not_have(refused, models: dict[str, Path]) 
 def test_a_size_that_cannot_grow(refused, llama: Path) -> None:
     assert refused(llama, "--set", "vocab_size=100") == (
         "cannot grow vocab_size of llama: a larger vocabulary changes the output distribution; use "
-        "resize_token_embeddings"
+        "resize_token_embeddings; sizes that can grow: num_hidden_layers, hidden_size, intermediate_size, "
+        "num_key_value_heads, num_attention_heads, head_dim"
     )
 
 

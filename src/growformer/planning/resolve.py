@@ -143,7 +143,9 @@ def _by_field(architecture: Architecture, request: Mapping[str, Any], fields: Se
             continue
         fixed = next((r for a, r in architecture.fixed.items() if own in names_in(architecture.sizes[a])), None)
         if fixed:
-            raise RequestError(f"cannot grow {name} of {architecture.name}: {fixed}")
+            raise RequestError(
+                f"cannot grow {name} of {architecture.name}: {fixed}; sizes that can grow: {', '.join(known)}"
+            )
         because = next((c.because for c in architecture.coupled if name in (c.keeps, "head_dim")), None)
         hint = f" ({because})" if because else did_you_mean(name, known)
         raise RequestError(f"{architecture.name} has no size {name!r}{hint}; sizes that can grow: {', '.join(known)}")
