@@ -109,7 +109,8 @@ def in_general(message: str, architecture: Any) -> str:
         "kv_heads": "num_key_value_heads", "layers": "num_hidden_layers",
     }  # fmt: skip
     common |= {architecture.roles[role]: name for role, name in usual.items() if role in architecture.roles}
-    first = message.split(" Complete the request")[0].split("; sizes that it has")[0].split("; nearest")[0]
+    advice = (" Complete the request", "; sizes that it has", "; sizes that can grow", "; nearest")
+    first = min((message.split(words)[0] for words in advice), key=len)
     words = re.sub(r"[A-Za-z_][\w.]*", lambda m: common.get(m.group(), m.group()), first)
     words = words.replace(f"{architecture.name} has", "it has").replace(f"growing {architecture.name}", "growing it")
     numbered = re.sub(r"\b\d+(\.\d+)?(e[-+]?\d+)?(?=$|[^\w/)])", "N", words)

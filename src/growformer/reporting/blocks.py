@@ -109,7 +109,7 @@ def variants(rec: Recorded, template: str) -> list[Variant]:
     names = _Names()
     for together in grouped.values():
         needed = requirements(rec, template, together[0])
-        blocks = tuple(_blocks(needed))
+        blocks = _as_one(tuple(_blocks(needed)), needed.shape)
         key = (needed.shape, rec.is_new(together[0]), tuple((b.kind, b.note, *map(names, b.region)) for b in blocks))
         found.setdefault(key, (needed, blocks, []))[2].extend(together)
     return [_variant(rec, spec, *parts) for parts in found.values()]
@@ -194,6 +194,13 @@ def _blocks(needed: TensorRequirements) -> Iterator[Block]:
         kind, note, short = described(requirement)
         if count(region):
             yield Block(kind, region, note, short)
+
+
+def _as_one(blocks: tuple[Block, ...], shape: tuple[int, ...]) -> tuple[Block, ...]:
+    """Return one block for all where a tensor is zero, or free, from end to end: it has no parts to tell apart."""
+    if len(blocks) < 2 or {block.kind for block in blocks} not in ({"zero"}, {"free"}):
+        return blocks
+    return (Block(blocks[0].kind, tuple(slice(0, size) for size in shape)),)
 
 
 def described(requirement: Requirement) -> tuple[str, str, str]:

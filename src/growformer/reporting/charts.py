@@ -142,10 +142,10 @@ def pairs(rows: Sequence[Pair], names: Sequence[str], series: Sequence[int], *, 
     every = max(1, math.ceil((high - low) / 6))
     for exponent in range(low, high + 1, every):
         x = left + (exponent - low) / (high - low) * width
-        shapes.append(element("path", d=f"M{number(x)} 4V{number(height)}", class_="grid"))
+        shapes.append(element("path", d=_beside_names(x, len(rows), step), class_="grid"))
         shapes.append(text(power(exponent), x, height + 15, "tick middle"))
     if has_zero:
-        shapes.append(element("path", d=f"M8 4V{number(height)}", class_="grid zero-line"))
+        shapes.append(element("path", d=_beside_names(8.0, len(rows), step), class_="grid zero-line"))
         shapes.append(text("0", 8, height + 15, "tick middle"))
     for at, row in enumerate(rows):
         y = at * step + 27
@@ -159,6 +159,11 @@ def pairs(rows: Sequence[Pair], names: Sequence[str], series: Sequence[int], *, 
                 shapes.append(mark(dot, says=f"{row.name}, {names[column]}: {says or scientific(value)}"))
     shapes.append(text(axis, WIDTH / 2, height + 30, "tick middle axis"))
     return picture(*shapes, width=WIDTH, height=height + 36, label=label, class_="chart")
+
+
+def _beside_names(x: float, rows: int, step: float) -> str:
+    """Return the path of a vertical line that leaves out the names above the rows."""
+    return "".join(f"M{number(x)} {number(at * step + 20)}V{number(at * step + 35)}" for at in range(rows))
 
 
 def gauge(ratio: float, limit: float, label: str) -> Markup:
