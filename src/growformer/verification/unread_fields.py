@@ -44,7 +44,7 @@ def _is_unread(name: str, types: frozenset[Any]) -> bool:
     if not all(texts):
         return False
     word = re.compile(rf"\b{name}\b")
-    return not any(word.search(text) for text in (_shared(), *texts))
+    return not any(word.search(text) for text in (*texts, _shared()))
 
 
 @cache
