@@ -100,17 +100,17 @@ def test_replay_refuses_what_it_does_not_fit(tmp_path: Path) -> None:
 
 WRONG: dict[str, tuple[Any, str]] = {
     "format": (lambda d: d.update(format=2), "a growth log of format 2; this version reads 1"),
-    "no step": (lambda d: d.pop("step"), "not a growth log: KeyError: 'step'"),
-    "negative": (lambda d: d.update(tokens=-1), "not a growth log: ValueError: expected a count, found -1"),
+    "no step": (lambda d: d.pop("step"), "not a growth log: it has no 'step'"),
+    "negative": (lambda d: d.update(tokens=-1), "not a growth log: expected a count, found -1"),
     "schedule": (
         lambda d: d["schedule"]["stages"].pop(),
-        r"not a growth log: ValueError: growths \[1, 2\] of 1 stages",
+        r"not a growth log: growths \[1, 2\] of 1 stages",
     ),
-    "order": (lambda d: d["events"].reverse(), r"not a growth log: ValueError: growths \[2, 1\] of 2 stages"),
-    "field": (lambda d: d["events"][0].update(why=1), "not a growth log: TypeError"),
-    "plan": (lambda d: d["events"][0].update(plan=[]), "not a growth log: TypeError: growth 1 has no plan"),
+    "order": (lambda d: d["events"].reverse(), r"not a growth log: growths \[2, 1\] of 2 stages"),
+    "field": (lambda d: d["events"][0].update(why=1), "not a growth log: an entry is of another kind than expected"),
+    "plan": (lambda d: d["events"][0].update(plan=[]), r"not a growth log: .*growth 1 has no plan"),
     "infinite": (lambda d: d["curve"].update(span=1e300 * 1e300), "Infinity is not a number here"),
-    "stage": (lambda d: d["schedule"]["stages"][0].update(at_step=9), "not a growth log: RequestError: stage 2"),
+    "stage": (lambda d: d["schedule"]["stages"][0].update(at_step=9), "not a growth log: stage 2"),
 }
 
 

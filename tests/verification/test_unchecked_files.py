@@ -79,14 +79,14 @@ def test_files(pair: tuple[Path, Path], name: str, text: str | None, said: str) 
 CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"dtype": "float16"}, "the grown config names the dtype float16, and the weights are stored in float32"),
     ({"auto_map": {"AutoModel": "modeling_own.Own"}}, r"the grown config names code to load \(auto_map\)"),
-    (
-        {"id2label": {"0": "bad", "1": "good"}},
-        "config fields that differ: id2label; outputs are the same, and have",
-    ),
+    ({"label2id": {"good": 1, "bad": 0}}, "config fields that differ: label2id; outputs are the same, and have"),
+    ({"architectures": None}, r"only the source's config names a class \(architectures\)"),
+    ({"id2label": None}, "config fields that differ: id2label; outputs are the same, and have"),
+    ({"id2label": {"0": "bad", "1": "good"}}, "config fields that differ: id2label; outputs are the same, and have"),
 ]
 
 
-@pytest.mark.parametrize(("fields", "said"), CONFIGS, ids=[next(iter(fields)) for fields, _ in CONFIGS])
+@pytest.mark.parametrize(("fields", "said"), CONFIGS, ids=[str(fields) for fields, _ in CONFIGS])
 def test_config_fields(pair: tuple[Path, Path], fields: dict[str, Any], said: str) -> None:
     edit(pair[1] / "config.json", **fields)
     found = growformer.verify(*pair, checks=["constraints"])
@@ -107,6 +107,45 @@ def test_fields_that_no_class_reads(pair: tuple[Path, Path]) -> None:
     assert unread(["text_config.nowhere"], nested) == []
     edit(pair[1] / "config.json", attention_bias=True)
     assert not growformer.verify(*pair, checks=["constraints"]).ok
+
+
+def test_labels_that_only_the_grown_model_has(pair: tuple[Path, Path]) -> None:
+    edit(pair[0] / "config.json", id2label={"0": "LABEL_0", "1": "LABEL_1"}, label2id={"LABEL_0": 0, "LABEL_1": 1})
+    assert any("id2label" in note for note in not_compared(*pair))
+    edit(pair[1] / "config.json", id2label=None, label2id=None)
+    assert not any("id2label" in note for note in not_compared(*pair))  # transformers makes up the same
+
+
+@pytest.mark.parametrize("kind", [[], {}, 1, None, "../../llama", "llama\n"], ids=repr)
+def test_model_types_that_are_none_take_nothing_from_a_fault(pair: tuple[Path, Path], kind: Any) -> None:
+    edit(pair[1] / "config.json", rms_norm_eps=0.5, more={"model_type": kind})
+    found = growformer.verify(*pair, checks=["constraints"]).constraints
+    assert found is not None
+    assert {"more", "norm"} <= {v.where for v in found.violations}
+
+
+def test_fields_of_other_models_count_as_read() -> None:
+    for name in ("reorder_and_upcast_attn", "attention_layers", "encoder_stride"):  # classes use code of other models
+        assert unread([name], {"model_type": "llama"}) == []
+    assert unread([f"nowhere_{n}" for n in range(51)], {"model_type": "llama"}) == []  # too many to look for
+
+
+def test_long_names_are_cut(pair: tuple[Path, Path]) -> None:
+    edit(pair[1] / "config.json", **{"x" * 150: 1})
+    (note,) = not_compared(*pair)
+    assert len(note) < 200
+
+
+def test_what_cannot_be_read_takes_nothing_from_what_was_found(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*_: object, **__: object) -> None:
+        raise growformer.SourceError("tokenizer.json: cannot be read")
+
+    monkeypatch.setattr("growformer.verification.unchecked_files.digest_files", unreadable)
+    found = growformer.verify(*pair, checks=["constraints"])
+    assert found.ok
+    assert found.notes == ("what no check compares was not looked at: tokenizer.json: cannot be read",)
 
 
 def test_another_class_is_a_fault(pair: tuple[Path, Path]) -> None:

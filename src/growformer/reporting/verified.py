@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from growformer.errors import RequestError, SourceError
 from growformer.execute.provenance import CERTIFICATE
 from growformer.reporting.findings import Findings, read_findings
+from growformer.storage.plain_json import read_json
 from growformer.verification import certificate_findings
 from growformer.verification.certificate_check import CertificateCheck, check_certificate
 
@@ -78,14 +79,14 @@ def as_given(given: Mapping[str, Any] | str | Path, source: str | None = None, g
     file = Path(given)
     if not file.is_file():
         raise RequestError(f"{file}: no such file; make one with growformer verify MODEL OUT --json > {file}")
-    data = _read(file)
+    data = read_json(file, "make one with growformer verify MODEL OUT --json")
     if "checks" not in data or grown is None:
         return _claimed(data, file.name, f"verified by {file.name}, as it was given: it names no files to compare")
     checked = check_certificate(file, source if source is not None and Path(source).is_dir() else None, grown)
     wrong = _why_not(checked)
     if wrong is not None:
         raise SourceError(f"{file}: {wrong}; growformer verify MODEL OUT checks these")
-    return _claimed(data, file.name, f"verified by {file.name}: {checked.verdict}")
+    return _claimed(_held(checked), file.name, f"verified by {file.name}: {checked.verdict}")
 
 
 def beside(source: str, grown: str) -> Verified:
@@ -107,7 +108,7 @@ def beside(source: str, grown: str) -> Verified:
     wrong = _why_not(checked)
     if wrong is not None:
         return Verified(notes=(f"{CERTIFICATE} was not used: {wrong}",))
-    return _claimed(_read(file), CERTIFICATE, f"{CERTIFICATE}, which anybody can write, says: {checked.verdict}")
+    return _claimed(_held(checked), CERTIFICATE, f"{CERTIFICATE}, which anybody can write, says: {checked.verdict}")
 
 
 def _why_not(checked: CertificateCheck) -> str | None:
@@ -131,14 +132,9 @@ def _claimed(data: Mapping[str, Any], who: str, note: str) -> Verified:
     return replace(Verified(found, made), notes=(note,))
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SourceError(f"{file}: not what growformer verify --json prints: {error}") from None
-    if not isinstance(data, dict):
-        raise SourceError(f"{file}: not what growformer verify --json prints: expected an object")
-    return data
+def _held(checked: CertificateCheck) -> dict[str, Any]:
+    """Return the figures of the very certificate that was checked; its file may be another one by now."""
+    return checked.certificate.checks.model_dump()
 
 
 __all__ = ["Verified", "as_given", "beside", "found_here"]

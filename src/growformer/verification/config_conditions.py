@@ -151,6 +151,7 @@ def _unexplained(rec: Recorded) -> Iterator[Violation]:
     explained |= {str(a.eps) for a in rec.norms.values()}
     explained |= {count for count, _ in architecture.beyond.values()}
     before, after = (json.loads(json.dumps(dict(c))) for c in (rec.source_config, rec.target_config))
+    differ: dict[str, Violation] = {}
     for name in sorted({*before, *after} - explained):
         one, other, last = before.get(name), after.get(name), name.rpartition(".")[2]
         is_nested = name in architecture.nested and isinstance(one, Mapping) and isinstance(other, Mapping)
@@ -158,9 +159,10 @@ def _unexplained(rec: Recorded) -> Iterator[Violation]:
             continue
         if one == other or json.dumps(one) == json.dumps(other) or _is_default(rec, name):  # NaN is not NaN
             continue
-        if _same_function(one, other) or unread([name], before, after):
-            continue
-        yield Violation(kind="config", where=name, expected=repr(one), found=repr(other))
+        if not _same_function(one, other):
+            differ[name] = Violation(kind="config", where=name, expected=repr(one), found=repr(other))
+    passed = unread(differ, before, after)
+    yield from (violation for name, violation in differ.items() if name not in passed)
     for count, reason in architecture.beyond.values():
         if after.get(count) and before.get(count):
             yield Violation(kind="config", where=count, expected=f"0: {reason}", found=repr(after[count]))

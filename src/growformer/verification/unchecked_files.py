@@ -22,6 +22,7 @@ from growformer.verification.unread_fields import unread
 _CHECKED = ("config.json", INDEX, FILE)
 _FOLLOWS = frozenset({"_from_model_config", "transformers_version", "word_embedding_dimension"})
 """Fields of JSON files that a version, or the growth itself, changes."""
+_LONGEST = 80
 _LABELS = ("id2label", "label2id")
 
 
@@ -55,6 +56,10 @@ def _loading(before: ModelFolder, after: ModelFolder) -> Iterator[str]:
             f"the grown config names the dtype {named}, and the weights are stored in {', '.join(sorted(stored))}: "
             f"from_pretrained loads them in {named}, which was not checked"
         )
+    classes = [bool(config.get("architectures")) for config in (before.config, after.config)]
+    if classes[0] != classes[1]:
+        one = "source's" if classes[0] else "grown"
+        yield f"only the {one} config names a class (architectures); outputs are those of the class that it implies"
     if after.config.get("auto_map") and after.config.get("auto_map") != before.config.get("auto_map"):
         yield (
             "the grown config names code to load (auto_map), where the source's does not, or other code: no check runs "
@@ -81,9 +86,18 @@ def _flat(config: Mapping[str, Any], nest: str = "") -> Iterator[tuple[str, Any]
 
 
 def _labels(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
-    changed = [name for name in _LABELS if name in before and before[name] != after.get(name)]
+    plain = [{n: v for n, v in _flat(config) if n.rpartition(".")[2] in _LABELS} for config in (before, after)]
+    named = [{n: v for n, v in found.items() if not _is_numbered(v)} for found in plain]
+    changed = sorted(n for n in {*named[0], *named[1]} if named[0].get(n) != named[1].get(n))
     if changed:
         yield f"config fields that differ: {', '.join(changed)}; outputs are the same, and have other names"
+
+
+def _is_numbered(labels: Any) -> bool:
+    """Tell whether labels are those that transformers makes up where there are none, by either key."""
+    if not isinstance(labels, Mapping):
+        return False
+    return all(f"LABEL_{key}" == value or key == f"LABEL_{value}" for key, value in labels.items())
 
 
 def _files(before: ModelFolder, after: ModelFolder) -> Iterator[str]:
@@ -113,7 +127,7 @@ _ONE = {
 
 
 def _some(names: list[str], most: int = 4) -> str:
-    shown = ", ".join(names[:most])
+    shown = ", ".join(name if len(name) <= _LONGEST else f"{name[:_LONGEST]}…" for name in names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 

@@ -1,8 +1,8 @@
-"""Whether a model's class reads a config field at all: other tools leave fields behind that no code of it mentions.
+"""Whether any class reads a config field at all: other tools leave fields behind that no code mentions.
 
-What decides is the text of the installed ``transformers``, which is searched and not imported: the folder of the model
-type, and all that models share. A name that stands nowhere there cannot be read. Where the folder is not found, or the
-name is a common word, the field counts as read.
+What decides is the text of the installed ``transformers``, all of it, since classes use code of other models: it is
+searched and not imported. A field whose name stands nowhere there is read by no class. Where a model type is none of
+its own, or a name is a common word, the field counts as read.
 """
 
 from __future__ import annotations
@@ -14,22 +14,32 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-_SHARED = ("*.py", "generation/*.py", "integrations/*.py", "utils/*.py", "quantizers/*.py", "loss/*.py")
+MOST = 50
+"""Fields that are looked for; of more than these, all count as read."""
 _TYPE = re.compile(r"[a-z0-9_-]{1,80}", re.IGNORECASE)
 
 
 def unread(names: Iterable[str], *configs: Mapping[str, Any]) -> list[str]:
-    """Return those fields that no class of some configs mentions.
+    """Return those fields that no class mentions.
 
     Args:
         names: of fields; of nested configs, with dots.
-        configs: the whole configs.
+        configs: the whole configs, whose model types say where to look first.
     """
-    types = {t for config in configs for t in _types(config)}
-    return [name for name in names if _is_unread(name.rpartition(".")[2], frozenset(types))]
+    folders = [_folder(kind) for config in configs for kind in _types(config)]
+    known = [folder for folder in folders if folder is not None]
+    asked = {name: name.rpartition(".")[2] for name in names}
+    if not folders or len(known) < len(folders) or len(asked) > MOST:
+        return []
+    left = {word for word in asked.values() if word.isidentifier() and word.isascii() and len(word) < 200}
+    for file in _files(tuple(dict.fromkeys(known))):
+        if not left:
+            return []
+        left -= {word.decode() for word in re.findall(rf"\b(?:{'|'.join(left)})\b".encode(), file.read_bytes())}
+    return [name for name, word in asked.items() if word in left]
 
 
-def _types(config: Mapping[str, Any]) -> Iterator[Any]:
+def _types(config: Mapping[str, Any]) -> Iterator[object]:
     """Yield the model type of a config, and of those nested in it."""
     yield config.get("model_type")
     for value in config.values():
@@ -37,14 +47,13 @@ def _types(config: Mapping[str, Any]) -> Iterator[Any]:
             yield from _types(value)
 
 
-def _is_unread(name: str, types: frozenset[Any]) -> bool:
-    if not name.isidentifier() or not types:
-        return False
-    texts = [_of_type(kind) for kind in types]
-    if not all(texts):
-        return False
-    word = re.compile(rf"\b{name}\b")
-    return not any(word.search(text) for text in (*texts, _shared()))
+def _folder(kind: object) -> Path | None:
+    """Return where the code of a model type lies; None where it is none of transformers' own."""
+    home = _home()
+    if home is None or not isinstance(kind, str) or not _TYPE.fullmatch(kind):
+        return None
+    folder = home / "models" / kind.replace("-", "_")
+    return folder if folder.is_dir() else None
 
 
 @cache
@@ -55,22 +64,13 @@ def _home() -> Path | None:
 
 
 @cache
-def _of_type(kind: Any) -> str:
-    """Return the code of a model type; nothing where there is none."""
+def _files(first: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Return all files with code: those of some folders, those that models share, and those of all other models."""
     home = _home()
-    if home is None or not isinstance(kind, str) or not _TYPE.fullmatch(kind):
-        return ""
-    return _text((home / "models" / kind.replace("-", "_")).glob("*.py"))
-
-
-@cache
-def _shared() -> str:
-    home = _home()
-    return "" if home is None else _text(path for pattern in _SHARED for path in home.glob(pattern))
-
-
-def _text(files: Iterable[Path]) -> str:
-    return "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in sorted(files))
+    if home is None:
+        return ()
+    own = [file for folder in first for file in sorted(folder.glob("*.py"))]
+    return tuple(dict.fromkeys([*own, *sorted(home.glob("*.py")), *sorted(home.rglob("*.py"))]))
 
 
 __all__ = ["unread"]

@@ -173,7 +173,10 @@ def verify(
             notes += left
     from growformer.verification.unchecked_files import not_compared
 
-    notes += not_compared(source, grown)
+    try:
+        notes += not_compared(source, grown)
+    except SourceError as error:  # takes nothing from what was found
+        notes.append(f"what no check compares was not looked at: {error}")
     return Verification(constraints, outputs, trainability, tuple(notes))
 
 
@@ -182,14 +185,17 @@ def _unless_failed(constraints: ConstraintsReport | None, what: str, notes: list
     """Turn what keeps a model from running into a note, where its constraints have failed: that verdict must stand.
 
     Raises:
-        SourceError: it cannot run, and nothing has failed yet.
+        RequestError: the request is wrong, whatever the constraints.
+        Exception: what kept it from running, where nothing has failed yet.
     """
     try:
         yield
-    except SourceError as error:
+    except RequestError:
+        raise
+    except (GrowformerError, MemoryError, RuntimeError) as error:
         if constraints is None or constraints.ok:
             raise
-        notes.append(f"{what}: {error}")
+        notes.append(f"{what}: {next(iter(str(error).splitlines()), type(error).__name__)}")
 
 
 def _how_it_grew(
@@ -246,9 +252,9 @@ def _trainability(
             why = why_not(grown, grew.recorded(), TRAINED_ON, in_place=_is_folder(grown)) or ""
         if why:
             return None, [f"trainability was not checked: {why}; --checks trainability does it all the same"]
-    model = load_model(grown)
-    run_on = dict(inputs) if inputs is not None else dict(random_inputs(model, seed=seed).batches[0])
     with said_of("training steps of the grown model"):
+        model = load_model(grown)
+        run_on = dict(inputs) if inputs is not None else dict(random_inputs(model, seed=seed).batches[0])
         return run_trainability(model, grew.recorded(), run_on, seed=seed, in_place=_is_folder(grown)), []
 
 
