@@ -36,7 +36,7 @@ def test_report_checks_constraints_and_writes_one_page(run, models, grown: Path,
     assert (ran.code, ran.err) == (0, "")
     assert "constraints were checked for this page" in ran.out
     text = words(tmp_path / "page.html")
-    assert "Computes the same: constraints passed. Not checked: outputs and trainability." in text
+    assert "The weights preserve the function: constraints passed. Not checked: outputs and trainability." in text
     assert "hidden_size 24 36 × 1.50 asked for" in text
     assert growformer.load_provenance(grown).files["weights"]["model.safetensors"] in text
     assert sorted(f.name for f in tmp_path.iterdir()) == ["large", "page.html"]
@@ -134,7 +134,7 @@ def test_of_a_certificate_outputs_are_shown_as_claims_if_it_is_about_these_files
     assert ran.code == (1 if change in ("weights", "forged") else 0)
     if change == "nothing":
         assert "growformer.verify.json, which anybody can write, says: Preserved" in ran.out
-        assert "Computes the same: constraints passed. Outputs passed as well, as growformer.verify.json says." in text
+        assert "The weights preserve the function: constraints passed. Outputs passed as well, as growformer." in text
     elif change == "forged":
         assert "Not preserved: constraints failed." in text
     else:

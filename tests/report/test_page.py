@@ -150,7 +150,7 @@ def test_what_was_not_checked_says_so() -> None:
     assert "✓ passed" not in planned.words
     partly = {**verification(), "outputs": None, "trainability": None}
     words = read_page(report_on(subject, verified(partly)).html).words
-    assert "Computes the same: constraints passed. Not checked: outputs and trainability." in words
+    assert "The weights preserve the function: constraints passed. Not checked: outputs and trainability." in words
     del partly["outputs"], partly["trainability"]  # as an older file has it
     assert read_page(report_on(subject, verified(partly)).html).words == words
 
@@ -159,9 +159,8 @@ def test_what_was_not_found_for_the_page_is_called_a_claim() -> None:
     subject = Subject.of_plan(plan_of("llama"), source="small", grown="large")
     page = read_page(report_on(subject, verified(verification(), claimed=("outputs", "trainability"))).html)
     said = page.all(class_="verdict")[0]
-    assert (
-        "Computes the same: constraints passed. Outputs and trainability passed as well, as c.json says." in said.words
-    )
+    assert "The weights preserve the function: constraints passed." in said.words
+    assert "Outputs and trainability passed as well, as c.json says." in said.words
     assert "v-passed" in said.classes
     assert page.words.count("✓ passed") == 1
     assert page.words.count("? said to pass") == 2

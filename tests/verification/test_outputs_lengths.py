@@ -45,6 +45,18 @@ def test_positions_matter_where_rotary_was_grown(models: dict[str, nn.Module]) -
     assert positions_matter(bert(), longer)
 
 
+def test_positions_matter_where_windows_differ() -> None:
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 4, "vocab_size": 31}
+    one, other = (
+        transformers.MistralForCausalLM(
+            transformers.MistralConfig(**sizes, intermediate_size=8, num_hidden_layers=1, sliding_window=window)
+        )
+        for window in (128, 80)
+    )
+    assert not positions_matter(one, one)
+    assert positions_matter(one, other)
+
+
 def test_default_lengths(models: dict[str, nn.Module]) -> None:
     assert default_lengths(models["source"], models["deeper"], 64, 1, 3, PLENTY) == ([64], [])
     assert default_lengths(models["source"], models["turned"], 64, 1, 3, PLENTY) == ([64, 4096], [])

@@ -210,6 +210,42 @@ def test_dead_units_are_named_with_the_reason(llama: Made) -> None:
     assert len(report.to_json()["dead"]) == len(report.dead)
 
 
+def test_experts_to_which_no_token_came_are_not_dead() -> None:
+    case = Case(model_type="mixtral", model="MixtralForCausalLM", config={**_MIXTRAL, "num_experts_per_tok": 1})
+    source = case.build()
+    plan = growformer.plan(source, intermediate_size=52, num_hidden_layers=3)
+    model = growformer.grow(source, plan=plan)
+    report = run_trainability.run_trainability(model, plan, {"input_ids": torch.tensor([[5, 9]])})
+    assert report.ok, report.rows()
+    (note,) = [
+        note for note in report.notes if note.startswith("not judged, as no token came to these experts at some step: ")
+    ]
+    assert ".experts." in note
+    every = run_trainability.run_trainability(model, plan, {"input_ids": torch.arange(60).reshape(2, 30)})
+    assert len(every.regions) > len(report.regions)
+    with torch.no_grad():  # an expert of zeros, to which tokens do come, is dead
+        packed = model.model.layers[0].mlp.experts
+        packed.gate_up_proj[:, 36:52].zero_()
+        packed.gate_up_proj[:, 88:].zero_()
+    assert not run_trainability.run_trainability(model, plan, {"input_ids": torch.tensor([[5, 9]])}).ok
+
+
+def test_a_bias_of_zeros_makes_no_unit_dead() -> None:
+    """Units of ReLU at rest, whose bias and reader are zero, learn once a token moves them."""
+    config = {
+        "vocab_size": 61, "hidden_size": 24, "ffn_dim": 36, "num_attention_heads": 3, "num_hidden_layers": 2,
+        "word_embed_proj_dim": 24, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2,
+    }  # fmt: skip
+    source = Case(model_type="opt", model="OPTForCausalLM", config=config).build()
+    plan = growformer.plan(source, ffn_dim=47)
+    report = run_trainability.run_trainability(
+        growformer.grow(source, plan=plan), plan, {"input_ids": torch.tensor([[5, 9, 11]])}
+    )
+    assert any(r.at_rest for r in report.regions)
+    assert not any(r.reason for r in report.regions)
+    assert report.ok, report.rows()
+
+
 def _zero(module: Any, row: int) -> None:
     with torch.no_grad():
         module.weight[row].zero_()

@@ -14,6 +14,7 @@ from tests.families.case import randomise
 
 import growformer
 from growformer.architecture.registry import for_config
+from growformer.verification.config_conditions import is_rate
 from growformer.verification.unchecked_files import not_compared
 from growformer.verification.unread_fields import unread
 
@@ -109,6 +110,31 @@ def test_fields_that_no_class_reads(pair: tuple[Path, Path]) -> None:
     assert not growformer.verify(*pair, checks=["constraints"]).ok
 
 
+def test_fields_that_no_output_depends_on_are_said(pair: tuple[Path, Path]) -> None:
+    edit(pair[1] / "config.json", attention_dropout=0.5, use_cache=False, attn_implementation="eager")
+    found = growformer.verify(*pair, checks=["constraints"])
+    assert found.ok
+    (note,) = found.notes
+    assert note == (
+        "config fields that differ, and that no output depends on: attention_dropout, attn_implementation, use_cache"
+    )
+
+
+def test_a_flag_of_dropping_may_decide_an_output() -> None:
+    assert is_rate("attention_dropout", 0.1, 0)
+    assert is_rate("text_config.classifier_dropout", None, 0.1)
+    assert not is_rate("token_dropout", True, False)  # ESM scales its embeddings by it
+    assert not is_rate("normalize_router_prob_before_dropping", True, False)  # NLLB-MoE
+    assert not is_rate("hidden_act", 1)
+
+
+def test_a_folder_that_names_no_class_is_run_as_the_other(pair: tuple[Path, Path]) -> None:
+    edit(pair[1] / "config.json", architectures=None)
+    found = growformer.verify(*pair)
+    assert found.verdict == "Preserved: constraints, outputs, trainability"
+    assert found.notes == ("only the source's config names a class (architectures); both were run as that class",)
+
+
 def test_labels_that_only_the_grown_model_has(pair: tuple[Path, Path]) -> None:
     edit(pair[0] / "config.json", id2label={"0": "LABEL_0", "1": "LABEL_1"}, label2id={"LABEL_0": 0, "LABEL_1": 1})
     assert any("id2label" in note for note in not_compared(*pair))
@@ -127,6 +153,7 @@ def test_model_types_that_are_none_take_nothing_from_a_fault(pair: tuple[Path, P
 def test_fields_of_other_models_count_as_read() -> None:
     for name in ("reorder_and_upcast_attn", "attention_layers", "encoder_stride"):  # classes use code of other models
         assert unread([name], {"model_type": "llama"}) == []
+    assert unread(["nowhere_x"], {"model_type": "gemma3_text"}) == ["nowhere_x"]  # in the folder of another type
     assert unread([f"nowhere_{n}" for n in range(51)], {"model_type": "llama"}) == []  # too many to look for
 
 

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from growformer.errors import SourceError
-from growformer.execute.checkpoint import check_same_source
 from growformer.execute.provenance import FILE, read_record
 from growformer.execute.side_files import TRAINER_STATE
 from growformer.planning.plan import Plan
 from growformer.reporting.subject import Subject, model_name
 from growformer.storage.folder import ModelFolder, open_headers
+from growformer.verification.growth import Growth
 from growformer.verification.recorded import Recorded
+from growformer.verification.same_source import check_source
 
 
 def subject_of_folders(
@@ -46,7 +47,7 @@ def subject_of_folders(
     plan = record.get("plan")
     if not isinstance(plan, Mapping):
         raise SourceError(f"{target.path / FILE}: not a record of growformer: it holds no plan")
-    check_same_source(Plan.from_json(json.dumps(plan)), before)
+    check_source(Growth(FILE, Plan.from_json(json.dumps(plan))), before)
     rec = Recorded.read({**plan, "target_config": target.config})
     return Subject(rec=rec, basis=FILE, plan=plan, facts=tuple(_facts(source, grown, record)), **both)
 

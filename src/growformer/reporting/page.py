@@ -127,18 +127,23 @@ def _verdict(state: str, shown: tuple[Check, ...]) -> str:
     left = [c.name.lower() for c in shown if c.state == "not checked"]
     who = next((c.claimed for c in shown if c.claimed), "")
     if [c.name for c in shown if c.state == "failed"] == ["Trainability"]:  # is no breach of preservation
-        same = f"Computes the same ({_and(own or said)} passed), but not" if own or said else "Not"
+        same = f"{_finding(own)} ({_and(own or said)} passed), but not" if own or said else "Not"
         words, said = f"{same} all that is new learns.", said if own else []
     elif failed or state == "failed":
         words, said = f"Not preserved: {_and(failed)} failed.", []
     elif own:
-        words = f"Computes the same: {_and(own)} passed."
+        words = f"{_finding(own)}: {_and(own)} passed."
     else:
         return f"Said to compute the same: {_and(said)} passed, as {who} says. Nothing was checked for this page." + (
             f" Not checked: {_and(left)}." if left else ""
         )
     words += f" {_and(said).capitalize()} passed as well, as {who} says." if said else ""
     return words + (f" Not checked: {_and(left)}." if left else "")
+
+
+def _finding(own: list[str]) -> str:
+    """Return what checks show: constraints, what the weights would compute; outputs, what the models do compute."""
+    return "Computes the same" if "outputs" in own else "The weights preserve the function"
 
 
 def _lede(state: str, subject: Subject) -> str:

@@ -155,7 +155,7 @@ def _unexplained(rec: Recorded) -> Iterator[Violation]:
     for name in sorted({*before, *after} - explained):
         one, other, last = before.get(name), after.get(name), name.rpartition(".")[2]
         is_nested = name in architecture.nested and isinstance(one, Mapping) and isinstance(other, Mapping)
-        if is_nested or last in NOT_COMPUTED or "drop" in last or _is_longer(rec, name):
+        if is_nested or last in NOT_COMPUTED or is_rate(last, one, other) or _is_longer(rec, name):
             continue
         if one == other or json.dumps(one) == json.dumps(other) or _is_default(rec, name):  # NaN is not NaN
             continue
@@ -169,6 +169,12 @@ def _unexplained(rec: Recorded) -> Iterator[Violation]:
     for name, (value, reason) in architecture.constants.items():
         if after.get(name, value) != value:
             yield Violation(kind="config", where=name, expected=f"{value!r}: {reason}", found=repr(after[name]))
+
+
+def is_rate(name: str, *values: object) -> bool:
+    """Tell whether a field is the rate of a dropout, which training alone applies; a flag may decide more."""
+    numbers = all(v is None or (isinstance(v, (int, float)) and not isinstance(v, bool)) for v in values)
+    return "drop" in name.rpartition(".")[2] and numbers
 
 
 def _same_function(one: object, other: object) -> bool:
@@ -187,4 +193,4 @@ def _is_longer(rec: Recorded, name: str) -> bool:
     return bool(rotary) and types <= {"default", "linear", "llama3"} and (before or 0) <= (after or 0)
 
 
-__all__ = ["NOT_COMPUTED", "config_conditions"]
+__all__ = ["NOT_COMPUTED", "config_conditions", "is_rate"]

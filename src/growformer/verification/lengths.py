@@ -16,6 +16,7 @@ from growformer.verification.model_inputs import what_it_reads
 from growformer.verification.output_runs import frequencies_of
 
 SHORT = 64
+_WINDOWS = ("sliding_window", "attention_window", "local_attention", "window_size", "attention_chunk_size")
 MAX_OPERATIONS = 5e12
 """Of a default run, for all passes over a long input together: a minute or two on two cores."""
 _PER_SCORE = 100
@@ -64,13 +65,15 @@ def cost(model: nn.Module, length: int, num_dtypes: int, num_layers: int) -> Cos
 
 
 def positions_matter(source: nn.Module, grown: nn.Module) -> bool:
-    """Tell whether rotary frequencies or the number of positions differ, so that errors may depend on the position."""
+    """Tell whether rotary frequencies, windows or the number of positions differ: errors may depend on the position."""
     before, after = frequencies_of(source), frequencies_of(grown)
     if before.keys() != after.keys() or any(before[n].shape != after[n].shape for n in before):
         return True
     if any(not (before[n] == after[n]).all() for n in before):
         return True
-    return what_it_reads(source).longest != what_it_reads(grown).longest
+    reads = what_it_reads(source), what_it_reads(grown)
+    windows = [[r.field(name) for name in _WINDOWS] for r in reads]
+    return reads[0].longest != reads[1].longest or windows[0] != windows[1]
 
 
 def checked_lengths(lengths: Sequence[int | str], model: nn.Module) -> list[int]:

@@ -75,7 +75,7 @@ def violations(each: Part) -> Iterator[tuple[Requirement, Violation]]:
         if worst.count:
             yield (
                 test,
-                said(needed, "free", "values whose squares are finite", f"{worst.found!r} at {list(worst.at)}", region),
+                said(needed, "free", "values that cannot overflow", f"{worst.found!r} at {list(worst.at)}", region),
             )
         if dead.count and dead.count == count(region):  # single ones may have been copied from the source
             yield test, said(needed, "dead", "gains that can learn", f"{dead.found!r} everywhere: never", region)

@@ -86,10 +86,7 @@ class Reach:
 
 @dataclass(slots=True)
 class Followed:
-    """One tensor whose gradients are looked at; regions are those of the declared tensor.
-
-    ``shown`` tells whether there was any gradient, though it be of zeros: without, the model did not use the tensor.
-    """
+    """One tensor whose gradients are looked at; regions are those of the declared tensor."""
 
     stored: str
     template: str
@@ -104,7 +101,6 @@ class Followed:
     rms: dict[int, dict[int, float]] = field(default_factory=dict)
     source_rms: dict[int, float] = field(default_factory=dict)
     shape: tuple[int, ...] = ()
-    shown: bool = False
 
     @staticmethod
     def of(tensor: LiveTensor) -> Followed:
@@ -119,7 +115,7 @@ class Followed:
     def see(self, step: int, stored: torch.Tensor) -> None:
         """Note down what a gradient reaches, and how large it is."""
         gradient = take(stored, self.piece)
-        self.shape, self.shown = tuple(gradient.shape), True
+        self.shape = tuple(gradient.shape)
         inside = 0.0
         for number, region in enumerate(self.new):
             part = select(gradient, region)

@@ -19,6 +19,7 @@ from growformer.verification.constraints import ConstraintsReport, Regenerate, c
 from growformer.verification.growth import Growth, find_growth
 from growformer.verification.inference.layers import place_layers
 from growformer.verification.recorded import Recorded
+from growformer.verification.same_source import check_source
 from growformer.verification.sides import Side, open_side, stored_twice
 
 if TYPE_CHECKING:
@@ -49,7 +50,10 @@ def run_constraints(
     with ExitStack() as stack:
         before, after = open_side(source, stack), open_side(grown, stack)
         threads = min(MAX_THREADS, (os.cpu_count() or 1) + 1) if before.folder and after.folder else 1
+        said: tuple[str, ...] = ()
         if grew.plan is not None:
+            if before.folder is not None:
+                said = check_source(grew, before.folder)
             rec, regenerate = _with_plan(grew.plan, before, after)
         else:
             rec, regenerate = grew.recorded(), None
@@ -66,12 +70,12 @@ def run_constraints(
             threads=threads,
             record=grew.said_by,
         )
-        again = tuple(f"{head} is stored beside {table}, with the same bytes" for head, table in twice.items())
+        said = (*said, *(f"{head} is stored beside {table}, with the same bytes" for head, table in twice.items()))
         if grew.inferred is not None:
-            return replace(report, notes=(*grew.inferred.notes, *again))
+            return replace(report, notes=(*grew.inferred.notes, *said))
         if report.ok or any(v.kind == "axis map" for v in report.violations):
-            return replace(report, notes=again)
-        return replace(report, notes=(*again, *_about_layers(rec, before, after)))
+            return replace(report, notes=said)
+        return replace(report, notes=(*said, *_about_layers(rec, before, after)))
 
 
 def _about_layers(rec: Recorded, before: Side, after: Side) -> Iterator[str]:
@@ -87,16 +91,13 @@ def _about_layers(rec: Recorded, before: Side, after: Side) -> Iterator[str]:
 
 def _with_plan(plan: Plan, before: Side, after: Side) -> tuple[Recorded, Regenerate | None]:
     """Return what a plan records, with the config that the target has, and what gives its free blocks again."""
-    from growformer.execute.checkpoint import check_same_source
     from growformer.verification.regenerate import from_folder, from_live
 
     data = json.loads(plan.to_json())
     if after.folder is not None:
         data["target_config"] = after.folder.config
     rec = Recorded.read(data)
-    if before.folder is not None:
-        check_same_source(plan, before.folder)
-    else:
+    if before.folder is None:
         _check_same_shapes(rec, before)
     if not plan.init.can_regenerate:
         return rec, None

@@ -99,13 +99,26 @@ def load_folder(folder: ModelFolder) -> nn.Module:
         raise SourceError(f"{folder.path}: {class_of(folder).__name__} cannot load it: {reason}") from None
 
 
-def load_model(model: Any) -> nn.Module:
+def load_model(model: Any, other: Any = None) -> nn.Module:
     """Load a folder as its own class, in float32; a live model is returned as it is.
+
+    Args:
+        model: a folder, or a live model.
+        other: of which the class is taken where the folder names none.
 
     Raises:
         SourceError: the folder cannot be read, or transformers has no such class.
     """
-    return load_folder(open_folder(model)) if isinstance(model, (str, Path)) else model
+    folder, beside = (open_folder(m) if isinstance(m, (str, Path)) else None for m in (model, other))
+    return load_folder(_named_as(folder, beside)) if folder is not None else model
+
+
+def _named_as(folder: ModelFolder, other: ModelFolder | None) -> ModelFolder:
+    """Return a folder that names a class in its config: that of the other where it names none itself."""
+    named = other.config.get("architectures") if other is not None else None
+    if folder.config.get("architectures") or not named:
+        return folder
+    return replace(folder, config={**folder.config, "architectures": named})
 
 
 def run_outputs(source: Any, grown: Any, request: OutputsRequest, record: Recorded | None = None) -> OutputsReport:
@@ -125,6 +138,7 @@ def run_outputs(source: Any, grown: Any, request: OutputsRequest, record: Record
     folders = [open_folder(m) if isinstance(m, (str, Path)) else None for m in (source, grown)]
     for folder in (folder for folder in folders if folder is not None):
         _check_floating(folder)
+    folders = [f and _named_as(f, other) for f, other in zip(folders, reversed(folders), strict=True)]
     looked_at = [
         skeleton(folder) if folder is not None else model
         for folder, model in zip(folders, (source, grown), strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -208,15 +208,19 @@ def check_trainability(
     finally:
         if activations is not None:
             activations.close()
-    used = {f.template for f in watched if f.shown}
+    used = {f.template for f in watched if f.first or any(f.source_rms.values())}
     unused = {f.template for f in watched if not f.is_new} - used
     known = {f.stored for f in watched if f.template in used}
     notes = [] if record is not None else ["units and activations were not compared: no record says which are new"]
     left_out = unused & {f.template for f in judged}
     if left_out:
         notes.append(f"not judged, as no output comes from them, nor from the source's values: {_list(left_out)}")
+    passed_by = {id(f): f.stored for f in _passed_by(watched, taken)}
+    if passed_by:
+        notes.append(f"not judged, as no token came to these experts at some step: {_list({*passed_by.values()})}")
     resting = resting_axes(record) if record is not None else frozenset()
-    found = reaches([f for f in judged if f.template not in unused], watched, taken, table, parameters, resting)
+    asked = [f for f in judged if f.template not in unused and id(f) not in passed_by]
+    found = reaches(asked, watched, taken, table, parameters, resting)
     notes += [
         f"{reach.tensor}: {reach.at_rest} new of its units gave nothing on any of these inputs, as the activation is "
         "zero below zero; they learn once a token moves them"
@@ -230,6 +234,18 @@ def check_trainability(
         tuple(activations.found) if activations is not None else (),
         tuple(notes),
     )
+
+
+def _passed_by(watched: Sequence[Followed], steps: int) -> Iterator[Followed]:
+    """Yield tensors of experts to which tokens did not come at every step, and others of their layer got gradients."""
+    groups: dict[tuple[str, int], list[Followed]] = {}
+    for f in watched:
+        if f.tensor is not None and len(f.tensor.spec.index) > 1:
+            groups.setdefault((f.template, f.tensor.index[f.tensor.spec.index[0]]), []).append(f)
+    for together in groups.values():
+        silent = [f for f in together if not f.first and sum(rms > 0 for rms in f.source_rms.values()) < steps]
+        if len(silent) < len(together):
+            yield from silent
 
 
 def steps_to_learn(record: Recorded) -> int:

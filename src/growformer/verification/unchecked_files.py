@@ -15,7 +15,7 @@ from growformer.errors import SourceError
 from growformer.execute.provenance import FILE
 from growformer.storage.folder import INDEX, ModelFolder, open_folder
 from growformer.storage.plain_json import load_json
-from growformer.verification.config_conditions import NOT_COMPUTED
+from growformer.verification.config_conditions import NOT_COMPUTED, is_rate
 from growformer.verification.deciding_files import deciding_files, digest_files
 from growformer.verification.unread_fields import unread
 
@@ -23,6 +23,10 @@ _CHECKED = ("config.json", INDEX, FILE)
 _FOLLOWS = frozenset({"_from_model_config", "transformers_version", "word_embedding_dimension"})
 """Fields of JSON files that a version, or the growth itself, changes."""
 _LONGEST = 80
+_SAID = ("architectures", "auto_map", "dtype", "torch_dtype")
+"""Fields of which something else is said."""
+_ABOUT = ("_commit_hash", "_name_or_path", "transformers_version", "unsloth_fixed", "unsloth_version")
+"""Fields about the file itself."""
 _LABELS = ("id2label", "label2id")
 
 
@@ -41,7 +45,7 @@ def not_compared(source: Any, grown: Any) -> list[str]:
     before, after = open_folder(source), open_folder(grown)
     return [
         *_loading(before, after),
-        *_unread_fields(before.config, after.config),
+        *_passed_over(before.config, after.config),
         *_labels(before.config, after.config),
         *_files(before, after),
     ]
@@ -59,7 +63,7 @@ def _loading(before: ModelFolder, after: ModelFolder) -> Iterator[str]:
     classes = [bool(config.get("architectures")) for config in (before.config, after.config)]
     if classes[0] != classes[1]:
         one = "source's" if classes[0] else "grown"
-        yield f"only the {one} config names a class (architectures); outputs are those of the class that it implies"
+        yield f"only the {one} config names a class (architectures); both were run as that class"
     if after.config.get("auto_map") and after.config.get("auto_map") != before.config.get("auto_map"):
         yield (
             "the grown config names code to load (auto_map), where the source's does not, or other code: no check runs "
@@ -67,13 +71,22 @@ def _loading(before: ModelFolder, after: ModelFolder) -> Iterator[str]:
         )
 
 
-def _unread_fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
-    """Say which fields were passed over since the class does not read them."""
+def _passed_over(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    """Say which fields differ and are not compared: no output depends on them, or no class reads them."""
     plain = [dict(_flat(config)) for config in (before, after)]
     differ = sorted(name for name in {*plain[0], *plain[1]} if plain[0].get(name) != plain[1].get(name))
-    found = unread([name for name in differ if name.rpartition(".")[2] not in NOT_COMPUTED], before, after)
+    named = [name for name in differ if name.rpartition(".")[2] not in (*_SAID, *_LABELS)]
+    idle = [n for n in named if _is_idle(n, plain[0].get(n), plain[1].get(n))]
+    if idle:
+        yield f"config fields that differ, and that no output depends on: {_some(idle)}"
+    found = unread([name for name in named if name not in idle], before, after)
     if found:
         yield f"config fields that differ, and that the model's class does not read: {_some(found)}"
+
+
+def _is_idle(name: str, *values: object) -> bool:
+    last = name.rpartition(".")[2]
+    return (last in NOT_COMPUTED and last not in _ABOUT) or is_rate(last, *values)
 
 
 def _flat(config: Mapping[str, Any], nest: str = "") -> Iterator[tuple[str, Any]]:

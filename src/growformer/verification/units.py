@@ -194,6 +194,8 @@ class UnitTable:
     def _zero(self, key: Key, context: int, unit: int, values: Callable[[LiveTensor], torch.Tensor]) -> list[str]:
         found: dict[str, None] = {}
         for tensor in self.tensors:
+            if tensor.spec.part == "bias":
+                continue  # one of zeros keeps nothing from learning
             for other, carrier in self.carriers[tensor.held.canonical]:
                 if other == key and carrier.dim is not None and carrier.positions[context][unit].size:
                     where = carrier.positions[context][unit]

@@ -53,7 +53,15 @@ def _folder(kind: object) -> Path | None:
     if home is None or not isinstance(kind, str) or not _TYPE.fullmatch(kind):
         return None
     folder = home / "models" / kind.replace("-", "_")
-    return folder if folder.is_dir() else None
+    return folder if folder.is_dir() else _named_inside(kind)
+
+
+@cache
+def _named_inside(kind: str) -> Path | None:
+    """Return the folder of which a config class has this model type, as of a text model inside a larger one."""
+    home, named = _home(), re.compile(rf'model_type\s*(?::\s*\w+\s*)?=\s*"{re.escape(kind)}"'.encode())
+    files = sorted(home.glob("models/*/configuration_*.py")) if home is not None else []
+    return next((file.parent for file in files if named.search(file.read_bytes())), None)
 
 
 @cache

@@ -169,7 +169,9 @@ def verify(
     if grew is not None and "trainability" in wanted:
         trusted = constraints is None or constraints.ok or grew.plan is not None
         with _unless_failed(constraints, "trainability was not checked", notes):
-            trainability, left = _trainability(grown, grew, inputs, seed, trusted=trusted, required=checks is not None)
+            trainability, left = _trainability(
+                source, grown, grew, inputs, seed, trusted=trusted, required=checks is not None
+            )
             notes += left
     from growformer.verification.unchecked_files import not_compared
 
@@ -229,6 +231,7 @@ def _how_it_grew(
 
 
 def _trainability(
+    source: Any,
     grown: Any,
     grew: Growth,
     inputs: Mapping[str, torch.Tensor] | None,
@@ -253,7 +256,7 @@ def _trainability(
         if why:
             return None, [f"trainability was not checked: {why}; --checks trainability does it all the same"]
     with said_of("training steps of the grown model"):
-        model = load_model(grown)
+        model = load_model(grown, source)
         run_on = dict(inputs) if inputs is not None else dict(random_inputs(model, seed=seed).batches[0])
         return run_trainability(model, grew.recorded(), run_on, seed=seed, in_place=_is_folder(grown)), []
 

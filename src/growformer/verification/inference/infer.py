@@ -146,7 +146,9 @@ class _Inference:
         def only(_: str, index: Index) -> bool:
             return all(at in shown.get(axis, {0}) for axis, at in index.items())
 
-        return list(compare_checkpoints(rec, self.before, self.after, only=only, sample=True).violations)
+        return list(
+            compare_checkpoints(rec, self.before, self.after, only=only, sample=True, record="inferred").violations
+        )
 
     # Records.
 
