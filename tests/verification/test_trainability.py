@@ -466,7 +466,7 @@ def test_what_no_output_comes_from_is_named_and_not_judged() -> None:
     made = Made("esm", new_layers="copy")
     report = made.check()
     assert report.ok, report.rows()
-    note = "not judged, as no output comes from them, nor from the source's values: contact_head.regression.weight"
+    note = "not judged, as no gradient comes to the source's values of them either: contact_head.regression.weight"
     assert report.notes == (note,)
     assert any("contact_head" in t.held.stored for t in live_tensors(made.record, dict(made.model.named_parameters())))
     made.model.encoder.layer.pop(-1)  # a new layer that is not asked, as those of the source are, does count

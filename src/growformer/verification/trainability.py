@@ -214,7 +214,7 @@ def check_trainability(
     notes = [] if record is not None else ["units and activations were not compared: no record says which are new"]
     left_out = unused & {f.template for f in judged}
     if left_out:
-        notes.append(f"not judged, as no output comes from them, nor from the source's values: {_list(left_out)}")
+        notes.append(f"not judged, as no gradient comes to the source's values of them either: {_list(left_out)}")
     passed_by = {id(f): f.stored for f in _passed_by(watched, taken)}
     if passed_by:
         notes.append(f"not judged, as no token came to these experts at some step: {_list({*passed_by.values()})}")
