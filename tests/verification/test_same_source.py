@@ -78,7 +78,8 @@ def test_another_tensor_is_refused_by_name(made: Path, tmp_path: Path) -> None:
     tensors = load_file(source / "model.safetensors")
     tensors["model.norm.weight"] = tensors["model.norm.weight"].half()
     save_file(tensors, source / "model.safetensors", {"format": "pt"})
-    said = r"model.norm.weight has the shape \[24\] in float32 there, the shape \[24\] in float16 here"
+    shape = r"model.norm.weight has the shape \[24\]"
+    said = f"{shape} in float32 there, {shape} in float16 here"
     with pytest.raises(PlanError, match=said):
         growformer.verify(source, made / "grown", checks="constraints")
 

@@ -15,7 +15,7 @@ from growformer.verification.config_conditions import NOT_COMPUTED, is_rate
 from growformer.verification.unread_fields import unread
 
 if TYPE_CHECKING:
-    from growformer.architecture.source import SourceInfo
+    from growformer.architecture.source import SourceInfo, TensorInfo
     from growformer.storage.folder import ModelFolder
     from growformer.verification.growth import Growth
 
@@ -48,39 +48,35 @@ def check_source(grew: Growth, folder: ModelFolder) -> tuple[str, ...]:
         return ()
     other = found.config if found.original is None else found.original
     fields = sorted(n for n in {*own, *other} if own.get(n) != other.get(n))
-    full = [architecture.resolve_config(config) for config in (own, other)]
+    one, two = (architecture.resolve_config(config) for config in (own, other))  # with defaults spelled out
     passed = {n for n in fields if n in NOT_COMPUTED or is_rate(n, own.get(n), other.get(n))}
-    passed |= {
-        n for n in fields if n in full[0] and n in full[1] and full[0][n] == full[1][n]
-    }  # a default, spelled out
+    passed |= {n for n in fields if n in one and n in two and one[n] == two[n]}
     passed |= set(unread([n for n in fields if n not in passed], own, other))
     wrong = [f"{n} {_short(own.get(n))} there, {_short(other.get(n))} here" for n in fields if n not in passed]
     wrong += _tensors(planned, found)
-    if wrong:
+    if wrong or not fields:
         more = f", and {len(wrong) - _MOST} more" if len(wrong) > _MOST else ""
         raise PlanError(
             f"{folder.path}: not the source that {grew.said_by} is about ({planned.location}): "
-            f"{'; '.join(wrong[:_MOST])}{more}. After several growths verify each step by itself; or --record inferred "
+            f"{'; '.join(wrong[:_MOST]) or 'it records another digest'}{more}. After several growths verify each step by itself; or --record inferred "
             "asks the two checkpoints alone"
         )
     return (f"the source's config differs from the recorded one in fields that change nothing: {', '.join(fields)}",)
 
 
 def _tensors(planned: SourceInfo, found: SourceInfo) -> list[str]:
-    """Say which tensors are others."""
-    before, after = ({t.stored: (list(t.shape), t.dtype) for t in info.tensors.values()} for info in (planned, found))
-    wrong = [f"{name} is missing here" for name in before if name not in after]
-    wrong += [f"{name} is not there" for name in after if name not in before]
-    wrong += [
-        f"{name} has {_said(before[name])} there, {_said(after[name])} here"
-        for name in before
-        if name in after and before[name] != after[name]
-    ]
+    """Say which declared tensors are others, or lie elsewhere in what is stored."""
+    before, after = planned.tensors, found.tensors
+    wrong = [f"{before[name].stored} is missing here" for name in before if name not in after]
+    wrong += [f"{after[name].stored} is not there" for name in after if name not in before]
+    both = [(before[name], after[name]) for name in before if name in after]
+    wrong += [f"{_said(one)} there, {_said(other)} here" for one, other in both if one != other]
     return wrong
 
 
-def _said(tensor: tuple[list[int], str]) -> str:
-    return f"the shape {tensor[0]} in {tensor[1]}"
+def _said(tensor: TensorInfo) -> str:
+    part = "" if tensor.piece is None else f" as a part of {tensor.stored} ({tensor.piece})"
+    return f"{tensor.stored} has the shape {list(tensor.shape)} in {tensor.dtype}{part}"
 
 
 def _short(value: Any) -> str:
