@@ -55,11 +55,11 @@ def check_source(grew: Growth, folder: ModelFolder) -> tuple[str, ...]:
     wrong = [f"{n} {_short(own.get(n))} there, {_short(other.get(n))} here" for n in fields if n not in passed]
     wrong += _tensors(planned, found)
     if wrong or not fields:
+        said = "; ".join(wrong[:_MOST]) or "it records another digest"
         more = f", and {len(wrong) - _MOST} more" if len(wrong) > _MOST else ""
         raise PlanError(
-            f"{folder.path}: not the source that {grew.said_by} is about ({planned.location}): "
-            f"{'; '.join(wrong[:_MOST]) or 'it records another digest'}{more}. After several growths verify each step by itself; or --record inferred "
-            "asks the two checkpoints alone"
+            f"{folder.path}: not the source that {grew.said_by} is about ({planned.location}): {said}{more}. After "
+            "several growths verify each step by itself; or --record inferred asks the two checkpoints alone"
         )
     return (f"the source's config differs from the recorded one in fields that change nothing: {', '.join(fields)}",)
 
