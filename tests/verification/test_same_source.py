@@ -8,18 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import transformers
 from safetensors.torch import load_file, save_file
-from tests.families.case import randomise
+from tests.verification.folders import save_llama
 
 import growformer
-from growformer.architecture.registry import for_config
 from growformer.errors import PlanError
 
-CONFIG = {
-    "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 6, "vocab_size": 31, "attention_dropout": 0.0,
-}  # fmt: skip
 SIZES = {"hidden_size": 36, "num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 8}
 MORE = {"hidden_size": 40, "num_attention_heads": 10, "num_key_value_heads": 5, "head_dim": 10}
 
@@ -28,9 +22,7 @@ MORE = {"hidden_size": 40, "num_attention_heads": 10, "num_key_value_heads": 5, 
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama, what it grows into, and what that grows into."""
     folder = tmp_path_factory.mktemp("made")
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**CONFIG)).eval()
-    randomise(model, for_config({"model_type": "llama"}), 0)
-    model.save_pretrained(folder / "source")
+    save_llama(folder / "source", attention_dropout=0.0)
     growformer.grow_checkpoint(folder / "source", folder / "grown", **SIZES)
     growformer.grow_checkpoint(folder / "grown", folder / "twice", **MORE)
     return folder

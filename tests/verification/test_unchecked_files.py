@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-import transformers
-from tests.families.case import randomise
+from tests.verification.folders import copied, save_llama
 
 import growformer
-from growformer.architecture.registry import for_config
 from growformer.verification.config_conditions import is_rate
 from growformer.verification.unchecked_files import not_compared
 from growformer.verification.unread_fields import unread
-
-CONFIG = {
-    "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 6, "vocab_size": 31, "id2label": {0: "good", 1: "bad"},
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama with a tokenizer, chat template and code beside it, and what it grows into."""
     folder = tmp_path_factory.mktemp("made")
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**CONFIG)).eval()
-    randomise(model, for_config({"model_type": "llama"}), 0)
-    model.save_pretrained(folder / "source")
+    save_llama(folder / "source", id2label={0: "good", 1: "bad"})
     (folder / "source" / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0, "b": 1}}}))
     (folder / "source" / "chat_template.jinja").write_text("{{ messages }}")
     (folder / "source" / "modeling_own.py").write_text("raise SystemExit\n")
@@ -40,9 +30,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pair(made: Path, tmp_path: Path) -> tuple[Path, Path]:
-    for name in ("source", "grown"):
-        shutil.copytree(made / name, tmp_path / name)
-    return tmp_path / "source", tmp_path / "grown"
+    return copied(made, tmp_path)
 
 
 def edit(file: Path, **fields: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,25 +12,18 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tests.families.case import randomise
+from tests.verification.folders import copied, save_llama
 
 import growformer
-from growformer.architecture.registry import for_config
 from growformer.errors import GrowformerError, PlanError, RequestError, SourceError, VerificationError
 
-CONFIG = {
-    "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 6, "vocab_size": 31,
-}  # fmt: skip
 DOWN = "model.layers.0.mlp.down_proj.weight"
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**CONFIG)).eval()
-    randomise(model, for_config({"model_type": "llama"}), 0)
-    model.save_pretrained(folder / "source")
+    save_llama(folder / "source")
     growformer.grow_checkpoint(
         folder / "source",
         folder / "grown",
@@ -45,9 +37,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pair(made: Path, tmp_path: Path) -> tuple[Path, Path]:
-    for name in ("source", "grown"):
-        shutil.copytree(made / name, tmp_path / name)
-    return tmp_path / "source", tmp_path / "grown"
+    return copied(made, tmp_path)
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
